@@ -1,0 +1,125 @@
+"""The seams of the library: what each kind of part takes and gives.
+
+Parts are plain callables on tensors and strings; nothing needs to inherit from anything here. A loss never sees a model,
+tokenizer, logger or process group.
+
+Shape letters, here and everywhere in the library:
+
+    Q  queries          K  keys (candidate documents), K >= Q       D  width of an embedding
+    B  pairs of texts   N  negatives of one query                   P  (query, positive) index pairs
+
+One call serves every source of negatives: key `i` is the positive of query `i` for `i < Q`, and the keys beyond `Q` are
+further negatives, all first negatives and then all second ones, so that `torch.cat([positives, negatives_1, negatives_2])`
+is right. `owners` says whose each key is: the index of its query, or -1 for a key that all share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from contrastive.health import Health
+from contrastive.masks import Mask
+
+Side = Literal["query", "document"]
+Reduction = Literal["mean", "sum", "none"]
+MaskLike = Mask | Tensor
+"""A `Mask`, or a bool tensor [Q, K]; True selects the pair."""
+
+
+class Similarity(Protocol):
+    """Scores of every query against every key; higher is closer."""
+
+    def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Map queries [Q, D] and keys [K, D] to scores [Q, K]."""
+        ...
+
+
+class RankingLoss(Protocol):
+    """Pulls each query towards its positives and away from the other keys.
+
+    `positives` (a mask, or index pairs [P, 2]) replaces the default that key `i` is the one positive of query `i`.
+    `exclude` leaves negatives out and never removes a positive. `weights` [Q] weighs the queries. `health` is filled with
+    detached tensors. The result is a scalar, or [Q] with `reduction="none"`.
+    """
+
+    def __call__(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        *,
+        positives: MaskLike | None = None,
+        exclude: MaskLike | None = None,
+        owners: Tensor | None = None,
+        weights: Tensor | None = None,
+        health: Health | None = None,
+    ) -> Tensor: ...
+
+
+class PairLoss(Protocol):
+    """Judges pairs of texts, left [B, D] and right [B, D], against targets [B]."""
+
+    def __call__(self, left: Tensor, right: Tensor, targets: Tensor) -> Tensor: ...
+
+
+class DistillationLoss(Protocol):
+    """A ranking loss that is also told how a teacher scores each query and key, [Q, K]."""
+
+    def __call__(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        *,
+        teacher_scores: Tensor,
+        positives: MaskLike | None = None,
+        exclude: MaskLike | None = None,
+        owners: Tensor | None = None,
+        weights: Tensor | None = None,
+        health: Health | None = None,
+    ) -> Tensor: ...
+
+
+class Memory(Protocol):
+    """Appends the keys of earlier batches; their owner is -1."""
+
+    def extend(self, keys: Tensor, key_ids: Tensor, owners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map keys [K, D], key_ids [K], owners [K] to the same with the queue appended."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Embeds texts, [B, D], in their order; `side` chooses the prompt."""
+
+    def __call__(self, texts: Sequence[str], *, side: Side) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenNegatives:
+    """Negatives of one query, how each was chosen, and why others were not.
+
+    Attributes:
+        ids: Document ids, hardest first.
+        scores: Score of each under the strategy that chose it, higher is closer.
+        ranks: Rank of each in the strategy's ranking of the corpus, 0 is the top.
+        refused: How many candidates each filter turned down.
+    """
+
+    ids: tuple[str, ...]
+    scores: tuple[float, ...]
+    ranks: tuple[int, ...]
+    refused: Mapping[str, int]
+
+
+class NegativeStrategy(Protocol):
+    """Chooses the negatives of a query, given the ids of its positives."""
+
+    def __call__(self, query_id: str, positive_ids: Sequence[str]) -> ChosenNegatives: ...
+
+
+class Metric(Protocol):
+    """One number a query from the gains of its ranking, first to last, and the gains of all its relevant documents."""
+
+    def __call__(self, ranked_gains: Sequence[float], relevant_gains: Sequence[float]) -> float: ...

@@ -1,0 +1,63 @@
+"""Text data in one form: records to train on, retrieval tasks to judge on, and batches with ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training example: a query, a document that answers it, and documents that do not.
+
+    Attributes:
+        query: Text of the query.
+        positive: Text of the document to be found.
+        negatives: Texts of documents known not to answer it, hardest first.
+        query_id: Id of the query.
+        positive_id: Id of the positive document.
+        negative_ids: Ids of the negatives, in their order.
+        grades: Grade of every judged document by id; those above 0 are known positives and never negatives.
+        score: Target of a scored pair, for losses that want one.
+        teacher_scores: Scores a teacher gave the positive and then each negative, for distillation.
+    """
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    query_id: str = ""
+    positive_id: str = ""
+    negative_ids: tuple[str, ...] = ()
+    grades: Mapping[str, int] = field(default_factory=dict)
+    score: float | None = None
+    teacher_scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalTask:
+    """Queries to rank a corpus for, and what is relevant.
+
+    Attributes:
+        name: Name of the split, for tables and file names.
+        queries: Text of each query by id.
+        corpus: Text of each document by id.
+        qrels: Grade of each judged document by query id and document id; 0 is irrelevant, higher is better.
+    """
+
+    name: str
+    queries: Mapping[str, str]
+    corpus: Mapping[str, str]
+    qrels: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class TextData:
+    """A data set: training records, a task to tune on, and a task to be scored once.
+
+    A split that the source lacks is empty or `None`.
+    """
+
+    name: str
+    train: tuple[Record, ...] = ()
+    dev: RetrievalTask | None = None
+    test: RetrievalTask | None = None

@@ -1,0 +1,90 @@
+"""Which (query, key) pairs count: small boolean functions of global indices that compose with `|`, `&`, `~` and `.T`.
+
+A mask is asked for the block it is needed on, so it never has to exist as [Q, K].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Mask:
+    """A selection of (row, column) pairs; True selects the pair.
+
+    Args:
+        select: Maps row indices [r, 1] and column indices [1, c] to bool, broadcast to [r, c].
+
+    Example:
+        >>> import torch
+        >>> rows = torch.arange(2)
+        >>> (~diagonal())(rows, rows)
+        tensor([[False,  True],
+                [ True, False]])
+    """
+
+    def __init__(self, select: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._select = select
+
+    def __call__(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """Return the bool block [r, c] for global indices rows [r] and cols [c]."""
+        return self._select(rows[:, None], cols[None, :]).expand(len(rows), len(cols))
+
+    def __or__(self, other: Mask) -> Mask:
+        return Mask(lambda rows, cols: self._select(rows, cols) | other._select(rows, cols))
+
+    def __and__(self, other: Mask) -> Mask:
+        return Mask(lambda rows, cols: self._select(rows, cols) & other._select(rows, cols))
+
+    def __invert__(self) -> Mask:
+        return Mask(lambda rows, cols: ~self._select(rows, cols))
+
+    @property
+    def T(self) -> Mask:
+        """The same selection with rows and columns exchanged."""
+        return Mask(lambda rows, cols: self._select(cols.T, rows.T).T)
+
+
+def diagonal() -> Mask:
+    """Select pair (i, i): the positive of query `i`, or an item itself."""
+    return Mask(lambda rows, cols: rows == cols)
+
+
+def same_id(row_ids: Tensor, col_ids: Tensor) -> Mask:
+    """Select the pairs whose ids, row_ids [Q] and col_ids [K], are equal."""
+    return Mask(lambda rows, cols: row_ids[rows] == col_ids[cols])
+
+
+def known_positive(positive_ids: Tensor, key_ids: Tensor) -> Mask:
+    """Select the pairs in which the key is a known positive of the query.
+
+    Args:
+        positive_ids: Ids of every known positive of each query, [Q, M], padded with -1.
+        key_ids: Id of each key, [K], not negative.
+    """
+    return Mask(lambda rows, cols: (positive_ids[rows] == key_ids[cols][..., None]).any(-1))
+
+
+def owned(owners: Tensor) -> Mask:
+    """Select the pairs in which the key belongs to the query, by owners [K]."""
+    return Mask(lambda rows, cols: rows == owners[cols])
+
+
+def from_tensor(selected: Tensor) -> Mask:
+    """Make a mask of a bool tensor [Q, K]."""
+    return Mask(lambda rows, cols: selected[rows, cols])
+
+
+def dense(mask: Mask | Tensor, num_rows: int, num_cols: int, device: torch.device) -> Tensor:
+    """Return a mask or a bool tensor as a bool tensor [num_rows, num_cols].
+
+    Raises:
+        ValueError: If a tensor has another shape or is not bool.
+    """
+    if isinstance(mask, Mask):
+        return mask(torch.arange(num_rows, device=device), torch.arange(num_cols, device=device))
+    if mask.dtype != torch.bool or mask.shape != (num_rows, num_cols):
+        raise ValueError(f"expected a bool mask of shape [{num_rows}, {num_cols}], got {mask.dtype} {list(mask.shape)}")
+    return mask.to(device)
