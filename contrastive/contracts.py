@@ -1,16 +1,17 @@
 """The seams of the library: what each kind of part takes and gives.
 
-Parts are plain callables on tensors and strings; nothing needs to inherit from anything here. A loss never sees a model,
-tokenizer, logger or process group.
+Parts are plain callables on tensors and strings; nothing needs to inherit from anything here. A loss never sees a
+model, tokenizer, logger or process group.
 
 Shape letters, here and everywhere in the library:
 
     Q  queries          K  keys (candidate documents), K >= Q       D  width of an embedding
     B  pairs of texts   N  negatives of one query                   P  (query, positive) index pairs
 
-One call serves every source of negatives: key `i` is the positive of query `i` for `i < Q`, and the keys beyond `Q` are
-further negatives, all first negatives and then all second ones, so that `torch.cat([positives, negatives_1, negatives_2])`
-is right. `owners` says whose each key is: the index of its query, or -1 for a key that all share.
+One call serves every source of negatives: key `i` is the positive of query `i` for `i < Q`, and the keys beyond `Q`
+are further negatives, all first negatives and then all second ones, so that
+`torch.cat([positives, negatives_1, negatives_2])` is right. `owners` says whose each key is: the index of its query, or
+-1 for a key that all share.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class RankingLoss(Protocol):
     """Pulls each query towards its positives and away from the other keys.
 
     `positives` (a mask, or index pairs [P, 2]) replaces the default that key `i` is the one positive of query `i`.
-    `exclude` leaves negatives out and never removes a positive. `weights` [Q] weighs the queries. `health` is filled with
-    detached tensors. The result is a scalar, or [Q] with `reduction="none"`.
+    `exclude` leaves negatives out and never removes a positive. `weights` [Q] weighs the queries. `health` is filled
+    with detached tensors. The result is a scalar, or [Q] with `reduction="none"`.
     """
 
     def __call__(

@@ -1,4 +1,4 @@
-"""What a loss can tell about a batch at no extra cost: an accumulator owned by the caller, filled without synchronising."""
+"""What a loss can tell about a batch at no extra cost: an accumulator the caller owns, filled without synchronising."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Mask:
     """A selection of (row, column) pairs; True selects the pair.
 
     Args:
-        select: Maps row indices [r, 1] and column indices [1, c] to bool, broadcast to [r, c].
+        select: Maps row indices [r, 1] and column indices [1, c] to bool that broadcasts to [r, c].
 
     Example:
         >>> import torch
@@ -52,6 +52,11 @@ def diagonal() -> Mask:
     return Mask(lambda rows, cols: rows == cols)
 
 
+def everything() -> Mask:
+    """Select every pair."""
+    return Mask(lambda rows, cols: torch.ones_like(rows, dtype=torch.bool))
+
+
 def same_id(row_ids: Tensor, col_ids: Tensor) -> Mask:
     """Select the pairs whose ids, row_ids [Q] and col_ids [K], are equal."""
     return Mask(lambda rows, cols: row_ids[rows] == col_ids[cols])
@@ -62,9 +67,11 @@ def known_positive(positive_ids: Tensor, key_ids: Tensor) -> Mask:
 
     Args:
         positive_ids: Ids of every known positive of each query, [Q, M], padded with -1.
-        key_ids: Id of each key, [K], not negative.
+        key_ids: Id of each key, [K]; a key of unknown identity has -1 and is nobody's known positive.
     """
-    return Mask(lambda rows, cols: (positive_ids[rows] == key_ids[cols][..., None]).any(-1))
+    return Mask(
+        lambda rows, cols: (positive_ids[rows] == key_ids[cols][..., None]).any(-1) & (key_ids[cols] >= 0),
+    )
 
 
 def owned(owners: Tensor) -> Mask:
@@ -72,9 +79,36 @@ def owned(owners: Tensor) -> Mask:
     return Mask(lambda rows, cols: rows == owners[cols])
 
 
+def shared(owners: Tensor) -> Mask:
+    """Select the pairs in which the key belongs to no query, by owners [K]."""
+    return Mask(lambda rows, cols: owners[cols] < 0)
+
+
 def from_tensor(selected: Tensor) -> Mask:
     """Make a mask of a bool tensor [Q, K]."""
     return Mask(lambda rows, cols: selected[rows, cols])
+
+
+def from_pairs(pairs: Tensor, num_rows: int, num_cols: int) -> Mask:
+    """Make a mask [num_rows, num_cols] of index pairs [P, 2], each (row, column).
+
+    Raises:
+        ValueError: If the pairs are not integers of shape [P, 2].
+    """
+    if pairs.is_floating_point() or pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"expected integer index pairs of shape [P, 2], got {pairs.dtype} {list(pairs.shape)}")
+    selected = torch.zeros(num_rows, num_cols, dtype=torch.bool, device=pairs.device)
+    selected[pairs[:, 0], pairs[:, 1]] = True
+    return from_tensor(selected)
+
+
+def as_mask(mask: Mask | Tensor, num_rows: int, num_cols: int, device: torch.device) -> Mask:
+    """Return a mask or a bool tensor [num_rows, num_cols] as a mask.
+
+    Raises:
+        ValueError: If a tensor has another shape or is not bool.
+    """
+    return mask if isinstance(mask, Mask) else from_tensor(dense(mask, num_rows, num_cols, device))
 
 
 def dense(mask: Mask | Tensor, num_rows: int, num_cols: int, device: torch.device) -> Tensor:

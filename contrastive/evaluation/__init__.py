@@ -1,0 +1,32 @@
+"""Judging embeddings by full-corpus retrieval, and what else can be read off them."""
+
+from contrastive.evaluation.bm25 import bm25_rankings
+from contrastive.evaluation.geometry import (
+    alignment,
+    hard_negatives,
+    random_negatives,
+    triplet_accuracy,
+    uniformity,
+)
+from contrastive.evaluation.metrics import METRICS, Results, evaluate_rankings
+from contrastive.evaluation.rankings import Rankings
+from contrastive.evaluation.retrieval import TaskEmbeddings, embed, rank, rank_embedded, retrieve, self_answers
+
+__all__ = [
+    "METRICS",
+    "Rankings",
+    "Results",
+    "TaskEmbeddings",
+    "alignment",
+    "bm25_rankings",
+    "embed",
+    "evaluate_rankings",
+    "hard_negatives",
+    "random_negatives",
+    "rank",
+    "rank_embedded",
+    "retrieve",
+    "self_answers",
+    "triplet_accuracy",
+    "uniformity",
+]

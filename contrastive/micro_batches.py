@@ -1,0 +1,71 @@
+"""Cutting a list of texts into padded batches of similar length, and finding the rows again.
+
+Shape letters: B texts, T tokens of the longest of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Cut texts of `lengths` tokens into batches of similar length, longest first.
+
+    Each batch is a list of indices with longest x rows <= `tokens_per_batch`, or one longer text alone.
+
+    Example:
+        >>> micro_batches([2, 9, 3, 2], tokens_per_batch=6)
+        [[1], [2, 0], [3]]
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        if not batches or longest * (len(batches[-1]) + 1) > tokens_per_batch:
+            batches.append([])
+            longest = lengths[i]
+        batches[-1].append(i)
+    return batches
+
+
+def pad_right(token_ids: Sequence[Sequence[int]], padding_id: int) -> tuple[Tensor, Tensor]:
+    """Stack token ids into `input_ids [B, T]` and `attention_mask [B, T]`, 1 for a real token.
+
+    Example:
+        >>> pad_right([[5, 6], [7]], padding_id=0)
+        (tensor([[5, 6],
+                [7, 0]]), tensor([[1, 1],
+                [1, 0]]))
+    """
+    lengths = torch.tensor([len(ids) for ids in token_ids])
+    input_ids = pad_sequence([torch.tensor(ids) for ids in token_ids], batch_first=True, padding_value=padding_id)
+    return input_ids, (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).long()
+
+
+def positions(distinct: Sequence[str], texts: Sequence[str]) -> NDArray[np.int64]:
+    """Say where in `distinct` each of `texts` is, [B].
+
+    Example:
+        >>> positions(["a", "b"], ["b", "a", "b"])
+        array([1, 0, 1])
+    """
+    index = {text: i for i, text in enumerate(distinct)}
+    return np.array([index[text] for text in texts], dtype=np.int64)
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what is not a sequence of strings.
+
+    Raises:
+        TypeError: If it is one string, or holds something else; says what and where.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"expected a sequence of texts, got one text: {texts[:40]!r}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"expected texts to be strings, got {type(text).__name__} at index {i}: {text!r:.40}")

@@ -1,0 +1,191 @@
+"""What a sentence-transformers folder says about a model besides its weights: reading it, and writing it.
+
+Notable decisions:
+
+- Reads what sentence-transformers 2 to 6 write: both spellings of the type names and of the pooling keys.
+- Refuses by name whatever would change the embeddings and is not implemented here (Dense, max pooling, ...), rather
+  than give embeddings that are nearly right.
+- Writes the *old* names. They load in 5.1, 5.7 and 6.2 with equal embeddings; what 6.2 writes does not load in 5.x.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contrastive.pooling import Pooling
+
+_OLD_POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_OUR_NAME: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+_OLD_KEY: Mapping[Pooling, str] = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "last": "pooling_mode_lasttoken",
+}
+# Settings of the Transformer module that change its output and are not implemented, with their harmless values.
+_HARMLESS = {
+    "transformer_task": (None, "feature-extraction"),
+    "module_output_name": (None, "token_embeddings"),
+    "processing_kwargs": (None, {}),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSettings:
+    """What a model folder asks for; None where it says nothing.
+
+    Attributes:
+        backbone: Sub-folder of the transformer and its tokenizer, "" for the folder itself.
+        pooling: How token vectors become one vector.
+        normalize: Whether embeddings get length 1.
+        query_prompt: Text put before every query.
+        document_prompt: Text put before every document.
+        max_length: Tokens a text is cut to, special ones included.
+        lowercase: Whether texts must be lower-cased before they are tokenised.
+    """
+
+    backbone: str = ""
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    max_length: int | None = None
+    lowercase: bool = False
+
+
+def read_settings(folder: Path) -> FolderSettings:
+    """Read the settings of a sentence-transformers folder; all None for a plain transformers folder.
+
+    Raises:
+        ValueError: If the folder asks for a module, a pooling mode or an option that is not implemented here.
+    """
+    if not (folder / "modules.json").is_file():
+        return FolderSettings()
+    modules = _read_json(folder / "modules.json")
+    kinds = [_module_kind(module["type"], folder) for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+        raise ValueError(
+            f"{folder} chains the modules {', '.join(kinds)}; expected Transformer, Pooling and, if wanted, Normalize"
+        )
+    for module in modules[2:]:
+        _check_normalize(folder / module["path"])
+    transformer = _transformer_config(folder / modules[0]["path"])
+    prompts = _read_json(folder / "config_sentence_transformers.json")
+    return FolderSettings(
+        backbone=modules[0]["path"],
+        pooling=_pooling_mode(folder / modules[1]["path"]),
+        normalize="Normalize" in kinds,
+        query_prompt=_prompt(prompts, "query"),
+        document_prompt=_prompt(prompts, "document", "passage", "corpus"),
+        max_length=transformer.get("max_seq_length"),
+        lowercase=bool(transformer.get("do_lower_case")),
+    )
+
+
+def write_settings(
+    folder: Path,
+    *,
+    dimension: int,
+    pooling: Pooling,
+    normalize: bool,
+    query_prompt: str,
+    document_prompt: str,
+    max_length: int,
+) -> None:
+    """Make a transformers folder loadable by `SentenceTransformer(folder)` too.
+
+    `dimension` is the width of an embedding, `max_length` counts tokens with the special ones. Its `encode_query` and
+    `encode_document` use the prompts; its plain `encode` uses none.
+    """
+    chain = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(chain)
+    ]
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    modes = {key: key == _OLD_KEY[pooling] for key in _OLD_POOLING_KEYS}
+    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": dimension, **modes})
+    about = {
+        "prompts": {"query": query_prompt, "document": document_prompt},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    _write_json(folder / "config_sentence_transformers.json", about)
+
+
+def _module_kind(type_name: str, folder: Path) -> str:
+    """Shorten a dotted type name, old or new, to the class; refuse what we cannot run."""
+    package, _, kind = type_name.rpartition(".")
+    if package.split(".")[0] != "sentence_transformers" or kind not in ("Transformer", "Pooling", "Normalize"):
+        raise ValueError(
+            f"{folder} contains the module {type_name}, which is not supported; supported are Transformer, Pooling and "
+            "Normalize of sentence-transformers"
+        )
+    return kind
+
+
+def _transformer_config(folder: Path) -> dict[str, Any]:
+    # Early sentence-transformers named this file after the architecture: sentence_roberta_config.json and so on.
+    paths = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
+    config: dict[str, Any] = next((_read_json(path) for path in paths if path.is_file()), {})
+    for key, harmless in _HARMLESS.items():
+        if config.get(key) not in harmless:
+            raise ValueError(f"{folder} sets {key} to {config[key]!r}, which is not supported")
+    output = config.get("modality_config", {}).get("text", {}).get("method_output_name", "last_hidden_state")
+    if output != "last_hidden_state":
+        raise ValueError(f"{folder} embeds from the model's {output!r}; supported is last_hidden_state")
+    return config
+
+
+def _pooling_mode(folder: Path) -> Pooling:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"expected the pooling settings in {folder / 'config.json'}, which is missing")
+    config = _read_json(folder / "config.json")
+    # A single flag may also be given as a list of one; no flag at all has always meant the mean.
+    modes = config.get("pooling_mode") or [mode for key, mode in _OLD_POOLING_KEYS.items() if config.get(key)]
+    modes = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
+    if len(modes) > 1 or modes[0] not in _OUR_NAME:
+        raise ValueError(
+            f"{folder} pools by {' and '.join(modes)}, which is not supported; supported is one of "
+            f"{', '.join(_OUR_NAME)}"
+        )
+    if not config.get("include_prompt", True):
+        raise ValueError(f"{folder} leaves the prompt out of pooling (include_prompt: false), which is not supported")
+    return _OUR_NAME[modes[0]]
+
+
+def _check_normalize(folder: Path) -> None:
+    config = _read_json(folder / "config.json")
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise ValueError(f"{folder} normalizes {config[key]!r}; supported is sentence_embedding")
+
+
+def _prompt(config: Mapping[str, Any], *names: str) -> str | None:
+    """Find the prompt under the first of `names` that exists, else the folder's default prompt."""
+    prompts = config.get("prompts") or {}
+    return next((prompts[name] for name in (*names, config.get("default_prompt_name")) if name in prompts), None)
+
+
+def _read_json(path: Path) -> Any:
+    """Read a JSON file; {} if there is none, which is how sentence-transformers treats it."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

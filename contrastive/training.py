@@ -1,0 +1,258 @@
+"""Training an encoder with a contrastive loss under Lightning: the module, the data module, the optimiser.
+
+- The loss is any callable with the signature of `contracts.RankingLoss`; it is given those fields of the batch that its
+  signature names, so a new kind of loss needs no change here.
+- Validation ranks the full corpus of the dev task: accuracy on a handful of triplets saturates and says little.
+- The learning-rate schedule counts its steps itself: reading `Trainer.estimated_stepping_batches` builds the loader
+  early and loses its position on resume.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from contrastive.batching import EpochBatches
+from contrastive.contracts import NegativeStrategy
+from contrastive.data import Batch, Collator, Record, RetrievalTask
+from contrastive.encoder import Encoder
+from contrastive.evaluation import evaluate_rankings, rank
+from contrastive.health import Health
+from contrastive.masks import known_positive
+
+BATCH_FIELDS: dict[str, Callable[[Batch], Any]] = {
+    "owners": lambda batch: batch.owners,
+    "exclude": lambda batch: known_positive(batch.positive_ids, batch.document_ids),
+    "grades": lambda batch: batch.grades,
+    "targets": lambda batch: batch.scores,
+    "teacher_scores": lambda batch: batch.teacher_scores,
+}
+"""What a loss can ask for by the name of a parameter, and where in the batch it is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearDecayAdamW:
+    """AdamW whose learning rate rises linearly for the warm-up and then falls linearly to zero.
+
+    Attributes:
+        learning_rate: Peak learning rate of the encoder.
+        weight_decay: Decoupled weight decay of matrices; biases, norms and the loss have none
+            (Loshchilov and Hutter, 2019).
+        warmup_ratio: Share of the steps spent warming up, from 0 to 1.
+        loss_learning_rate: Peak learning rate of the loss's own parameters, such as a learnable temperature.
+    """
+
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    loss_learning_rate: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ValueError(f"expected warmup_ratio from 0 to 1, got {self.warmup_ratio}")
+
+    def __call__(self, encoder: nn.Module, loss: nn.Module, total_steps: int) -> tuple[AdamW, LambdaLR]:
+        """Build the optimiser of the trainable parameters and its schedule over `total_steps` steps."""
+        weights = [p for p in encoder.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": list(loss.parameters()), "weight_decay": 0.0, "lr": self.loss_learning_rate},
+        ]
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
+        warmup = math.ceil(self.warmup_ratio * total_steps)
+
+        def share_of_peak(step: int) -> float:
+            rising = (step + 1) / (warmup + 1)
+            falling = (total_steps - step) / max(1, total_steps - warmup)
+            return max(0.0, min(rising, falling, 1.0))
+
+        return optimizer, LambdaLR(optimizer, share_of_peak)
+
+
+def planned_steps(batches_per_epoch: int, trainer: lightning.Trainer) -> int:
+    """Return how many optimiser steps a trainer will take with so many batches an epoch.
+
+    Raises:
+        ValueError: If the trainer has no end, or there is no batch to train on.
+    """
+    limit = trainer.limit_train_batches
+    batches = int(batches_per_epoch * limit) if isinstance(limit, float) else min(batches_per_epoch, limit)
+    if batches < 1:
+        raise ValueError(f"expected at least one training batch, got {batches_per_epoch} limited to {limit}")
+    max_epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+    if max_epochs < 0 and trainer.max_steps < 0:
+        raise ValueError("expected trainer.max_epochs or trainer.max_steps to bound the run, got neither")
+    steps_of_epochs = max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+    bounds = [bound for bound in (steps_of_epochs, trainer.max_steps) if bound >= 0]
+    return min(bounds)
+
+
+def check_loss_fields(loss: nn.Module, records: Sequence[Record]) -> None:
+    """Refuse a loss that needs a field the records do not have.
+
+    Raises:
+        ValueError: Names the loss, the field and the data's lack of it.
+    """
+    parameters = inspect.signature(loss.forward).parameters
+    needed = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+    lacks = {
+        "targets": any(record.score is None for record in records),
+        "teacher_scores": any(record.teacher_scores is None for record in records),
+        "grades": not all(record.grades for record in records),
+    }
+    missing = sorted(name for name in needed if lacks.get(name, False))
+    if missing:
+        raise ValueError(f"{type(loss).__name__} needs {', '.join(missing)}, which the training records do not have")
+
+
+class ContrastiveModule(lightning.LightningModule):
+    """Trains an encoder with a contrastive loss and validates it by ranking a corpus.
+
+    Args:
+        encoder: The encoder to train.
+        loss: A ranking loss; see `contracts.RankingLoss`.
+        optimizer: Builds the optimiser and its schedule from encoder, loss and number of steps.
+        total_steps: Optimiser steps of the whole run, for the schedule.
+    """
+
+    def __init__(self, encoder: Encoder, loss: nn.Module, optimizer: LinearDecayAdamW, *, total_steps: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.loss = loss
+        self.optimizer = optimizer
+        self.total_steps = total_steps
+        self.health = Health()
+        self._accepts = frozenset(inspect.signature(loss.forward).parameters)
+        self._step_started = 0.0
+        self._tokens_before = 0
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and a schedule that advances with every step."""
+        optimizer, schedule = self.optimizer(self.encoder, self.loss, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Turn dropout on: `from_pretrained` returns an encoder in eval mode and Lightning keeps what it finds."""
+        self.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Encode both sides, judge them, return the loss."""
+        self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
+        queries = self.encoder(batch.queries, side="query")
+        keys = self.encoder(batch.documents, side="document")
+        fields = {name: read(batch) for name, read in BATCH_FIELDS.items() if name in self._accepts}
+        if "health" in self._accepts:
+            fields["health"] = self.health
+        loss: Tensor = self.loss(queries, keys, **fields)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the size of the gradient before it is clipped."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Log speed, learning rate and what the loss said of the batch."""
+        seconds = time.perf_counter() - self._step_started
+        tokens = self.encoder.tokens_seen.real - self._tokens_before
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)
+        self.log_dict(
+            {
+                "train/pairs_per_second": len(batch) / seconds,
+                "train/tokens_per_second": tokens / seconds,
+                "train/learning_rate": schedule.get_last_lr()[0],
+                **{f"train/{name}": value for name, value in self.health.summary().items()},
+            },
+            batch_size=len(batch),
+        )
+        self.health.clear()
+
+    def validation_step(self, task: RetrievalTask, batch_idx: int) -> None:  # noqa: ARG002
+        """Rank the whole corpus of the task and log the metrics as `<task>/<metric>`."""
+        results = evaluate_rankings(rank(self.encoder, task), task)
+        for name, value in results.means.items():
+            self.log(f"{task.name}/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries))
+
+
+class ContrastiveData(lightning.LightningDataModule):
+    """Serves shuffled batches of records, and the dev task.
+
+    Args:
+        records: Training records.
+        dev: The task to validate on, if there is one.
+        batch_size: Pairs in a batch.
+        seed: The order of the batches is a function of this and the epoch.
+        num_negatives: At most so many hard negatives a query; None for all that the records have.
+        negatives: Chooses further negatives from the training documents; see `contracts.NegativeStrategy`.
+
+    Raises:
+        ValueError: If there are no records, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        dev: RetrievalTask | None,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+        num_negatives: int | None = None,
+        negatives: NegativeStrategy | None = None,
+    ) -> None:
+        super().__init__()
+        if not records:
+            raise ValueError("expected at least one training record, got none")
+        self.records = list(records) if negatives is None else add_negatives(records, negatives)
+        self.dev = dev
+        self.collate = Collator(self.records, num_negatives=num_negatives)
+        self.batches = EpochBatches(len(self.records), batch_size=batch_size, seed=seed)
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        """Batches of records with their ids."""
+        return DataLoader(self.records, batch_sampler=self.batches, collate_fn=self.collate)
+
+    def val_dataloader(self) -> Iterable[RetrievalTask]:
+        """The dev task, whole, as the only item."""
+        return DataLoader([] if self.dev is None else [self.dev], batch_size=None)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch to the device; a retrieval task is text and stays where it is."""
+        if isinstance(batch, RetrievalTask):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+def add_negatives(records: Sequence[Record], strategy: NegativeStrategy) -> list[Record]:
+    """Return the records with the negatives that a strategy chooses from the training documents put after their own."""
+    texts = {record.positive_id: record.positive for record in records}
+    for record in records:
+        texts.update(zip(record.negative_ids, record.negatives, strict=True))
+    completed = []
+    for record in records:
+        known = {record.positive_id, *(id_ for id_, grade in record.grades.items() if grade > 0)}
+        chosen = strategy(record.query_id, sorted(known)).ids
+        completed.append(
+            replace(
+                record,
+                negatives=record.negatives + tuple(texts[id_] for id_ in chosen),
+                negative_ids=record.negative_ids + chosen,
+            )
+        )
+    return completed

@@ -1,0 +1,1 @@
+"""Programs over the library: train and judge, judge alone, compare."""

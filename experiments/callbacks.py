@@ -1,0 +1,37 @@
+"""Two small Lightning callbacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+
+class SaveWhenInterrupted(Callback):
+    """Writes a full checkpoint when training is ended by Ctrl-C or an error.
+
+    Lightning's own `OnExceptionCheckpoint` also makes the next `fit` resume from whatever it finds in the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,  # noqa: ARG002
+        exception: BaseException,  # noqa: ARG002
+    ) -> None:
+        """Save, if there is anything to save yet."""
+        if trainer.global_step > 0:
+            trainer.save_checkpoint(self.path)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's progress bar without the logger's version number."""
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+        """Return what to show beside the bar."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}

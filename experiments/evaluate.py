@@ -1,0 +1,104 @@
+"""Judge a model without training: `python -m experiments.evaluate --model outputs/... --data jobs`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
+
+USAGE = """\
+examples:
+  python -m experiments.evaluate --model minilm
+  python -m experiments.evaluate --model outputs/2026-11-23/10-00-00-infonce --data jobs --split dev
+  python -m experiments.evaluate --model sentence-transformers/all-mpnet-base-v2 --data DIR
+  python -m experiments.evaluate --model minilm --data jobs data.seed=1 encoder.max_length=128
+"""
+
+
+def main(arguments: list[str] | None = None) -> float:
+    """Judge one model; print the table, write the results; return its nDCG@10."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return evaluate(options)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    described = argparse.ArgumentParser(
+        prog="python -m experiments.evaluate",
+        description="Judge an encoder, beside BM25, by ranking a whole corpus.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    described.add_argument("--model", required=True, help="folder of a run, folder of a model, hub name, or minilm")
+    described.add_argument("--data", default="jobs", help="a choice of configs/data, or a folder in the BEIR layout")
+    described.add_argument("--split", default="test", choices=["dev", "test"], help="split to judge on (%(default)s)")
+    described.add_argument("--query", default=None, help="also print the best documents for this query")
+    described.add_argument("--output", type=Path, default=None, help="folder for the results (MODEL/evaluation-...)")
+    described.add_argument("overrides", nargs="*", metavar="name=value", help="values for the data and the encoder")
+    return described
+
+
+def evaluate(options: argparse.Namespace) -> float:
+    """Build model and task, judge, write and print."""
+    from hydra.utils import instantiate
+    from rich.console import Console
+
+    from experiments import results
+    from experiments.judging import judge_bm25, judge_encoder
+
+    config = compose(options)
+    data = instantiate(config.data)
+    task = data.dev if options.split == "dev" else data.test
+    if task is None:
+        raise ValueError(f"expected data {data.name!r} to have a {options.split} split, it has none")
+    encoder = instantiate(config.encoder)
+    folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    judged = {"BM25": judge_bm25(task, config.query)}
+    judged["encoder"] = judge_encoder(encoder, task, judged["BM25"].rankings, config.query)
+    for name, judgement in judged.items():
+        results.write_system(folder, name, judgement.rankings, judgement.results)
+    systems = {name: judgement.summary() for name, judgement in judged.items()}
+    results.write_json(folder / "metrics.json", {"model": options.model, "task": task.name, "systems": systems})
+    console = Console()
+    title = (
+        f"{options.model} on {data.name}, {task.name}: {len(task.queries):,} queries, {len(task.corpus):,} documents"
+    )
+    results.print_table(title, {name: judgement.results for name, judgement in judged.items()}, console)
+    results.print_top(config.query, {name: judgement.top for name, judgement in judged.items()}, console)
+    console.print(f"\nEverything is in {folder}", soft_wrap=True, markup=False, highlight=False)
+    return judged["encoder"].results.means["ndcg@10"]
+
+
+def compose(options: argparse.Namespace) -> Any:
+    """Compose the configuration of data and encoder from the options."""
+    from hydra import compose as compose_config
+    from hydra import initialize_config_dir
+
+    choices = [f"data={options.data}"]
+    if Path(options.data).is_dir():
+        choices = ["data=beir", f"data.path='{Path(options.data).resolve()}'"]
+    folder = Path(options.model)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    if options.model != "minilm":
+        choices += ["encoder=pretrained", f"encoder.name_or_path='{folder if folder.exists() else options.model}'"]
+    with initialize_config_dir(str(Path(__file__).parents[1].resolve() / "configs"), version_base="1.3"):
+        config = compose_config("config", overrides=[*choices, *options.overrides])
+    if options.query is not None:
+        config.query = options.query
+    return config
+
+
+if __name__ == "__main__":
+    main()

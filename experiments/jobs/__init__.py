@@ -1,0 +1,1 @@
+"""The embedded data set: job postings and messy skill queries, generated from words kept in YAML."""

@@ -1,0 +1,23 @@
+"""Train an encoder with a contrastive loss and judge it before and after: `python -m experiments.run loss=infonce`.
+
+Only Hydra is imported at the top, so that `--help` and a misspelt key answer in a second.
+"""
+
+import os
+
+import hydra
+from omegaconf import DictConfig
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; steps on shared cores get much faster
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="config")
+def main(config: DictConfig) -> float:
+    """Run one training job; return the monitored metric."""
+    from experiments.training_run import train_and_judge
+
+    return train_and_judge(config)
+
+
+if __name__ == "__main__":
+    main()

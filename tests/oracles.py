@@ -1,0 +1,180 @@
+"""The papers as plain loops over scalars, to be read beside them and to know nothing of the library.
+
+Everything takes and gives float64 tensors with a graph, so that gradients can be compared too. Pairs are Python sets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Pairs = set[tuple[int, int]]
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / torch.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def euclidean(a: Tensor, b: Tensor) -> Tensor:
+    return -torch.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+
+
+SIMILARITIES = {"cosine": cosine, "dot": dot, "euclidean": euclidean}
+
+
+def negative_pairs(
+    num_queries: int,
+    num_keys: int,
+    positives: Pairs,
+    exclude: Pairs = frozenset(),
+    owners: list[int] | None = None,
+    others_negatives: bool = True,
+) -> Pairs:
+    """Who counts against whom."""
+    if owners is None:
+        owners = [j % num_queries if num_queries else 0 for j in range(num_keys)]
+    anyones = {j for _, j in positives}
+    return {
+        (i, j)
+        for i in range(num_queries)
+        for j in range(num_keys)
+        if (i, j) not in positives
+        and (i, j) not in exclude
+        and (others_negatives or j in anyones or owners[j] in (i, -1))
+    }
+
+
+def softmax_rows(
+    scores: list[list[Tensor]], positives: Pairs, negatives: Pairs, temperature: float
+) -> dict[int, Tensor]:
+    """Khosla et al. 2020, eq. 2, and with one positive van den Oord et al. 2018, eq. 4: the loss of each answered row."""
+    rows = {}
+    for i in range(len(scores)):
+        own = [j for j in range(len(scores[i])) if (i, j) in positives]
+        others = [j for j in range(len(scores[i])) if (i, j) in negatives]
+        if not own or not others:
+            continue
+        partition = sum(torch.exp(scores[i][j] / temperature) for j in own + others)
+        rows[i] = -sum(torch.log(torch.exp(scores[i][j] / temperature) / partition) for j in own) / len(own)
+    return rows
+
+
+def info_nce(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    positives: Pairs,
+    exclude: Pairs = frozenset(),
+    owners: list[int] | None = None,
+    weights: list[float] | None = None,
+    temperature: float = 0.05,
+    similarity: str = "cosine",
+    symmetric: bool = False,
+    others_negatives: bool = True,
+    reduction: str = "mean",
+) -> Tensor:
+    num_queries, num_keys = len(queries), len(keys)
+    score = SIMILARITIES[similarity]
+    scores = [[score(query, key) for key in keys] for query in queries]
+    negatives = negative_pairs(num_queries, num_keys, positives, exclude, owners, others_negatives)
+    forth = softmax_rows(scores, positives, negatives, temperature)
+    if not symmetric:
+        return reduce(forth, num_queries, weights, reduction, queries)
+
+    columns = [[scores[i][j] for i in range(num_queries)] for j in range(num_keys)]
+    asked = {(j, i) for i, j in positives}
+    against = {(j, i) for i, j in negative_pairs(num_queries, num_keys, positives, exclude)}
+    of_key = softmax_rows(columns, asked, against, temperature)
+    back = {}
+    for i in range(num_queries):
+        found = [of_key[j] for j in range(num_keys) if (i, j) in positives and j in of_key]
+        if found:
+            back[i] = sum(found) / len(found)
+    return (
+        reduce(forth, num_queries, weights, reduction, queries) + reduce(back, num_queries, weights, reduction, queries)
+    ) / 2
+
+
+def reduce(
+    rows: dict[int, Tensor], num_queries: int, weights: list[float] | None, reduction: str, queries: Tensor
+) -> Tensor:
+    weights = weights or [1.0] * num_queries
+    zero = queries.sum() * 0
+    if reduction == "none":
+        return torch.stack([weights[i] * rows.get(i, zero) for i in range(num_queries)])
+    total = sum((weights[i] * row for i, row in rows.items()), zero)
+    return total / sum(weights[i] for i in rows) if reduction == "mean" and rows else total
+
+
+def triplets(
+    distances: list[list[Tensor]], positives: Pairs, negatives: Pairs, mining: str
+) -> list[tuple[int, int, int]]:
+    """The (query, positive, negative) that a way of mining chooses, first of equals."""
+    chosen = []
+    for i in range(len(distances)):
+        own = [j for j in range(len(distances[i])) if (i, j) in positives]
+        others = [j for j in range(len(distances[i])) if (i, j) in negatives]
+        if not own or not others:
+            continue
+        if mining == "hardest":
+            chosen.append((i, max(own, key=lambda j: distances[i][j]), min(others, key=lambda j: distances[i][j])))
+        for p in own:
+            if mining == "semi_hard":
+                farther = [j for j in others if distances[i][j] > distances[i][p]]
+                nearest = min(farther, key=lambda j: distances[i][j]) if farther else None
+                chosen.append((i, p, max(others, key=lambda j: distances[i][j]) if nearest is None else nearest))
+            if mining in ("all", "explicit"):
+                chosen.extend((i, p, j) for j in others)
+    return chosen
+
+
+def triplet(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    positives: Pairs,
+    exclude: Pairs = frozenset(),
+    owners: list[int] | None = None,
+    weights: list[float] | None = None,
+    distance: str = "cosine",
+    mining: str = "hardest",
+    margin: float | None = None,
+    soft_margin: bool = False,
+    average: str = "all",
+    normalize: bool = True,
+    reduction: str = "mean",
+) -> Tensor:
+    num_queries, num_keys = len(queries), len(keys)
+    if margin is None:
+        margin = 0.2 if distance == "cosine" or normalize else 1.0
+    if distance == "cosine":
+        distances = [[1 - cosine(query, key) for key in keys] for query in queries]
+    else:
+        if normalize:
+            queries = torch.stack([query / torch.sqrt(dot(query, query)) for query in queries])
+            keys = torch.stack([key / torch.sqrt(dot(key, key)) for key in keys])
+        distances = [[-euclidean(query, key) for key in keys] for query in queries]
+
+    negatives = negative_pairs(num_queries, num_keys, positives, exclude)
+    if mining == "explicit":
+        owners = owners or [j % num_queries for j in range(num_keys)]
+        negatives = {(i, j) for i, j in negatives if j >= num_queries and owners[j] == i}
+    losses: list[tuple[int, Tensor]] = []
+    for i, p, n in triplets(distances, positives, negatives, mining):
+        gap = distances[i][p] - distances[i][n]
+        losses.append((i, torch.log(1 + torch.exp(gap)) if soft_margin else torch.clamp(gap + margin, min=0)))
+    if average == "active":
+        losses = [(i, loss) for i, loss in losses if loss > 0]
+
+    weights = weights or [1.0] * num_queries
+    zero = queries.sum() * 0
+    if reduction == "mean":
+        total = sum((weights[i] * loss for i, loss in losses), zero)
+        return total / sum(weights[i] for i, _ in losses) if losses else total
+    own = [[loss for j, loss in losses if j == i] for i in range(num_queries)]
+    rows = torch.stack([weights[i] * sum(mine) / len(mine) if mine else zero for i, mine in enumerate(own)])
+    return rows.sum() if reduction == "sum" else rows

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from contrastive.data import (
+    Batch,
+    Collator,
+    Identities,
+    Record,
+    RetrievalTask,
+    TextData,
+    beir,
+    check_disjoint,
+    normalise_text,
+)
+from contrastive.masks import known_positive
+
+CORPUS = [
+    {"_id": "d1", "title": "Chef", "text": "cooks"},
+    {"_id": "d2", "title": "", "text": "drives"},
+    {"_id": "d3", "title": "Nurse", "text": "heals"},
+    {"_id": "d4", "title": None, "text": "sings"},
+]
+QUERIES = [{"_id": f"q{i}", "text": text} for i, text in enumerate(["cook", "car", "care", "song"], 1)]
+HEADER = "query-id\tcorpus-id\tscore\n"
+QRELS = {
+    "train": "q1\td1\t2\nq1\td2\t1\nq1\td3\t0\nq4\td2\t1\n",
+    "dev": "q2\td4\t1\nq2\td1\t0\n",
+    "test": "q3\td3\t2\n",
+}
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    def write(
+        corpus: list[Mapping[str, object]] | str = CORPUS,  # type: ignore[assignment]
+        queries: list[Mapping[str, object]] | str = QUERIES,  # type: ignore[assignment]
+        **qrels: str,
+    ) -> Path:
+        for name, rows in (("corpus", corpus), ("queries", queries)):
+            lines = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / f"{name}.jsonl").write_text(lines)
+        (tmp_path / "qrels").mkdir()
+        for name, rows in (qrels or {split: HEADER + lines for split, lines in QRELS.items()}).items():
+            (tmp_path / "qrels" / f"{name}.tsv").write_text(rows)
+        return tmp_path
+
+    return write
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing(text: str) -> None:
+    assert normalise_text(normalise_text(text)) == normalise_text(text)
+
+
+def test_normalising_removes_case_width_and_layout() -> None:
+    assert normalise_text("\ufb01ne\u3000STRASSE\n") == normalise_text("Fine stra\u00dfe") == "fine strasse"
+    assert normalise_text("c++") != normalise_text("c#")
+
+
+def test_beir_reads_texts_grades_and_splits(folder: Folder) -> None:
+    data = beir(folder(), title_separator=": ")
+    assert [(r.query_id, r.positive_id) for r in data.train] == [("q1", "d1"), ("q4", "d2")]
+    assert data.train[0].positive == "Chef: cooks"
+    assert data.train[0].grades == {"d1": 2, "d2": 1, "d3": 0}
+    assert data.train[1].positive == "drives"
+    assert data.dev is not None
+    assert data.test is not None
+    assert data.dev.queries == {"q2": "car"}
+    assert data.test.qrels == {"q3": {"d3": 2}}
+    assert data.test.corpus == {"d1": "Chef: cooks", "d2": "drives", "d3": "Nurse: heals", "d4": "sings"}
+
+
+def test_beir_leaves_missing_splits_out(folder: Folder) -> None:
+    data = beir(folder(test=HEADER + QRELS["test"]))
+    assert data.train == ()
+    assert data.dev is None
+    assert data.test is not None
+
+
+def test_beir_takes_other_file_names(folder: Folder) -> None:
+    data = beir(folder(validation=HEADER + QRELS["dev"]), dev="validation")
+    assert data.dev is not None
+
+
+def test_beir_trains_on_every_best_answer_and_on_no_irrelevant_one(folder: Folder) -> None:
+    data = beir(folder(train=HEADER + "q1\td1\t1\nq1\td2\t1\nq2\td3\t0\n"))
+    assert [(r.query_id, r.positive_id) for r in data.train] == [("q1", "d1"), ("q1", "d2")]
+
+
+def test_beir_samples_training_pairs_by_seed(folder: Folder) -> None:
+    corpus = [{"_id": f"d{i}", "text": f"text {i}"} for i in range(30)]
+    path = folder(corpus=corpus, train=HEADER + "".join(f"q1\td{i}\t1\n" for i in range(30)))
+    first, again, other = (beir(path, max_train_pairs=10, seed=seed).train for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == len({record.positive_id for record in first}) == 10
+    assert len(beir(path, max_train_pairs=100).train) == 30
+
+
+def test_beir_reports_the_shared_corpus(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        beir(folder())
+    assert "share a corpus of 4 documents" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"corpus": '{"_id": "d1", "text": "a"}\n{"_id": \n'}, r"corpus\.jsonl, line 2: malformed JSON"),
+        ({"corpus": '["d1"]\n'}, r"corpus\.jsonl, line 1: expected an object"),
+        ({"queries": '{"text": "a"}\n'}, r"queries\.jsonl, line 1: expected an object"),
+        ({"queries": '{"_id": "q1", "text": null}\n'}, r"queries\.jsonl, line 1: expected an object"),
+        ({"corpus": [*CORPUS, CORPUS[1]]}, r"corpus\.jsonl, line 5: duplicate _id 'd2'"),
+        ({"corpus": ""}, r"corpus\.jsonl is empty"),
+        ({"queries": "\n"}, r"queries\.jsonl is empty"),
+        ({"train": HEADER}, r"train\.tsv is empty"),
+        ({"train": ""}, r"train\.tsv is empty"),
+        ({"train": QRELS["train"]}, r"train\.tsv, line 1: expected a header"),
+        ({"train": HEADER + "q1\td1\n"}, r"train\.tsv, line 2: expected 3 columns .* got 2"),
+        ({"train": HEADER + "q1\t0\td1\t1\n"}, r"train\.tsv, line 2: expected 3 columns .* got 4"),
+        ({"dev": HEADER + "q1\td1\t0.5\n"}, r"dev\.tsv, line 2: expected an integer grade, got '0\.5'"),
+        ({"dev": HEADER + "q9\td1\t1\n"}, r"dev\.tsv, line 2: query 'q9' is not in queries"),
+        ({"dev": HEADER + "q1\td9\t1\n"}, r"dev\.tsv, line 2: document 'd9' is not in corpus"),
+        ({"dev": HEADER + "q1\td1\t1\nq1\td1\t2\n"}, r"dev\.tsv, line 3: a second grade for query 'q1'"),
+        ({"train": HEADER + "q1\td1\t1\n", "dev": HEADER + "q1\td2\t1\n"}, "'train' and 'dev' share 1 queries: 'q1'"),
+        ({"dev": HEADER + "q1\td1\t1\n", "test": HEADER + "q2\td1\t1\n"}, "'dev' and 'test' share 1 top-.*: 'd1'"),
+    ],
+)
+def test_beir_refuses(folder: Folder, files: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        beir(folder(**files))
+
+
+def test_beir_names_missing_files(folder: Folder, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a folder .* got .*nowhere"):
+        beir(tmp_path / "nowhere")
+    path = folder()
+    (path / "queries.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"queries\.jsonl"):
+        beir(path)
+    for file in (path / "qrels").iterdir():
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"at least one of .*train\.tsv"):
+        beir(path)
+
+
+def test_overlap_can_be_let_through_with_a_warning(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    beir(folder(train=HEADER + "q1\td1\t1\n", test=HEADER + "q2\td1\t1\n"), overlap="warn")
+    assert "share 1 top-graded documents: 'd1'" in caplog.text
+
+
+def _split(name: str, query: str, document: str) -> RetrievalTask:
+    return RetrievalTask(name, {f"{name}-q": query}, {f"{name}-d": document}, {f"{name}-q": {f"{name}-d": 1}})
+
+
+def test_disjoint_splits_may_share_lower_grades() -> None:
+    dev, test = _split("dev", "a", "x"), _split("test", "b", "y")
+    corpus = {**dev.corpus, **test.corpus}
+    shared = RetrievalTask("dev", dev.queries, corpus, {"dev-q": {"dev-d": 2, "test-d": 1}})
+    check_disjoint(TextData("good", (Record("c", "z"),), shared, test))
+
+
+@pytest.mark.parametrize("query", ["python sql", "SQL,  Python", "sql / python"])
+def test_queries_that_say_the_same_are_shared(query: str) -> None:
+    with pytest.raises(ValueError, match="'train' and 'test' share 1 queries: 'test-q'"):
+        check_disjoint(TextData("bad", (Record("Python, SQL", "z"),), None, _split("test", query, "y")))
+
+
+def test_answers_with_the_same_text_are_shared() -> None:
+    with pytest.raises(ValueError, match="'train' and 'dev' share 1 top-graded documents: 'dev-d'"):
+        check_disjoint(TextData("bad", (Record("a", "The  Text"),), _split("dev", "b", "the text")))
+
+
+def test_ids_are_shared_through_names_and_texts() -> None:
+    items = [("a", "one"), ("b", "two"), ("c", "ONE"), ("c", "three"), ("d", None), ("d", "four"), ("", "two ")]
+    ids = Identities(items)
+    assert [ids.of(text) for text in ("one", "three", "two", "four")] == [0, 0, 1, 2]
+    assert [ids.of_name(name) for name in "abcd"] == [0, 1, 0, 2]
+    with pytest.raises(ValueError, match="expected a text that the ids were made from, got 'five'"):
+        ids.of("five")
+
+
+RECORDS = (
+    Record("cook", "chef", ("bus", "CHEF ", "nurse"), "q1", "d1", ("d2", "d9", "d3"), {"d1": 2, "d4": 1, "d2": 0}),
+    Record("car", "bus", (), "q2", "d2", (), {"d2": 1}),
+    Record("Cook", "waiter", ("bus",), "q3", "d4", ("d2",), {"d4": 1}),
+)
+
+
+def test_collation_lays_out_documents_owners_and_ids() -> None:
+    batch = Collator(RECORDS)(RECORDS)
+    assert len(batch) == 3
+    assert batch.queries == ["cook", "car", "Cook"]
+    assert batch.documents == ["chef", "bus", "waiter", "bus", "bus", "nurse"]
+    assert batch.owners.tolist() == [0, 1, 2, 0, 2, 0]
+    assert batch.query_ids.tolist() == [0, 1, 0]
+    assert batch.document_ids[1] == batch.document_ids[3] == batch.document_ids[4]
+    assert len(batch.document_ids.unique()) == 4
+    assert batch.grades is not None
+    assert batch.grades.tolist() == [2, 1, 1]
+    assert batch.scores is batch.teacher_scores is None
+
+
+def test_known_positives_come_from_grades_and_from_the_same_question() -> None:
+    batch = Collator(RECORDS)(RECORDS)
+    chef, bus, waiter = batch.document_ids[:3].tolist()
+    assert batch.positive_ids.tolist() == [sorted([chef, waiter]), [bus, -1], sorted([chef, waiter])]
+    known = known_positive(batch.positive_ids, batch.document_ids)(torch.arange(3), torch.arange(6))
+    answers = {("cook", "chef"), ("cook", "waiter"), ("car", "bus")}
+    assert known.tolist() == [[(q.lower(), d) in answers for d in batch.documents] for q in batch.queries]
+
+
+def test_every_positive_of_a_query_counts_in_a_batch_without_it() -> None:
+    collate = Collator(RECORDS)
+    assert collate(RECORDS[:1]).positive_ids.shape == (1, 2)
+    assert collate(RECORDS[1:2]).positive_ids.shape == (1, 1)
+
+
+def test_a_known_positive_is_dropped_before_negatives_are_counted() -> None:
+    batch = Collator(RECORDS, num_negatives=2)(RECORDS[:1])
+    assert batch.documents == ["chef", "bus", "nurse"]
+    assert Collator(RECORDS, num_negatives=0)(RECORDS).documents == ["chef", "bus", "waiter"]
+
+
+def test_scores_follow_the_negatives_that_are_kept() -> None:
+    records = (
+        Record("a", "x", ("X", "y", "z"), score=0.5, teacher_scores=(1.0, 2.0, 3.0, 4.0)),
+        Record("b", "w", ("y",), score=0.25, teacher_scores=(5.0, 6.0)),
+    )
+    batch = Collator(records)(records)
+    assert batch.scores is not None
+    assert batch.scores.tolist() == [0.5, 0.25]
+    assert batch.teacher_scores is not None
+    expected = torch.tensor([[1.0, 3.0, 4.0], [5.0, 6.0, float("nan")]])
+    torch.testing.assert_close(batch.teacher_scores, expected, equal_nan=True)
+    assert batch.grades is None
+
+
+def test_ids_do_not_depend_on_what_is_mined_from_the_corpus() -> None:
+    corpus = {f"d{i}": f"text {i}" for i in range(5)}
+    plain = [Record("a", "text 3", query_id="q", positive_id="d3")]
+    mined = [Record("a", "text 3", ("text 1",), query_id="q", positive_id="d3", negative_ids=("d1",))]
+    before, after = Collator(plain, corpus=corpus)(mined), Collator(mined, corpus=corpus)(mined)
+    assert before.document_ids.tolist() == after.document_ids.tolist() == [3, 1]
+
+
+def test_collation_in_workers_equals_that_in_the_process() -> None:
+    collate = Collator(RECORDS)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(collate))(RECORDS).positive_ids, collate(RECORDS).positive_ids)
+    (batch,) = DataLoader(RECORDS, batch_size=3, collate_fn=collate, num_workers=1)  # type: ignore[arg-type]
+    assert isinstance(batch, Batch)
+    assert batch.document_ids.tolist() == collate(RECORDS).document_ids.tolist()
+
+
+def test_a_batch_moves_with_all_its_tensors() -> None:
+    batch = Collator(RECORDS)(RECORDS).to("meta")
+    assert {batch.query_ids.device.type, batch.positive_ids.device.type, batch.owners.device.type} == {"meta"}
+    assert batch.queries == ["cook", "car", "Cook"]
+    assert batch.scores is None
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([Record("a", "x", score=1.0), Record("b", "y")], "expected score in all records or in none, got 1 of 2 without"),
+        ([Record("a", "x", ("y", "z"), negative_ids=("1",))], "expected an id for each of 2 negatives, got 1"),
+        ([Record("a", "x", ("y",), teacher_scores=(1.0,))], "expected 2 teacher scores, .* got 1"),
+    ],
+)
+def test_collator_refuses(records: list[Record], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Collator(records)
+
+
+def test_collator_refuses_what_it_cannot_know() -> None:
+    with pytest.raises(ValueError, match="num_negatives of at least 0, got -1"):
+        Collator(RECORDS, num_negatives=-1)
+    with pytest.raises(ValueError, match="a text that the ids were made from, got 'new'"):
+        Collator(RECORDS)([Record("cook", "new")])
