@@ -195,7 +195,7 @@ class Encoder(nn.Module):
         """
         check_texts(texts)
         prompt = self._prompt(side)
-        if not texts:
+        if len(texts) == 0:
             return torch.zeros(0, self.dimension, device=self.device)
         if not self.bucketed:
             return self._embed(self._tokenize([prompt + text for text in texts]))

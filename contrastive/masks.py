@@ -54,7 +54,7 @@ def diagonal() -> Mask:
 
 def everything() -> Mask:
     """Select every pair."""
-    return Mask(lambda rows, cols: torch.ones_like(rows, dtype=torch.bool))
+    return Mask(lambda rows, _cols: torch.ones_like(rows, dtype=torch.bool))
 
 
 def same_id(row_ids: Tensor, col_ids: Tensor) -> Mask:
@@ -79,9 +79,9 @@ def owned(owners: Tensor) -> Mask:
     return Mask(lambda rows, cols: rows == owners[cols])
 
 
-def shared(owners: Tensor) -> Mask:
-    """Select the pairs in which the key belongs to no query, by owners [K]."""
-    return Mask(lambda rows, cols: owners[cols] < 0)
+def columns(selected: Tensor) -> Mask:
+    """Select every pair with one of the selected keys, a bool tensor [K]."""
+    return Mask(lambda _rows, cols: selected[cols])
 
 
 def from_tensor(selected: Tensor) -> Mask:

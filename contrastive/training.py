@@ -102,24 +102,6 @@ def planned_steps(batches_per_epoch: int, trainer: lightning.Trainer) -> int:
     return min(bounds)
 
 
-def check_loss_fields(loss: nn.Module, records: Sequence[Record]) -> None:
-    """Refuse a loss that needs a field the records do not have.
-
-    Raises:
-        ValueError: Names the loss, the field and the data's lack of it.
-    """
-    parameters = inspect.signature(loss.forward).parameters
-    needed = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
-    lacks = {
-        "targets": any(record.score is None for record in records),
-        "teacher_scores": any(record.teacher_scores is None for record in records),
-        "grades": not all(record.grades for record in records),
-    }
-    missing = sorted(name for name in needed if lacks.get(name, False))
-    if missing:
-        raise ValueError(f"{type(loss).__name__} needs {', '.join(missing)}, which the training records do not have")
-
-
 class ContrastiveModule(lightning.LightningModule):
     """Trains an encoder with a contrastive loss and validates it by ranking a corpus.
 
@@ -137,7 +119,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.optimizer = optimizer
         self.total_steps = total_steps
         self.health = Health()
-        self._accepts = frozenset(inspect.signature(loss.forward).parameters)
+        self._loss_parameters = inspect.signature(loss.forward).parameters
         self._step_started = 0.0
         self._tokens_before = 0
 
@@ -155,12 +137,39 @@ class ContrastiveModule(lightning.LightningModule):
         self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
         queries = self.encoder(batch.queries, side="query")
         keys = self.encoder(batch.documents, side="document")
-        fields = {name: read(batch) for name, read in BATCH_FIELDS.items() if name in self._accepts}
-        if "health" in self._accepts:
-            fields["health"] = self.health
-        loss: Tensor = self.loss(queries, keys, **fields)
+        loss = self.judge(queries, keys, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def judge(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+        """Give the loss embeddings [Q, D] and [K, D] and those fields of their batch that its signature names.
+
+        Raises:
+            ValueError: If the loss needs a field that the batch does not have.
+        """
+        fields: dict[str, Any] = {"health": self.health} if "health" in self._loss_parameters else {}
+        for name, read in BATCH_FIELDS.items():
+            if name not in self._loss_parameters:
+                continue
+            value = read(batch)
+            if value is not None:
+                fields[name] = value
+            elif self._loss_parameters[name].default is inspect.Parameter.empty:
+                raise ValueError(f"{type(self.loss).__name__} needs {name}, which the training records do not have")
+        loss: Tensor = self.loss(queries, keys, **fields)
+        return loss
+
+    def rehearse(self, batch: Batch) -> None:
+        """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
+
+        Raises:
+            ValueError: Whatever the loss objects to.
+        """
+        generator = torch.Generator().manual_seed(0)
+        queries, keys = (torch.randn(count, 8, generator=generator) for count in (len(batch), len(batch.documents)))
+        with torch.no_grad():
+            self.judge(queries, keys, batch)
+        self.health.clear()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the size of the gradient before it is clipped."""
@@ -185,10 +194,10 @@ class ContrastiveModule(lightning.LightningModule):
         self.health.clear()
 
     def validation_step(self, task: RetrievalTask, batch_idx: int) -> None:  # noqa: ARG002
-        """Rank the whole corpus of the task and log the metrics as `<task>/<metric>`."""
+        """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
         results = evaluate_rankings(rank(self.encoder, task), task)
         for name, value in results.means.items():
-            self.log(f"{task.name}/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries))
+            self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries))
 
 
 class ContrastiveData(lightning.LightningDataModule):
@@ -226,7 +235,11 @@ class ContrastiveData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> Iterable[Batch]:
         """Batches of records with their ids."""
-        return DataLoader(self.records, batch_sampler=self.batches, collate_fn=self.collate)
+        return DataLoader(
+            self.records,  # type: ignore[arg-type]  # any list is a data set
+            batch_sampler=self.batches,
+            collate_fn=self.collate,
+        )
 
     def val_dataloader(self) -> Iterable[RetrievalTask]:
         """The dev task, whole, as the only item."""

@@ -28,7 +28,7 @@ from torch import nn
 from contrastive.data import RetrievalTask, TextData
 from contrastive.encoder import Encoder
 from contrastive.statistics import paired_difference
-from contrastive.training import ContrastiveData, ContrastiveModule, check_loss_fields, planned_steps
+from contrastive.training import ContrastiveData, ContrastiveModule, planned_steps
 from experiments import results
 from experiments.judging import Judgement, judge_bm25, judge_encoder
 from experiments.tracking import HISTORY, finish, log_results
@@ -81,8 +81,8 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
             judged[name] = judge_encoder(parts.encoder, parts.task, judged["BM25"].rankings, config.query)
         results.write_system(folder, name, judged[name].rankings, judged[name].results)
         report["systems"][name] = judged[name].summary()
-        results.write_json(folder / "metrics.json", report)
         clock.lap(f"judge {name}")
+        results.write_json(folder / "metrics.json", report)
 
     judge("BM25")
     judge("before")
@@ -113,7 +113,6 @@ def build(config: DictConfig, folder: Path) -> Parts:
         raise ValueError(f"expected data {data.name!r} to have a {config.judge} split to judge on, it has none")
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
-    check_loss_fields(loss, data.train)
     datamodule = ContrastiveData(
         data.train, data.dev, batch_size=config.batch_size, seed=config.seed, num_negatives=config.num_negatives
     )
@@ -128,6 +127,7 @@ def build(config: DictConfig, folder: Path) -> Parts:
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     total_steps = planned_steps(len(datamodule.batches), trainer)
     module = ContrastiveModule(encoder, loss, optimizer, total_steps=total_steps)
+    module.rehearse(datamodule.collate(datamodule.records[: config.batch_size]))
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     return Parts(data, task, encoder, module, datamodule, trainer, loggers)

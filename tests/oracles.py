@@ -51,7 +51,7 @@ def negative_pairs(
 def softmax_rows(
     scores: list[list[Tensor]], positives: Pairs, negatives: Pairs, temperature: float
 ) -> dict[int, Tensor]:
-    """Khosla et al. 2020, eq. 2, and with one positive van den Oord et al. 2018, eq. 4: the loss of each answered row."""
+    """Khosla et al. 2020, eq. 2; with one positive van den Oord et al. 2018, eq. 4. The loss of each answered row."""
     rows = {}
     for i in range(len(scores)):
         own = [j for j in range(len(scores[i])) if (i, j) in positives]

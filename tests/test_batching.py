@@ -65,7 +65,7 @@ def test_identities_of_records_keep_same_questions_and_same_answers_apart() -> N
 def test_lightning_sets_the_epoch() -> None:
     data = pytest.importorskip("lightning.fabric.utilities.data")
     batches = EpochBatches(20, batch_size=4, seed=0)
-    loader = DataLoader(range(20), batch_sampler=batches)  # type: ignore[arg-type]
+    loader: DataLoader[int] = DataLoader(range(20), batch_sampler=batches)  # type: ignore[arg-type]
     data._set_sampler_epoch(loader, 3)
     assert batches.epoch == 3
 

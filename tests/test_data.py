@@ -143,7 +143,7 @@ def test_beir_refuses(folder: Folder, files: dict[str, str], message: str) -> No
 
 
 def test_beir_names_missing_files(folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected a folder .* got .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"expected a folder .* got .*nowhere"):
         beir(tmp_path / "nowhere")
     path = folder()
     (path / "queries.jsonl").unlink()
@@ -206,7 +206,7 @@ def test_collation_lays_out_documents_owners_and_ids() -> None:
     assert batch.owners.tolist() == [0, 1, 2, 0, 2, 0]
     assert batch.query_ids.tolist() == [0, 1, 0]
     assert batch.document_ids[1] == batch.document_ids[3] == batch.document_ids[4]
-    assert len(batch.document_ids.unique()) == 4
+    assert len(set(batch.document_ids.tolist())) == 4
     assert batch.grades is not None
     assert batch.grades.tolist() == [2, 1, 1]
     assert batch.scores is batch.teacher_scores is None
@@ -273,7 +273,10 @@ def test_a_batch_moves_with_all_its_tensors() -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([Record("a", "x", score=1.0), Record("b", "y")], "expected score in all records or in none, got 1 of 2 without"),
+        (
+            [Record("a", "x", score=1.0), Record("b", "y")],
+            "expected score in all records or in none, got 1 of 2 without",
+        ),
         ([Record("a", "x", ("y", "z"), negative_ids=("1",))], "expected an id for each of 2 negatives, got 1"),
         ([Record("a", "x", ("y",), teacher_scores=(1.0,))], "expected 2 teacher scores, .* got 1"),
     ],

@@ -27,8 +27,11 @@ def bm25_rankings(task: RetrievalTask, depth: int = 1000) -> Rankings:
         tokens: list[list[str]] = bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
         return tokens
 
+    corpus = words(task.corpus.values())
+    if not any(corpus):  # bm25s would divide by the average length
+        return Rankings({query_id: [] for query_id in task.queries}, {query_id: [] for query_id in task.queries})
     index = bm25s.BM25()
-    index.index(words(task.corpus.values()), show_progress=False)
+    index.index(corpus, show_progress=False)
     position = {document_id: column for column, document_id in enumerate(task.corpus)}
     ties = TieBreaker(list(position))
     refused = self_answers(task)

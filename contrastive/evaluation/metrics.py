@@ -66,8 +66,8 @@ def evaluate_rankings(
         resamples: Of the bootstrap intervals.
 
     Raises:
-        ValueError: If a metric is unknown, a judged or ranked document is not in the corpus or ranked twice, or no query
-            has a relevant document.
+        ValueError: If a metric is unknown, a judged or ranked document is not in the corpus or ranked twice, or no
+            query has a relevant document.
     """
     import ir_measures
 

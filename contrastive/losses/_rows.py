@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from contrastive.contracts import MaskLike, Reduction
-from contrastive.masks import Mask, as_mask, dense, diagonal, everything, from_pairs, owned, shared
+from contrastive.masks import Mask, as_mask, columns, dense, diagonal, everything, from_pairs, owned
 
 
 def positive_mask(positives: MaskLike | None, num_queries: int, num_keys: int, device: torch.device) -> Mask:
@@ -49,7 +49,7 @@ def negative_mask(
         return everything()
     owners = key_owners(owners, num_queries, num_keys, device)
     is_positive = dense(positive, num_queries, num_keys, device).any(0)
-    return Mask(lambda rows, cols: is_positive[cols]) | owned(owners) | shared(owners)
+    return owned(owners) | columns(is_positive | (owners < 0))
 
 
 def exclude_mask(exclude: MaskLike | None, num_queries: int, num_keys: int, device: torch.device) -> Mask | None:

@@ -17,7 +17,7 @@ from contrastive.logits import softmax_rows
 from contrastive.losses._rows import check_choice, exclude_mask, negative_mask, positive_mask, reduce_rows
 from contrastive.losses._temperature import LearntTemperature, check_temperature
 from contrastive.masks import dense, everything
-from contrastive.similarity import SimilarityName, cosine, flipped, named
+from contrastive.similarity import SimilarityName, cosine, flipped, full_precision, named
 
 
 def info_nce(
@@ -41,8 +41,8 @@ def info_nce(
         \frac{\exp(s_{ij} / t)}{\sum_{k \in P_i \cup N_i} \exp(s_{ik} / t)}
 
     With one positive a query this is eq. 4 of van den Oord et al. 2018 (https://arxiv.org/abs/1807.03748), whose f is
-    exp(s / t); several positives are averaged as in `L_out` of SupCon. By default the negatives N_i are the positives
-    of other queries, the query's own hard negatives, those of other queries, and shared keys such as a queue's.
+    exp(s / t); several positives are averaged as in SupCon, see `contrastive.logits`. By default the negatives N_i are
+    the positives of other queries, the query's own hard negatives, those of other queries, and shared keys (a queue).
 
     `symmetric` adds the opposite direction, positives looking for their query among all queries, as in CLIP (Radford
     et al. 2021, https://arxiv.org/abs/2103.00020, fig. 3), and takes the mean of the two. Hard negatives look for
@@ -78,6 +78,7 @@ def info_nce(
     """
     check_temperature(temperature)
     similarity = named(similarity)
+    queries, keys = full_precision(queries), full_precision(keys)  # once, or the two directions' gradients add in bf16
     device, shape = keys.device, (len(queries), len(keys))
     positive = positive_mask(positives, *shape, device)
     negative = negative_mask(positive, owners, *shape, device, others_negatives=others_negatives)
@@ -239,7 +240,7 @@ class InfoNCELoss(nn.Module):
         """Describe the settings."""
         learnt = "" if self.learnt_temperature is None else " (learnt)"
         return (
-            f"temperature={float(self.temperature):.4g}{learnt}, similarity={self.similarity!r}, "
+            f"temperature={torch.as_tensor(self.temperature).item():.4g}{learnt}, similarity={self.similarity!r}, "
             f"symmetric={self.symmetric}, others_negatives={self.others_negatives}, reduction={self.reduction!r}"
         )
 
@@ -312,4 +313,3 @@ def _one_temperature(temperature: float | Tensor | None, scale: float | None) ->
     if not scale > 0:
         raise ValueError(f"expected a scale above 0, got {scale}")
     return 1 / scale
-

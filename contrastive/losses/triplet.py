@@ -54,8 +54,8 @@ def triplet(
     - "semi_hard": each positive with the nearest negative that is farther than it, Schroff et al. 2015
       (https://arxiv.org/abs/1503.03832, eq. 4); where there is none, with the farthest negative. The paper does not say
       what then; this is what TensorFlow's and other implementations do.
-    - "all": each positive with each negative: batch-all, Hermans et al. 2017, eq. 6, which they found to work best with
-      `average="active"`.
+    - "all": each positive with each negative: batch-all, Hermans et al. 2017, eq. 6. Most triplets soon have no loss
+      and dilute the mean, hence `average="active"` (their BA without zeros).
 
     Distances are not squared, as Hermans et al. advise; Schroff et al. square theirs.
 

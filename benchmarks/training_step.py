@@ -1,0 +1,146 @@
+"""Time one training step with and without length buckets and deduplication, at equal gradients.
+
+    python -m benchmarks.training_step                         # data=jobs, one hard negative a query, batch 32
+    python -m benchmarks.training_step --beir DIR --name NAME  # pairs of your own data
+
+Every variant takes the same batches with dropout off, in turn, so that a noisy machine disturbs all alike. The
+gradients are compared once before anything is timed. The result is kept in benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
+
+import torch
+from torch import Tensor
+
+from contrastive.batching import EpochBatches
+from contrastive.data import Batch, Collator, Record, beir
+from contrastive.encoder import Encoder, embedded_minilm
+from contrastive.losses import InfoNCELoss
+from contrastive.masks import known_positive
+from experiments.jobs.generator import jobs
+from experiments.results import write_json
+
+VARIANTS = {
+    "padded": {"bucketed": False, "deduplicate": False},
+    "bucketed": {"bucketed": True, "deduplicate": False},
+    "bucketed, deduplicated": {"bucketed": True, "deduplicate": True},
+}
+
+
+def main() -> None:
+    """Compare, time, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--beir", type=Path, help="a folder in the BEIR layout, in place of data=jobs")
+    parser.add_argument("--name", default="jobs", help="name of the data in the result")
+    parser.add_argument("--batch-size", type=int, default=32, help="pairs in a batch (%(default)s)")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens of a text (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed batches a variant (%(default)s)")
+    options = parser.parse_args()
+
+    records = beir(options.beir).train if options.beir else jobs(negatives=1).train
+    batches = take(records, options.batch_size, options.rounds)
+    encoder = Encoder.from_pretrained(embedded_minilm(), max_length=options.max_length)  # in eval mode: no dropout
+    loss = InfoNCELoss(symmetric=True)
+    reference = gradient(encoder, loss, batches[0], **VARIANTS["padded"])
+    differences = {
+        name: relative_difference(gradient(encoder, loss, batches[0], **variant), reference)
+        for name, variant in VARIANTS.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    tokens: dict[str, list[int]] = {name: [] for name in VARIANTS}
+    for batch in batches:
+        for name, variant in VARIANTS.items():
+            padded_before, start = encoder.tokens_seen.padded, time.perf_counter()
+            step(encoder, loss, batch, **variant)
+            seconds[name].append(time.perf_counter() - start)
+            tokens[name].append(encoder.tokens_seen.padded - padded_before)
+    speedups = partial(ratios, seconds["padded"])
+    rows = {
+        name: {
+            "median_seconds": statistics.median(seconds[name]),
+            "min_seconds": min(seconds[name]),
+            "max_seconds": max(seconds[name]),
+            "median_speedup_in_pairs": statistics.median(speedups(seconds[name])),
+            "mean_computed_tokens": statistics.mean(tokens[name]),
+            "relative_gradient_difference": differences[name],
+        }
+        for name in VARIANTS
+    }
+    documents = [len(batch.documents) for batch in batches]
+    content = {
+        "date": date.today().isoformat(),
+        "data": options.name,
+        "batch_size": options.batch_size,
+        "mean_documents": statistics.mean(documents),
+        "mean_distinct_documents": statistics.mean(len(set(batch.documents)) for batch in batches),
+        "max_length": options.max_length,
+        "rounds": options.rounds,
+        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+        },
+        "variants": rows,
+    }
+    path = Path(__file__).parent / "results" / f"training_step-{options.name}.json"
+    write_json(path, content)
+    for name, row in rows.items():
+        print(f"{name:24}" + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def take(records: tuple[Record, ...], batch_size: int, rounds: int) -> list[Batch]:
+    """Return the first batches of an epoch."""
+    collate = Collator(records)
+    order = iter(EpochBatches(len(records), batch_size=batch_size, seed=0, drop_last=True))
+    return [collate([records[row] for row in next(order)]) for _ in range(rounds)]
+
+
+def step(encoder: Encoder, loss: InfoNCELoss, batch: Batch, *, bucketed: bool, deduplicate: bool) -> None:
+    """Encode both sides, judge, and go back to the weights."""
+    encoder.bucketed = bucketed
+    encoder.zero_grad(set_to_none=True)
+    queries = encoder(batch.queries, side="query", deduplicate=deduplicate)
+    keys = encoder(batch.documents, side="document", deduplicate=deduplicate)
+    exclude = known_positive(batch.positive_ids, batch.document_ids)
+    loss(queries, keys, exclude=exclude, owners=batch.owners).backward()
+
+
+def gradient(encoder: Encoder, loss: InfoNCELoss, batch: Batch, *, bucketed: bool, deduplicate: bool) -> Tensor:
+    """Return the gradient of all weights as one vector."""
+    step(encoder, loss, batch, bucketed=bucketed, deduplicate=deduplicate)
+    return torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+
+
+def relative_difference(vector: Tensor, reference: Tensor) -> float:
+    """Return |vector - reference| / |reference|."""
+    return float((vector - reference).norm() / reference.norm())
+
+
+def ratios(slow: list[float], fast: list[float]) -> list[float]:
+    """Return how many times as fast each pair of neighbours in time was."""
+    return [s / f for s, f in zip(slow, fast, strict=True)]
+
+
+def processor() -> str:
+    """Return the model of the processor where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

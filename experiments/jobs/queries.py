@@ -1,0 +1,103 @@
+"""Searches as people type them: a role perhaps, a few skills, years perhaps, any separator, and typing mistakes."""
+
+from __future__ import annotations
+
+from random import Random
+
+from experiments.jobs.labels import Posting, Search
+from experiments.jobs.vocabulary import Palette
+
+ROLE_SHARE, YEARS_SHARE, TYPO_SHARE = 0.4, 0.35, 0.34
+SAME_FORM = 0.72
+"""How often a search names a skill as its posting does; sets how much a lexical ranker can find."""
+MOST_WORDS = 15
+KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+
+
+def misspell(word: str, random: Random) -> str:
+    """Makes one typing mistake inside a word: swapped, dropped, doubled or replaced letter.
+
+    >>> misspell("experience", Random(1))
+    'expeerience'
+    """
+    place = random.randrange(1, len(word) - 1)
+    before, letter, after = word[:place], word[place], word[place + 1 :]
+    row = next((row for row in KEYS if letter.lower() in row), letter)
+    neighbour = row[max(row.find(letter.lower()) - 1, 0)]
+    wrong = random.choice([after[0] + letter + after[1:], after, letter + letter + after, neighbour + after])
+    # Swapping or replacing equal letters changes nothing; doubling always does.
+    return before + (wrong if wrong != letter + after else letter + letter + after)
+
+
+def _mistype(text: str, random: Random) -> str:
+    words = text.split(" ")
+    long = [place for place, word in enumerate(words) if sum(map(str.isalpha, word)) >= 5 and word[1:-1].isalpha()]
+    for place in random.sample(long, min(len(long), random.choice([1, 1, 1, 2]))):
+        words[place] = misspell(words[place], random)
+    return " ".join(words)
+
+
+def _skills(posting: Posting, palette: Palette, most: int, random: Random) -> dict[str, str]:
+    """Picks skills of a posting and the form each is typed in, often not the posting's own form."""
+    core = palette.roles[posting.role].skills
+    # Main skills come first to mind: those typical of the role about three times as often as the others.
+    order = {skill: random.random() ** (3 if skill in core else 1) for skill in sorted(posting.required)}
+    chosen = sorted(order, key=order.__getitem__)[:most]
+    typed: dict[str, str] = {}
+    for skill in chosen:
+        shown = posting.named.get(skill)
+        others = [form for form in palette.forms[skill] if form != shown] or list(palette.forms[skill])
+        typed[skill] = shown if shown is not None and random.random() < SAME_FORM else random.choice(others)
+    return typed
+
+
+def _years(posting: Posting, random: Random) -> int:
+    """Years that suit the posting."""
+    if posting.low is None:
+        return random.randint(1, 9)
+    return random.randint(max(posting.low, 1), max(posting.high or posting.low + 3, 1))
+
+
+def _join(role: str | None, forms: list[str], years: str | None, palette: Palette, random: Random) -> str:
+    separator = random.choice(palette.separators)
+    parts = [role, *forms] if role else forms
+    text = parts[0]
+    for part in parts[1:]:
+        # A quarter of the joints depart from the separator of the query: people are not consistent.
+        text += (separator if random.random() < 0.75 else random.choice(palette.separators)) + part
+    if years is None:
+        return text
+    joint = random.choice([" ", ", "]) if separator in " +" else random.choice([separator, " "])
+    return f"{text}{joint}{years}" if random.random() < 0.8 else f"{years}{joint}{text}"
+
+
+def _case(text: str, random: Random) -> str:
+    return random.choices([text.lower(), text, text.title(), text.upper()], [70, 20, 6, 4])[0]
+
+
+def _words(text: str) -> int:
+    return sum(any(map(str.isalnum, word)) for word in text.replace("/", " ").replace(",", " ").split())
+
+
+def draw_search(query_id: str, posting: Posting, palette: Palette, random: Random) -> Search:
+    """Draws a search that `posting` answers with grade 2.
+
+    Args:
+        query_id: Id of the search.
+        posting: The posting it is after.
+        palette: Words of the split.
+        random: Source of every choice.
+    """
+    role = posting.role if random.random() < ROLE_SHARE else None
+    titles = palette.roles[posting.role].titles
+    title = titles[0] if random.random() < 0.5 else random.choice(titles)
+    most = random.choices([1, 2, 3, 4], [2, 4, 4, 1])[0] if role else random.choices([2, 3, 4, 5], [3, 5, 4, 1])[0]
+    skills = _skills(posting, palette, most, random)
+    years = _years(posting, random) if random.random() < YEARS_SHARE else None
+    stated = random.choice(palette.years).format(n=years) if years is not None else None
+    clean = _case(_join(title if role else None, list(skills.values()), stated, palette, random), random)
+    while not 2 <= _words(clean) <= MOST_WORDS:
+        skills.popitem()
+        clean = _case(_join(title if role else None, list(skills.values()), stated, palette, random), random)
+    text = _mistype(clean, random) if random.random() < TYPO_SHARE else clean
+    return Search(query_id, role, skills, years, clean, text)

@@ -1,0 +1,202 @@
+"""The programs, from configuration to the folder of results, on a tiny random encoder and a tiny generated data set."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig
+
+from contrastive.encoder import Encoder
+from contrastive.evaluation import Rankings, evaluate_rankings
+from contrastive.training import ContrastiveModule
+from experiments import evaluate
+from experiments.jobs.generator import jobs
+from experiments.training_run import train_and_judge
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["data.train_pairs=8", "data.dev_queries=4", "data.test_queries=4", "batch_size=4"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+
+Configure = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def configure(tiny_model_folder: Path, tmp_path: Path) -> Configure:
+    """Compose the configuration of a tiny run with further overrides."""
+
+    def composed(*overrides: str) -> DictConfig:
+        tiny = ["encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}", "trainer.enable_progress_bar=false"]
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            return compose("config", overrides=[f"folder={tmp_path}/run", "logger=csv", *tiny, *SMALL, *overrides])
+
+    return composed
+
+
+def report(config: DictConfig) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((Path(config.folder) / "metrics.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize("loss", ["infonce", "mnrl", "triplet"])
+def test_a_run_leaves_everything_it_promises(
+    loss: str, configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(f"loss={loss}")
+    monitored = train_and_judge(config)
+    folder = Path(config.folder)
+
+    content = report(config)
+    assert content["status"] == "finished"
+    assert content["monitored"]["metric"] == "dev/ndcg@10"
+    assert content["monitored"]["value"] == monitored
+    assert set(content["systems"]) == {"BM25", "before", "after"}
+    for file in ("config.yaml", "history/metrics.csv", "training.png", "results.png", "checkpoints/best.ckpt"):
+        assert (folder / file).stat().st_size > 0
+    printed = capsys.readouterr().out
+    for word in ("BM25", "before", "after", "ndcg@10", "mrr@10", "recall@10", "recall@100", config.query, str(folder)):
+        assert word in printed
+
+
+def test_files_of_a_run_agree_with_each_other(configure: Configure) -> None:
+    config = configure()
+    train_and_judge(config)
+    folder, task = Path(config.folder), jobs(train_pairs=8, dev_queries=4, test_queries=4).test
+    for name, system in report(config)["systems"].items():
+        mean = system["metrics"]["ndcg@10"]["mean"]
+        results = evaluate_rankings(Rankings.read_trec(folder / f"{name}.trec"), task)
+        assert results.means["ndcg@10"] == pytest.approx(mean)
+        with (folder / f"{name}.per_query.csv").open() as file:
+            values = [float(row["ndcg@10"]) for row in csv.DictReader(file)]
+        assert sum(values) / len(values) == pytest.approx(mean)
+
+
+def test_saved_model_is_the_one_that_was_judged(configure: Configure) -> None:
+    config = configure("optimizer.learning_rate=1e-3")
+    train_and_judge(config)
+    folder = Path(config.folder)
+    weights = Encoder.from_pretrained(folder / "model").state_dict()
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], best[f"encoder.{name}"]) for name in weights)
+    untrained = Encoder.from_pretrained(config.encoder.name_or_path).state_dict()
+    assert any(not torch.equal(weights[name], untrained[name]) for name in weights)
+
+
+def test_the_same_seed_gives_the_same_numbers(configure: Configure) -> None:
+    numbers = []
+    for _ in range(2):
+        config = configure("seed=3")
+        train_and_judge(config)
+        numbers.append(report(config)["systems"])
+    assert numbers[0] == numbers[1]
+
+
+def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
+    config = configure("judge=dev")
+    train_and_judge(config)
+    assert report(config)["data"]["judged_on"] == "dev"
+    assert not any("test" in path.read_text() for path in Path(config.folder).glob("*.trec"))
+
+
+@pytest.mark.parametrize("logger", ["none", "wandb"])
+def test_every_logger(logger: str, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", "/nonexistent")
+    config = configure(f"logger={logger}")
+    train_and_judge(config)
+    folder = Path(config.folder)
+    assert (folder / "history" / "metrics.csv").exists() == (logger == "wandb")
+    assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == (logger == "wandb")
+
+
+@pytest.mark.parametrize("setting", ["trainer.limit_val_batches=0", "trainer.fast_dev_run=true", "trainer.max_steps=1"])
+def test_lightnings_own_trainer_names_work(setting: str, configure: Configure) -> None:
+    config = configure(setting)
+    train_and_judge(config)
+    assert report(config)["status"] == "finished"
+
+
+def test_ctrl_c_leaves_what_was_finished(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = ContrastiveModule.training_step
+
+    def interrupted(self: ContrastiveModule, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ContrastiveModule, "training_step", interrupted)
+    config = configure()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train_and_judge(config)
+    content = report(config)
+    assert content["status"].startswith("stopped by")
+    assert set(content["systems"]) == {"BM25", "before"}
+    checkpoint = torch.load(Path(config.folder) / "checkpoints" / "interrupted.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("loss.temprature=0.1", ConfigCompositionException, "temprature"),
+        ("loss=unknown", MissingConfigException, "unknown"),
+        ("trainer.max_epoch=2", ConfigCompositionException, "max_epoch"),
+    ],
+)
+def test_what_cannot_be_composed_fails_at_once(
+    override: str, error: type[Exception], message: str, configure: Configure
+) -> None:
+    with pytest.raises(error, match=message):
+        configure(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["+loss.temprature=0.1"], InstantiationException, "temprature"),
+        (["loss.temperature=0"], InstantiationException, "temperature"),
+        (["encoder.name_or_path=/no/such/folder"], InstantiationException, "/no/such/folder"),
+        (["judge=train"], ValueError, "expected judge to be dev or test, got 'train'"),
+        (["trainer.max_epochs=-1"], ValueError, "to bound the run"),
+        (["batch_size=0"], ValueError, "batch_size"),
+        (["loss=triplet", "loss.mining=explicit"], ValueError, "negatives"),
+    ],
+)
+def test_what_cannot_work_fails_before_anything_is_judged(
+    overrides: list[str], error: type[Exception], message: str, configure: Configure
+) -> None:
+    config = configure(*overrides)
+    with pytest.raises(error, match=message):
+        train_and_judge(config)
+    assert not list(Path(config.folder).glob("*.trec"))
+
+
+def test_help_answers_without_loading_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.run", "--help"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "python -m experiments.run loss=infonce" in answer.stdout
+    modules = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "hydra" in modules
+    assert not modules & {"torch", "numpy", "lightning", "transformers", "wandb"}
+
+
+def test_evaluate_repeats_the_numbers_of_the_run(configure: Configure, tmp_path: Path) -> None:
+    config = configure()
+    train_and_judge(config)
+    common = ["--data", "jobs", "--output", str(tmp_path / "evaluation"), *SMALL[:3]]
+    ndcg = evaluate.main(["--model", str(config.folder), *common])
+    assert ndcg == pytest.approx(report(config)["systems"]["after"]["metrics"]["ndcg@10"]["mean"], abs=1e-6)
+    assert (tmp_path / "evaluation" / "encoder.trec").exists()
+
+
+def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no-such-model"):
+        evaluate.main(["--model", str(tmp_path / "no-such-model"), *SMALL[:3]])

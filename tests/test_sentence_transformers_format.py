@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contrastive.pooling import Pooling
+from contrastive.sentence_transformers_format import FolderSettings, read_settings, write_settings
+
+OLD = "sentence_transformers.models"
+NEW = {
+    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
+    "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
+}
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def make_folder(
+    folder: Path,
+    types: list[str],
+    *,
+    pooling: dict[str, Any] | None = None,
+    transformer: dict[str, Any] | None = None,
+    about: dict[str, Any] | None = None,
+) -> Path:
+    modules = [{"idx": i, "name": str(i), "path": f"{i}_m" if i else "", "type": t} for i, t in enumerate(types)]
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "1_m" / "config.json", pooling or {"pooling_mode": "mean"})
+    write_json(folder / "sentence_bert_config.json", transformer or {})
+    write_json(folder / "config_sentence_transformers.json", about or {})
+    return folder
+
+
+def old_types(*kinds: str) -> list[str]:
+    return [f"{OLD}.{kind}" for kind in kinds]
+
+
+BOTH = old_types("Transformer", "Pooling")
+
+
+def test_a_plain_folder_says_nothing(tmp_path: Path) -> None:
+    assert read_settings(tmp_path) == FolderSettings()
+
+
+def test_reads_the_old_names(tmp_path: Path) -> None:
+    folder = make_folder(
+        tmp_path,
+        old_types("Transformer", "Pooling", "Normalize"),
+        pooling={"word_embedding_dimension": 8, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+        transformer={"max_seq_length": 77, "do_lower_case": True},
+        about={"prompts": {"query": "q: ", "passage": "p: "}},
+    )
+    assert read_settings(folder) == FolderSettings("", "cls", True, "q: ", "p: ", 77, True)
+
+
+def test_reads_the_new_names(tmp_path: Path) -> None:
+    folder = make_folder(
+        tmp_path,
+        [NEW["Transformer"], NEW["Pooling"], NEW["Normalize"]],
+        pooling={"embedding_dimension": 8, "pooling_mode": "lasttoken", "include_prompt": True},
+        transformer={
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            "module_output_name": "token_embeddings",
+        },
+        about={"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": None},
+    )
+    assert read_settings(folder) == FolderSettings("", "last", True, "q: ", "", None, False)
+
+
+def test_reads_what_sentence_transformers_writes(tmp_path: Path, tiny_model_folder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    transformer = modules.Transformer(str(tiny_model_folder), max_seq_length=40)
+    chain = [transformer, modules.Pooling(32, pooling_mode="cls"), modules.Normalize()]
+    SentenceTransformer(modules=chain, prompts={"query": "q: "}, device="cpu").save_pretrained(str(tmp_path))
+    # 6.x writes the maximum length into the tokenizer only.
+    assert read_settings(tmp_path) == FolderSettings("", "cls", True, "q: ", "", None, False)
+
+
+def test_the_transformer_may_live_in_a_sub_folder(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "modules.json",
+        [{"path": "0_BERT", "type": f"{OLD}.Transformer"}, {"path": "1_Pooling", "type": f"{OLD}.Pooling"}],
+    )
+    write_json(tmp_path / "0_BERT/sentence_roberta_config.json", {"max_seq_length": 99})
+    write_json(tmp_path / "1_Pooling/config.json", {})
+    assert read_settings(tmp_path) == FolderSettings("0_BERT", "mean", False, None, None, 99, False)
+
+
+def test_the_default_prompt_serves_a_side_without_its_own(tmp_path: Path) -> None:
+    about = {"prompts": {"query": "q: ", "any": "a: "}, "default_prompt_name": "any"}
+    settings = read_settings(make_folder(tmp_path, BOTH, about=about))
+    assert (settings.query_prompt, settings.document_prompt) == ("q: ", "a: ")
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        f"{OLD}.Dense",
+        "sentence_transformers.base.modules.dense.Dense",
+        "custom_code.Pooling",
+        "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling",
+    ],
+)
+def test_an_unknown_module_is_refused_by_name(tmp_path: Path, unknown: str) -> None:
+    with pytest.raises(ValueError, match=f"module {unknown}, which is not supported; supported are Transformer, Pool"):
+        read_settings(make_folder(tmp_path, [*BOTH, unknown]))
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [("Transformer",), ("Transformer", "Normalize", "Pooling"), ("Transformer", "Pooling", "Pooling")],
+    ids="-".join,
+)
+def test_an_unusual_chain_is_refused(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=f"chains the modules {', '.join(kinds)}; expected"):
+        read_settings(make_folder(tmp_path, old_types(*kinds)))
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": "weightedmean"}, "weightedmean"),
+        ({"pooling_mode": ["mean", "cls"]}, "mean and cls"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls and mean"),
+    ],
+)
+def test_an_unknown_pooling_is_refused_by_name(tmp_path: Path, config: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"pools by {named}, which is not supported"):
+        read_settings(make_folder(tmp_path, BOTH, pooling=config))
+
+
+def test_pooling_without_the_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="include_prompt: false"):
+        read_settings(make_folder(tmp_path, BOTH, pooling={"pooling_mode": "mean", "include_prompt": False}))
+
+
+def test_missing_pooling_settings_are_an_error(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, BOTH)
+    (folder / "1_m/config.json").unlink()
+    with pytest.raises(ValueError, match="which is missing"):
+        read_settings(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"query_length": 32}, "query_length to 32"),
+        ({"query_expansion": {"length": 32}}, "query_expansion"),
+        ({"processing_kwargs": {"text": {"max_length": 8}}}, "processing_kwargs"),
+        ({"transformer_task": "fill-mask"}, "transformer_task to 'fill-mask'"),
+        ({"modality_config": {"text": {"method_output_name": "pooler_output"}}}, "'pooler_output'"),
+    ],
+)
+def test_options_that_change_the_embeddings_are_refused(tmp_path: Path, config: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        read_settings(make_folder(tmp_path, BOTH, transformer=config))
+
+
+def test_normalizing_token_vectors_is_refused(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, old_types("Transformer", "Pooling", "Normalize"))
+    write_json(folder / "2_m/config.json", {"module_input_name": "token_embeddings"})
+    with pytest.raises(ValueError, match="normalizes 'token_embeddings'"):
+        read_settings(folder)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_reads_back_what_it_writes(tmp_path: Path, pooling: Pooling, normalize: bool) -> None:
+    write_settings(
+        tmp_path,
+        dimension=8,
+        pooling=pooling,
+        normalize=normalize,
+        query_prompt="Suche: ",
+        document_prompt="für: ",
+        max_length=99,
+    )
+    assert read_settings(tmp_path) == FolderSettings("", pooling, normalize, "Suche: ", "für: ", 99, False)
+
+
+def test_writes_the_names_that_every_version_reads(tmp_path: Path) -> None:
+    write_settings(
+        tmp_path, dimension=8, pooling="mean", normalize=True, query_prompt="", document_prompt="", max_length=99
+    )
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    assert [module["type"] for module in modules] == old_types("Transformer", "Pooling", "Normalize")
+    pooling = json.loads((tmp_path / "1_Pooling/config.json").read_text())
+    assert pooling["word_embedding_dimension"] == 8
+    assert [key for key, value in pooling.items() if value is True] == ["pooling_mode_mean_tokens"]
+    about = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+    assert about["similarity_fn_name"] == "cosine"

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pickle
+
+import oracles
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from contrastive import similarity
+from contrastive.similarity import ProductSimilarity, cosine, dot, euclidean, flipped, named, score_pairs, unit
+
+ALL = pytest.mark.parametrize("chosen", [cosine, dot, euclidean], ids=repr)
+
+
+def embeddings(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@ALL
+@settings(deadline=None, max_examples=25)
+@given(num_queries=st.integers(0, 4), num_keys=st.integers(0, 5), width=st.integers(1, 6), seed=st.integers(0, 9))
+def test_equals_its_definition(
+    chosen: ProductSimilarity, num_queries: int, num_keys: int, width: int, seed: int
+) -> None:
+    queries, keys = embeddings(num_queries, width, seed=seed), embeddings(num_keys, width, seed=seed + 100)
+    define = oracles.SIMILARITIES[chosen.name]
+    expected = torch.tensor([[define(q, k) for k in keys] for q in queries], dtype=torch.float64)
+    torch.testing.assert_close(chosen(queries, keys), expected.reshape(num_queries, num_keys))
+
+
+@ALL
+def test_gradcheck(chosen: ProductSimilarity) -> None:
+    assert torch.autograd.gradcheck(
+        chosen, (embeddings(3, 4).requires_grad_(), embeddings(5, 4, seed=1).requires_grad_())
+    )
+
+
+@ALL
+def test_prepared_vectors_give_the_scores_from_blocks_of_a_product(chosen: ProductSimilarity) -> None:
+    queries, keys = embeddings(3, 4), embeddings(6, 4, seed=1)
+    prepared, candidates = chosen.prepare(queries), chosen.prepare(keys)
+    blocks = [chosen.score(prepared @ block.T, prepared, block) for block in candidates.split(4)]
+    torch.testing.assert_close(torch.cat(blocks, dim=1), chosen(queries, keys))
+
+
+@ALL
+def test_slope_gives_the_gradient_by_hand(chosen: ProductSimilarity) -> None:
+    """What a tiled loss will do in place of autograd, as the class says."""
+    queries = chosen.prepare(embeddings(3, 4)).requires_grad_()
+    keys = chosen.prepare(embeddings(5, 4, seed=1)).requires_grad_()
+    of_scores = embeddings(3, 5, seed=2)
+    scores = chosen.score(queries @ keys.T, queries, keys)
+    of_queries, of_keys = torch.autograd.grad(scores, (queries, keys), of_scores)
+
+    by_products = of_scores * chosen.slope(scores)
+    expected_queries, expected_keys = by_products @ keys, by_products.T @ queries
+    if chosen.lengths_matter:
+        expected_queries = expected_queries - by_products.sum(1, keepdim=True) * queries
+        expected_keys = expected_keys - by_products.sum(0)[:, None] * keys
+    torch.testing.assert_close(of_queries, expected_queries)
+    torch.testing.assert_close(of_keys, expected_keys)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_scores_are_float32_or_better(chosen: ProductSimilarity, dtype: torch.dtype) -> None:
+    queries, keys = embeddings(3, 16).to(dtype), embeddings(5, 16, seed=1).to(dtype)
+    precise = torch.float64 if dtype == torch.float64 else torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores, any_callable = chosen(queries, keys), score_pairs(lambda q, k: q @ k.T, queries, keys)
+    assert scores.dtype == any_callable.dtype == precise
+    torch.testing.assert_close(scores, chosen(queries.double(), keys.double()).to(precise))
+    torch.testing.assert_close(any_callable, dot(queries.double(), keys.double()).to(precise))
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zero_vectors_and_equal_vectors_have_finite_gradients(chosen: ProductSimilarity, dtype: torch.dtype) -> None:
+    queries = embeddings(3, 48).to(dtype)
+    queries[0] = 0
+    keys = torch.cat([queries.clone(), torch.zeros(1, 48, dtype=dtype)])
+    queries.requires_grad_()
+    keys.requires_grad_()
+    scores = chosen(queries, keys)
+    assert scores.isfinite().all()
+    for gradient in torch.autograd.grad(scores.sum(), (queries, keys)):
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() < 50
+    if chosen is euclidean:
+        assert scores.diagonal().eq(0).all()
+        assert chosen.slope(scores).diagonal().eq(0).all()
+    if chosen is cosine:
+        assert scores[0].eq(0).all()
+
+
+def test_unit_vectors_have_length_one_and_float32() -> None:
+    torch.testing.assert_close(unit(embeddings(4, 3).bfloat16()).norm(dim=1), torch.ones(4))
+
+
+@ALL
+def test_is_known_by_name_and_survives_pickling(chosen: ProductSimilarity) -> None:
+    assert named(chosen.name) is chosen
+    assert named(chosen) is chosen
+    assert repr(chosen) == chosen.name
+    assert getattr(similarity, chosen.name) is chosen
+    assert pickle.loads(pickle.dumps(chosen)) == chosen
+
+
+def test_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'cosine', 'dot', 'euclidean' or a callable, got 'manhattan'"):
+        named("manhattan")  # type: ignore[arg-type]
+
+
+def test_flipped_scores_are_the_transpose() -> None:
+    bilinear = embeddings(4, 4, seed=2)
+    queries, keys = embeddings(3, 4), embeddings(5, 4, seed=1)
+    for chosen in (cosine, lambda q, k: q @ bilinear @ k.T):
+        torch.testing.assert_close(flipped(chosen)(keys, queries), chosen(queries, keys).T)
+
+
+@ALL
+def test_shapes_that_do_not_match_are_named(chosen: ProductSimilarity) -> None:
+    expected = r"expected queries \[Q, D\] and keys \[K, D\] with the same D, got \[4, 8\] and \[4, 16\]"
+    for score in (chosen, lambda q, k: score_pairs(chosen, q, k)):
+        with pytest.raises(ValueError, match=expected):
+            score(torch.zeros(4, 8), torch.zeros(4, 16))
+        with pytest.raises(ValueError, match=r"got \[8\] and \[4, 8\]"):
+            score(torch.zeros(8), torch.zeros(4, 8))
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected scores \[2, 3\] of the similarity, got \[3, 2\]"):
+        score_pairs(lambda q, k: k @ q.T, torch.zeros(2, 4), torch.zeros(3, 4))
