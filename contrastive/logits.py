@@ -59,7 +59,7 @@ def softmax_rows(
         return scores.sum(1), answered
 
     logits = scores / temperature
-    # An unanswered row keeps all its logits: -inf alone would turn to NaN in the log-sum-exp, and trip anomaly detection.
+    # An unanswered row keeps all its logits: -inf alone would turn to NaN on the way, and trip anomaly detection.
     left_out = ~(positive | negative) & answered[:, None]
     candidates = logits.masked_fill(left_out, -torch.inf)
     # Relative to the largest candidate: log-sum-exp would add it back, and a loss near 0 be lost in its rounding.

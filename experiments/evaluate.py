@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
 
 USAGE = """\
@@ -27,7 +29,9 @@ def main(arguments: list[str] | None = None) -> float:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return evaluate(options)
-    except (ValueError, FileNotFoundError) as error:
+    except HydraException as error:  # wraps what the part itself said
+        sys.exit(f"error: {error.__cause__ or error}")
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

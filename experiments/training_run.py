@@ -20,7 +20,7 @@ from typing import Any
 import lightning
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -117,12 +117,7 @@ def build(config: DictConfig, folder: Path) -> Parts:
         data.train, data.dev, batch_size=config.batch_size, seed=config.seed, num_negatives=config.num_negatives
     )
     encoder: Encoder = instantiate(config.encoder)
-    validates = data.dev is not None and config.trainer.limit_val_batches != 0
-    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
-    if not validates:
-        log.info("Nothing is validated on: the last weights are kept.")
-        monitors = (EarlyStopping, ModelCheckpoint)
-        callbacks = [callback for callback in callbacks if not isinstance(callback, monitors)]
+    callbacks = build_callbacks(config, validates=data.dev is not None and config.trainer.limit_val_batches != 0)
     loggers = instantiate(config.logger, folder=folder)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     total_steps = planned_steps(len(datamodule.batches), trainer)
@@ -131,6 +126,20 @@ def build(config: DictConfig, folder: Path) -> Parts:
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     return Parts(data, task, encoder, module, datamodule, trainer, loggers)
+
+
+def build_callbacks(config: DictConfig, *, validates: bool) -> list[Callback]:
+    """Build the callbacks, without those that the trainer's own switches turn off or that have nothing to watch."""
+    unwanted: tuple[type[Callback], ...] = ()
+    if not validates:
+        log.info("There is nothing to validate on: the last weights are kept.")
+        unwanted += (EarlyStopping, ModelCheckpoint)
+    if not config.trainer.enable_progress_bar:
+        unwanted += (ProgressBar,)
+    if not config.trainer.get("enable_checkpointing", True):
+        unwanted += (ModelCheckpoint,)
+    built = (instantiate(callback) for callback in config.callbacks.values() if callback is not None)
+    return [callback for callback in built if not isinstance(callback, unwanted)]
 
 
 def restore_best(parts: Parts) -> dict[str, Any] | None:

@@ -146,6 +146,7 @@ def test_an_empty_text_without_special_tokens(tiny_encoder: Encoder) -> None:
     embeddings = tiny_encoder(["", "chef"])
     embeddings.sum().backward()
     assert embeddings.isfinite().all()
+    torch.testing.assert_close(tiny_encoder([""]), embeddings[:1], atol=1e-6, rtol=0)
     assert all(p.grad is None or p.grad.isfinite().all() for p in tiny_encoder.parameters())
 
 
@@ -227,6 +228,15 @@ def test_encode_in_several_chunks(tiny_encoder: Encoder, monkeypatch: pytest.Mon
     shapes = backbone_batches(tiny_encoder)
     assert_allclose(tiny_encoder.encode(TEXTS, tokens_per_batch=10_000), expected, atol=1e-6)
     assert [rows for rows, _ in shapes] == [2, 2, 2]
+    lengths = [length for _, length in shapes]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_encode_gives_float32_whatever_the_weights_are(tiny_encoder: Encoder) -> None:
+    expected = tiny_encoder.encode(TEXTS)
+    embeddings = tiny_encoder.double().encode(TEXTS)
+    assert embeddings.dtype == np.float32
+    assert_allclose(embeddings, expected, atol=1e-6)
 
 
 def test_encode_keeps_to_the_budget_it_is_given(tiny_encoder: Encoder) -> None:

@@ -265,8 +265,9 @@ class LengthEncoder:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
-    def encode(self, texts: Sequence[str], *, side: str, show_progress: bool) -> Tensor:
+    def encode(self, texts: Sequence[str], *, side: str, show_progress: bool, as_numpy: bool) -> Tensor:
         assert not show_progress
+        assert not as_numpy
         self.calls.append((side, len(texts)))
         return torch.tensor([[float(len(text)), 1.0] for text in texts])
 
@@ -322,7 +323,7 @@ def lexical_task(corpus: Mapping[str, str], *queries: str) -> RetrievalTask:
 
 
 def test_bm25_ranks_shared_words_and_drops_the_rest(capfd: pytest.CaptureFixture[str]) -> None:
-    corpus = {"b": "python developer", "a": "Python developer!", "c": "python python python", "d": "a chef"}
+    corpus = {"b": "python developer", "a": "Python developer!", "c": "python python python", "d": "the chef"}
     task = lexical_task(corpus, "developer python", "unheard-of", "the", "", "chef")
     rankings = bm25_rankings(task, depth=100)
     assert rankings.documents == {"q0": ["a", "b", "c"], "q1": [], "q2": [], "q3": [], "q4": ["d"]}
@@ -337,6 +338,11 @@ def test_bm25_scores_are_those_of_the_formula() -> None:
     idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
     expected = [idf * n / (n + 1.5 * (1 - 0.75 + 0.75 * length / 2)) for n, length in ((2, 3), (1, 2))]
     assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_bm25_does_not_return_the_query_itself() -> None:
+    corpus = {"a": "red green", "b": "red blue", "q0": "red yellow"}
+    assert bm25_rankings(lexical_task(corpus, "red", "Red  blue")).documents == {"q0": ["a", "b"], "q1": ["a", "q0"]}
 
 
 def test_bm25_does_not_depend_on_the_order_of_the_corpus() -> None:

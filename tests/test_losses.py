@@ -95,6 +95,7 @@ def selection(num_rows: int, num_cols: int, pairs: oracles.Pairs) -> Tensor:
 
 SEVERAL = {(0, 0), (0, 5), (1, 1), (2, 2), (2, 0), (3, 3), (3, 9), (3, 10)}
 EXCLUDED = {(0, 0), (0, 1), (1, 0), (2, 6), (3, 9), (3, 7)}
+FOR_ALL = {(0, 0), (1, 0), (2, 0), (1, 1), (2, 2)}
 CROSSED = {(0, 4), (1, 4), (2, 1), (3, 8)}
 OWNERS = [0, 1, 2, 3, 0, 0, 1, 3, 3, 3, -1, -1]
 BATCHES = {
@@ -128,6 +129,7 @@ BATCHES = {
     "a query without positives": Batch(
         3, 9, {"positives": torch.tensor([[0, 0], [2, 2], [2, 4]])}, positives={(0, 0), (2, 2), (2, 4)}
     ),
+    "a key that answers every query": Batch(3, 9, {"positives": torch.tensor(sorted(FOR_ALL))}, positives=FOR_ALL),
     "one pair with negatives": Batch(1, 3),
 }
 every_batch = pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())

@@ -160,7 +160,7 @@ def test_the_margin_is_reachable_at_its_bound() -> None:
 
 
 def test_health_counts_the_active_triplets() -> None:
-    queries, keys = on_a_line(0, 0), on_a_line(2, 2, 1, 3)
+    queries, keys = on_a_line(0, 0), on_a_line(2, 2, 1, 4)
     exclude = torch.tensor([[False, True, False, False], [True, True, True, True]])
     summaries = {}
     for name, options in {"hinge": {"margin": 0.5}, "soft": {"soft_margin": True}}.items():
@@ -169,13 +169,20 @@ def test_health_counts_the_active_triplets() -> None:
         summaries[name] = health.summary()
     expected = {
         "positive_distance": 2.0,
-        "negative_distance": 2.0,
+        "negative_distance": 2.5,
         "active_share": 0.5,
         "excluded_share": 4 / 6,
         "unanswered": 0.5,
     }
     assert summaries["hinge"] == pytest.approx(expected)
     assert summaries["soft"] == pytest.approx(expected)
+
+
+def test_health_has_cosine_distances_from_0_to_2() -> None:
+    health = Health()
+    triplet(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [-1.0, 0.0]]), health=health)
+    summary = health.summary()
+    assert (summary["positive_distance"], summary["negative_distance"]) == (0, 2)
 
 
 def test_modules_describe_themselves() -> None:

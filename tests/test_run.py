@@ -90,10 +90,10 @@ def test_saved_model_is_the_one_that_was_judged(configure: Configure) -> None:
     assert any(not torch.equal(weights[name], untrained[name]) for name in weights)
 
 
-def test_the_same_seed_gives_the_same_numbers(configure: Configure) -> None:
+def test_the_same_seed_gives_the_same_numbers(configure: Configure, tmp_path: Path) -> None:
     numbers = []
-    for _ in range(2):
-        config = configure("seed=3")
+    for folder in ("first", "second"):
+        config = configure("seed=3", f"folder={tmp_path}/{folder}")
         train_and_judge(config)
         numbers.append(report(config)["systems"])
     assert numbers[0] == numbers[1]
@@ -102,8 +102,10 @@ def test_the_same_seed_gives_the_same_numbers(configure: Configure) -> None:
 def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
     config = configure("judge=dev")
     train_and_judge(config)
-    assert report(config)["data"]["judged_on"] == "dev"
-    assert not any("test" in path.read_text() for path in Path(config.folder).glob("*.trec"))
+    assert report(config)["data"]["judged_on"] == "jobs-dev"
+    rankings = [path.read_text() for path in Path(config.folder).glob("*.trec")]
+    assert len(rankings) == 3
+    assert all("dev-q" in ranking and "test-q" not in ranking for ranking in rankings)
 
 
 @pytest.mark.parametrize("logger", ["none", "wandb"])
@@ -117,7 +119,16 @@ def test_every_logger(logger: str, configure: Configure, monkeypatch: pytest.Mon
     assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == (logger == "wandb")
 
 
-@pytest.mark.parametrize("setting", ["trainer.limit_val_batches=0", "trainer.fast_dev_run=true", "trainer.max_steps=1"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "trainer.limit_val_batches=0",
+        "trainer.fast_dev_run=true",
+        "trainer.max_steps=1",
+        "+trainer.enable_checkpointing=false",
+        "+trainer.overfit_batches=1",
+    ],
+)
 def test_lightnings_own_trainer_names_work(setting: str, configure: Configure) -> None:
     config = configure(setting)
     train_and_judge(config)

@@ -103,7 +103,7 @@ def _measure(metric: str) -> Any:
 
 
 def _relevant(task: RetrievalTask) -> dict[str, dict[str, int]]:
-    """Return the grades of queries with a relevant document, those below 0 made 0."""
+    """Return the grades of the queries that have a relevant document, checked."""
     relevant = {}
     for query_id, grades in task.qrels.items():
         if query_id not in task.queries:
@@ -114,7 +114,7 @@ def _relevant(task: RetrievalTask) -> dict[str, dict[str, int]]:
                     f"{task.name}: document {document_id!r}, judged for {query_id!r}, is not in the corpus"
                 )
         if max(grades.values(), default=0) > 0:
-            relevant[query_id] = {document_id: max(grade, 0) for document_id, grade in grades.items()}
+            relevant[query_id] = dict(grades)
     if not relevant:
         raise ValueError(f"{task.name}: expected a query with a relevant document, got none among {len(task.queries)}")
     return relevant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from contrastive.similarity import cosine
 class TextEncoder(Protocol):
     """Embeds texts, [B, D], in their order and without gradients."""
 
-    def encode(self, texts: Sequence[str], *, side: Side, show_progress: bool) -> Tensor:
+    def encode(self, texts: Sequence[str], *, side: Side, show_progress: bool, as_numpy: Literal[False]) -> Tensor:
         """Return the embeddings; `side` chooses the prompt."""
         ...
 
@@ -35,11 +35,12 @@ class TaskEmbeddings:
 
 def embed(encoder: TextEncoder, task: RetrievalTask, *, show_progress: bool = False) -> TaskEmbeddings:
     """Embed the queries and the corpus of a task once, for everything that is to be measured on them."""
+
+    def encode(texts: Mapping[str, str], side: Side) -> Tensor:
+        return encoder.encode(list(texts.values()), side=side, show_progress=show_progress, as_numpy=False)
+
     return TaskEmbeddings(
-        tuple(task.queries),
-        torch.as_tensor(encoder.encode(list(task.queries.values()), side="query", show_progress=show_progress)),
-        tuple(task.corpus),
-        torch.as_tensor(encoder.encode(list(task.corpus.values()), side="document", show_progress=show_progress)),
+        tuple(task.queries), encode(task.queries, "query"), tuple(task.corpus), encode(task.corpus, "document")
     )
 
 

@@ -83,7 +83,7 @@ def world(split: Split, queries: int, *, seed: int, hard: int = 0, taken: Collec
         search, positive = pairs[owner]
         random = Random(f"jobs/{seed}/{split}/{owner}/hard/{turn}")
         name = f"{split}-d{len(postings):04d}"
-        kind, posting = draw_negative(name, (owner + turn) % len(KINDS), search, positive.role, palette(split), random)
+        kind, posting = draw_negative(name, owner + turn, search, positive.role, palette(split), random)
         negatives[owner].append(len(postings))
         postings.append(posting)
         kinds.append(kind)

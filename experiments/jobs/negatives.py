@@ -2,7 +2,7 @@
 
 Kinds, hardest first: the skills only in passing or negated; the skills in an unrelated role; most skills but the wrong
 seniority; the role with too few of the skills; the role with other skills. A kind that cannot be built for a search
-(an unrelated role for one that names none, a wrong seniority for one that states no years) gives way to one that can.
+(an unrelated role for one that names none, a wrong seniority for one that states no years) gives way to the next.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from experiments.jobs.labels import ENOUGH, Posting, Search, contradicts, grade
 from experiments.jobs.postings import Plan, draw_level, draw_plan, write
 from experiments.jobs.vocabulary import Palette, roles
 
-ALWAYS = ("passing", "too_few", "other_skills")
 KINDS = ("passing", "other_role", "wrong_years", "too_few", "other_skills")
 
 
@@ -42,14 +41,19 @@ def _some(search: Search, role: str, count: int, palette: Palette, random: Rando
 
 
 def _wrong_years(search: Search, role: str, palette: Palette, random: Random) -> Plan | None:
-    if search.years is None or (len(search.skills) - 1) / len(search.skills) < ENOUGH:
-        return None
     plan = _some(search, role, len(search.skills) - 1, palette, random)
     for level in random.sample(palette.levels, len(palette.levels)):
         _, low, high = draw_level(palette, random, around=level)
         if contradicts(search.years, low, high):
             return replace(plan, level=level, low=low, high=high)
     return None
+
+
+def _allowed(search: Search) -> list[str]:
+    """The kinds that make sense for a search."""
+    most = (len(search.skills) - 1) / len(search.skills) >= ENOUGH
+    fits = {"other_role": search.role is not None, "wrong_years": search.years is not None and most}
+    return [kind for kind in KINDS if fits.get(kind, True)]
 
 
 def _plan(kind: str, search: Search, role: str, palette: Palette, random: Random) -> Plan | None:
@@ -66,11 +70,11 @@ def _plan(kind: str, search: Search, role: str, palette: Palette, random: Random
 def draw_negative(
     document_id: str, start: int, search: Search, role: str, palette: Palette, random: Random
 ) -> tuple[str, Posting]:
-    """Draws a hard negative of the kind `KINDS[start]`, or of one that can always be built if the search forbids it.
+    """Draws a hard negative of one of the kinds that the search allows.
 
     Args:
         document_id: Id of the posting.
-        start: Which of `KINDS` to try first, modulo their number.
+        start: Which of these kinds to try first, modulo their number.
         search: The search it must not answer.
         role: The role behind the search, stated or not.
         palette: Words of the split.
@@ -79,7 +83,9 @@ def draw_negative(
     Returns:
         The kind, and a posting with grade 0 for `search`.
     """
-    for kind in (KINDS[start % len(KINDS)], *random.sample(ALWAYS, len(ALWAYS))):
+    allowed = _allowed(search)
+    for step in range(len(allowed)):
+        kind = allowed[(start + step) % len(allowed)]
         plan = _plan(kind, search, role, palette, random)
         if plan is None:
             continue

@@ -85,6 +85,7 @@ class _Writer:
     def __init__(self, plan: Plan, palette: Palette, random: Random) -> None:
         self.plan, self.palette, self.random = plan, palette, random
         self.voice = random.choice(VOICES)
+        self.used: set[str] = set()
         self.facts = self._facts()
         named = [skill for skill in plan.required if random.random() < NAMED]
         self.named = {skill: self._form(skill) for skill in named}
@@ -113,7 +114,11 @@ class _Writer:
         return self.random.choice(self.palette.forms[skill])
 
     def _say(self, kind: str, **more: str) -> str:
-        return self._fill(self.random.choice(self.palette.lines[kind]), **more)
+        """Fills a template of this kind; one that this posting has not used yet, as long as there is any."""
+        lines = self.palette.lines[kind]
+        template = self.random.choice([line for line in lines if line not in self.used] or lines)
+        self.used.add(template)
+        return self._fill(template, **more)
 
     def _fill(self, template: str, **more: str) -> str:
         if self.facts["title"][0] in "AEIO":
@@ -144,7 +149,7 @@ class _Writer:
         if shown[:listed]:
             lines.append(self._say("skills", skills=self._list([self.named[skill] for skill in shown[:listed]])))
         for skill in self.plan.required:
-            if skill not in self.named or random.random() < 0.2:
+            if skill not in self.named or random.random() < 0.45:
                 lines.append(self._demand(skill))
         return random.sample(lines, len(lines))
 
@@ -186,11 +191,11 @@ class _Writer:
                 self.palette.roles[self.plan.role].duties, len(self.palette.roles[self.plan.role].duties)
             )
         ]
-        pool = [("about", line) for line in self._several(f"about.{self.voice}", random.randint(1, 5))]
+        pool = [("about", line) for line in self._several(f"about.{self.voice}", random.randint(1, 4))]
         pool += [("duties", line) for line in duties[: random.randint(0, 3)]]
         pool += [("requirements", line) for line in self._several("education", random.randint(0, 1))]
-        pool += [("extras", line) for line in self._several("extras", random.randint(0, 6))]
-        pool += [("extras", line) for line in self._several("closing", random.randint(0, 5))]
+        pool += [("extras", line) for line in self._several("extras", random.randint(0, 4))]
+        pool += [("extras", line) for line in self._several("closing", random.randint(0, 3))]
         random.shuffle(pool)
         length = sum(len(line.split()) for lines in sections.values() for line in lines)
         for section, line in pool:

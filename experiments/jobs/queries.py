@@ -18,7 +18,7 @@ def misspell(word: str, random: Random) -> str:
     """Makes one typing mistake inside a word: swapped, dropped, doubled or replaced letter.
 
     >>> misspell("experience", Random(1))
-    'expeerience'
+    'expreience'
     """
     place = random.randrange(1, len(word) - 1)
     before, letter, after = word[:place], word[place], word[place + 1 :]
