@@ -19,7 +19,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from contrastive.data import RetrievalTask, TextData
-from experiments.jobs.generator import World, bag, jobs, worlds
+from experiments.jobs.generator import World, bag, jobs, world, worlds
 from experiments.jobs.labels import Posting, Search, contradicts
 from experiments.jobs.queries import misspell
 from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, names, palette, roles
@@ -238,6 +238,14 @@ def test_splits_share_no_posting_and_no_near_identical_query() -> None:
         assert not ids[0] & ids[1]
         bags = [[bag(search.clean) for search in drawn()[split].searches] for split in (one, other)]
         assert max(len(words & rival) / len(words | rival) for words in bags[0] for rival in bags[1]) < 0.9
+
+
+def test_a_query_that_is_taken_is_drawn_again() -> None:
+    first = world("train", 20, seed=0)
+    taken = {bag(search.text) for search in first.searches[:5]}
+    second = world("train", 20, seed=0, taken=taken)
+    assert not taken & {bag(search.text) for search in second.searches}
+    assert second.searches[5:] == first.searches[5:]
 
 
 # Style
