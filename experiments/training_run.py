@@ -60,8 +60,10 @@ def train_and_judge(config: DictConfig) -> float:
     report: dict[str, Any] = {"status": "running", "data": _sizes(parts), **provenance(), "systems": {}}
     try:
         return _run(config, folder, parts, report)
-    except BaseException as error:  # Ctrl-C and SystemExit too: what was finished stays readable
-        report["status"] = f"stopped by {type(error).__name__}: {error}"
+    except BaseException as error:  # Lightning turns Ctrl-C into SystemExit
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        report["status"] = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+        log.warning("\nThe run was stopped (%s). What was finished is in %s", report["status"], folder)
         raise
     finally:
         results.write_json(folder / "metrics.json", report)
@@ -85,14 +87,16 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
         results.write_json(folder / "metrics.json", report)
 
     judge("BM25")
-    judge("before")
+    if config.before:
+        judge("before")
     parts.trainer.fit(parts.module, parts.datamodule)
     clock.lap("train")
     monitored = restore_best(parts)
     report["monitored"] = monitored
     parts.encoder.save_pretrained(folder / "model")
     judge("after")
-    report["gain"] = gain(judged["before"], judged["after"])
+    if config.before:
+        report["gain"] = gain(judged["before"], judged["after"])
     report["status"] = "finished"
     rankings = {name: judgement.rankings for name, judgement in judged.items()}
     examples = results.example_rows(parts.task, rankings)
@@ -185,14 +189,15 @@ def show(
     systems = {name: judgement.results for name, judgement in judged.items()}
     title = f"{_described(task)}; mean and 95 % interval over queries"
     results.print_table(title, systems, console)
-    change = report["gain"]["ndcg@10"]
-    console.print(
-        f"after - before, nDCG@10: {change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}], "
-        f"p = {change['p_value']:.4f} (paired randomisation test)",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    if "gain" in report:
+        change = report["gain"]["ndcg@10"]
+        console.print(
+            f"after - before, nDCG@10: {change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}], "
+            f"p = {change['p_value']:.4f} (paired randomisation test)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     results.print_top(config.query, {name: judgement.top for name, judgement in judged.items()}, console)
     results.plot_results(folder / "results.png", systems)
     results.plot_training(folder / "training.png", folder / HISTORY / "metrics.csv")

@@ -99,6 +99,12 @@ def test_the_same_seed_gives_the_same_numbers(configure: Configure, tmp_path: Pa
     assert numbers[0] == numbers[1]
 
 
+def test_the_untuned_encoder_can_be_left_out(configure: Configure) -> None:
+    config = configure("before=false")
+    train_and_judge(config)
+    assert set(report(config)["systems"]) == {"BM25", "after"}
+
+
 def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
     config = configure("judge=dev")
     train_and_judge(config)
@@ -148,7 +154,7 @@ def test_ctrl_c_leaves_what_was_finished(configure: Configure, monkeypatch: pyte
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train_and_judge(config)
     content = report(config)
-    assert content["status"].startswith("stopped by")
+    assert content["status"] == "interrupted"
     assert set(content["systems"]) == {"BM25", "before"}
     checkpoint = torch.load(Path(config.folder) / "checkpoints" / "interrupted.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1
