@@ -1,26 +1,22 @@
-"""Training an encoder with a contrastive loss under Lightning: the module, the data module, the optimiser.
+"""Training an encoder with a contrastive loss under Lightning: the module and the data module.
 
 - The loss is any callable with the signature of `contracts.RankingLoss`; it is given those fields of the batch that its
   signature names, so a new kind of loss needs no change here.
 - Validation ranks the full corpus of the dev task: accuracy on a handful of triplets saturates and says little.
-- The learning-rate schedule counts its steps itself: reading `Trainer.estimated_stepping_batches` builds the loader
-  early and loses its position on resume.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
@@ -31,6 +27,7 @@ from contrastive.encoder import Encoder
 from contrastive.evaluation import evaluate_rankings, rank
 from contrastive.health import Health
 from contrastive.masks import known_positive
+from contrastive.optimization import LinearDecayAdamW
 
 BATCH_FIELDS: dict[str, Callable[[Batch], Any]] = {
     "owners": lambda batch: batch.owners,
@@ -40,66 +37,6 @@ BATCH_FIELDS: dict[str, Callable[[Batch], Any]] = {
     "teacher_scores": lambda batch: batch.teacher_scores,
 }
 """What a loss can ask for by the name of a parameter, and where in the batch it is found."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinearDecayAdamW:
-    """AdamW whose learning rate rises linearly for the warm-up and then falls linearly to zero.
-
-    Attributes:
-        learning_rate: Peak learning rate of the encoder.
-        weight_decay: Decoupled weight decay of matrices; biases, norms and the loss have none
-            (Loshchilov and Hutter, 2019).
-        warmup_ratio: Share of the steps spent warming up, from 0 to 1.
-        loss_learning_rate: Peak learning rate of the loss's own parameters, such as a learnable temperature.
-    """
-
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-    warmup_ratio: float = 0.1
-    loss_learning_rate: float = 1e-2
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"expected warmup_ratio from 0 to 1, got {self.warmup_ratio}")
-
-    def __call__(self, encoder: nn.Module, loss: nn.Module, total_steps: int) -> tuple[AdamW, LambdaLR]:
-        """Build the optimiser of the trainable parameters and its schedule over `total_steps` steps."""
-        weights = [p for p in encoder.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-            {"params": list(loss.parameters()), "weight_decay": 0.0, "lr": self.loss_learning_rate},
-        ]
-        optimizer = AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
-        warmup = math.ceil(self.warmup_ratio * total_steps)
-
-        def share_of_peak(step: int) -> float:
-            rising = (step + 1) / (warmup + 1)
-            falling = (total_steps - step) / max(1, total_steps - warmup)
-            return max(0.0, min(rising, falling, 1.0))
-
-        return optimizer, LambdaLR(optimizer, share_of_peak)
-
-
-def planned_steps(batches_per_epoch: int, trainer: lightning.Trainer) -> int:
-    """Return how many optimiser steps a trainer will take with so many batches an epoch.
-
-    Raises:
-        ValueError: If the trainer has no end, or there is no batch to train on.
-    """
-    limit = trainer.limit_train_batches
-    batches = int(batches_per_epoch * limit) if isinstance(limit, float) else min(batches_per_epoch, limit)
-    if batches < 1:
-        raise ValueError(f"expected at least one training batch, got {batches_per_epoch} limited to {limit}")
-    max_epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-    if max_epochs < 0 and trainer.max_steps < 0:
-        raise ValueError("expected trainer.max_epochs or trainer.max_steps to bound the run, got neither")
-    steps_of_epochs = max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
-    bounds = [bound for bound in (steps_of_epochs, trainer.max_steps) if bound >= 0]
-    return min(bounds)
 
 
 class ContrastiveModule(lightning.LightningModule):

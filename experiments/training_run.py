@@ -7,13 +7,10 @@ written next, and only then does training start. Whatever ends the run early fin
 from __future__ import annotations
 
 import logging
-import platform
-import subprocess
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +24,12 @@ from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
 from contrastive.encoder import Encoder
+from contrastive.optimization import planned_steps
 from contrastive.statistics import paired_difference
-from contrastive.training import ContrastiveData, ContrastiveModule, planned_steps
+from contrastive.training import ContrastiveData, ContrastiveModule
 from experiments import results
 from experiments.judging import Judgement, judge_bm25, judge_encoder
+from experiments.provenance import provenance
 from experiments.tracking import HISTORY, finish, log_results
 
 log = logging.getLogger(__name__)
@@ -235,31 +234,13 @@ class Clock:
         self._last = now
 
 
-def provenance() -> dict[str, Any]:
-    """Return what the numbers depend on beside the configuration: versions, machine, state of the checkout."""
-    packages = ("torch", "transformers", "lightning", "bm25s", "ir-measures")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        "git": {"commit": _git("rev-parse", "HEAD"), "changed_files": _git("status", "--porcelain")},
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def final_numbers(report: Mapping[str, Any]) -> dict[str, float]:
     """Flatten the report to `<system>/<metric>` for a tracker's summary."""
-    return {
-        f"{system}/{metric}": cell["mean"]
-        for system, judged in report["systems"].items()
-        for metric, cell in judged["metrics"].items()
-    }
+    numbers: dict[str, float] = {}
+    for system, judged in report["systems"].items():
+        means = {metric: cell["mean"] for metric, cell in judged["metrics"].items()}
+        numbers |= {f"{system}/{name}": value for name, value in {**means, **judged["embedding_health"]}.items()}
+    return numbers
 
 
 def _described(task: RetrievalTask) -> str:

@@ -1,9 +1,7 @@
 """The Lightning module, the data module and the optimiser, on a tiny random encoder."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -15,13 +13,8 @@ from contrastive.contracts import ChosenNegatives
 from contrastive.data import Batch, Record, RetrievalTask
 from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
-from contrastive.training import (
-    ContrastiveData,
-    ContrastiveModule,
-    LinearDecayAdamW,
-    add_negatives,
-    planned_steps,
-)
+from contrastive.optimization import LinearDecayAdamW, planned_steps
+from contrastive.training import ContrastiveData, ContrastiveModule, add_negatives
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
@@ -164,55 +157,6 @@ def test_bfloat16_autocast_keeps_scores_and_loss_in_float32(tiny_encoder: Encode
     assert seen[0] == torch.bfloat16
 
 
-def test_schedule_rises_then_falls_to_zero(tiny_encoder: Encoder) -> None:
-    optimizer, schedule = LinearDecayAdamW(learning_rate=1.0, warmup_ratio=0.2)(tiny_encoder, InfoNCELoss(), 10)
-    rates = []
-    for _ in range(10):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert rates[3:] == sorted(rates[3:], reverse=True)
-    assert rates[-1] == pytest.approx(1 / 8)
-    assert schedule.get_last_lr()[0] == 0
-
-
-def test_biases_norms_and_the_loss_are_not_decayed(tiny_encoder: Encoder) -> None:
-    loss = InfoNCELoss(learnable_temperature=True)
-    optimizer, _ = LinearDecayAdamW(weight_decay=0.1, loss_learning_rate=0.5)(tiny_encoder, loss, 10)
-    for group in optimizer.param_groups:
-        matrices = [p.ndim > 1 for p in group["params"]]
-        assert all(matrices) == (group["weight_decay"] == 0.1)
-        assert any(matrices) == all(matrices)
-    assert [id(p) for p in optimizer.param_groups[-1]["params"]] == [id(p) for p in loss.parameters()]
-    assert optimizer.param_groups[-1]["initial_lr"] == 0.5
-
-
-@pytest.mark.parametrize(
-    ("setting", "steps"),
-    [
-        ({"max_epochs": 3}, 30),
-        ({"max_steps": 7}, 7),
-        ({"max_epochs": 3, "max_steps": 7}, 7),
-        ({"max_epochs": 3, "accumulate_grad_batches": 4}, 9),
-        ({"max_epochs": 2, "limit_train_batches": 4}, 8),
-        ({"max_epochs": 2, "limit_train_batches": 0.5}, 10),
-    ],
-)
-def test_planned_steps_are_those_lightning_takes(setting: dict[str, float], steps: int) -> None:
-    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **setting)
-    assert planned_steps(10, trainer) == steps
-
-
-def test_a_run_without_an_end_is_refused() -> None:
-    trainer = SimpleNamespace(limit_train_batches=1.0, max_epochs=-1, max_steps=-1, accumulate_grad_batches=1)
-    with pytest.raises(ValueError, match=r"expected trainer.max_epochs or trainer.max_steps"):
-        planned_steps(10, trainer)
-    trainer = SimpleNamespace(limit_train_batches=0, max_epochs=1, max_steps=-1, accumulate_grad_batches=1)
-    with pytest.raises(ValueError, match="at least one training batch"):
-        planned_steps(10, trainer)
-
-
 def test_steps_taken_equal_steps_planned(tiny_encoder: Encoder, tmp_path: Path) -> None:
     trainer = fit(tiny_encoder, InfoNCELoss(), tmp_path, epochs=3)
     assert trainer.global_step == trainer.lightning_module.total_steps == 6
@@ -263,11 +207,3 @@ def test_chosen_negatives_reach_the_batch_after_the_records_own() -> None:
     assert isinstance(batch, Batch)
     assert len(batch.documents) == 8
     assert batch.owners.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("learning_rate", 0.0), ("learning_rate", math.nan), ("warmup_ratio", 1.5)]
-)
-def test_impossible_optimiser_settings_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"expected {name}"):
-        LinearDecayAdamW(**{name: value})
