@@ -25,8 +25,9 @@ examples:
 def main(arguments: list[str] | None = None) -> float:
     """Judge one model; print the table, write the results; return its nDCG@10."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    console = logging.StreamHandler()
+    console.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG, which only a handler can stop
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
     try:
         return evaluate(options)
     except HydraException as error:  # wraps what the part itself said
