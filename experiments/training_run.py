@@ -56,7 +56,10 @@ def train_and_judge(config: DictConfig) -> float:
     _quiet()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     parts = build(config, folder)
-    report: dict[str, Any] = {"status": "running", "data": _sizes(parts), **provenance(), "systems": {}}
+    origin = provenance()
+    report: dict[str, Any] = {"status": "running", "data": _sizes(parts), **origin, "systems": {}}
+    for logger in parts.loggers:
+        logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
     try:
         return _run(config, folder, parts, report)
     except BaseException as error:  # Lightning turns Ctrl-C into SystemExit
@@ -126,8 +129,6 @@ def build(config: DictConfig, folder: Path) -> Parts:
     total_steps = planned_steps(len(datamodule.batches), trainer)
     module = ContrastiveModule(encoder, loss, optimizer, total_steps=total_steps)
     module.rehearse(datamodule.collate(datamodule.records[: config.batch_size]))
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     return Parts(data, task, encoder, module, datamodule, trainer, loggers)
 
 

