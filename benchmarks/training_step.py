@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
@@ -24,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from contrastive.batching import EpochBatches
 from contrastive.data import Batch, Collator, Record, beir
 from contrastive.encoder import Encoder, embedded_minilm
@@ -87,12 +86,7 @@ def main() -> None:
         "mean_distinct_documents": statistics.mean(len(set(batch.documents)) for batch in batches),
         "max_length": options.max_length,
         "rounds": options.rounds,
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-        },
+        **machine(),
         "variants": rows,
     }
     path = Path(__file__).parent / "results" / f"training_step-{options.name}.json"
@@ -132,14 +126,6 @@ def relative_difference(vector: Tensor, reference: Tensor) -> float:
 def ratios(slow: list[float], fast: list[float]) -> list[float]:
     """Return how many times as fast each pair of neighbours in time was."""
     return [s / f for s, f in zip(slow, fast, strict=True)]
-
-
-def processor() -> str:
-    """Return the model of the processor where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 if __name__ == "__main__":
