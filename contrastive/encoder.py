@@ -270,7 +270,9 @@ class Encoder(nn.Module):
         # Made outside inference mode: an inference tensor could not meet autograd later, as a teacher's must.
         embeddings = torch.empty(len(distinct), self.dimension, device=self.device)
         precision = torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None)
-        bar: tqdm[Never] = tqdm(total=len(distinct), desc="encoding", unit=" texts", disable=not show_progress)
+        bar: tqdm[Never] = tqdm(
+            total=len(distinct), desc="encoding", unit=" texts", disable=not show_progress, leave=False
+        )
         with self._evaluating(), torch.inference_mode(), precision, bar:
             for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
                 chunk = order[start : start + _TEXTS_PER_TOKENIZATION]

@@ -132,7 +132,8 @@ class ContrastiveModule(lightning.LightningModule):
 
     def validation_step(self, task: RetrievalTask, batch_idx: int) -> None:  # noqa: ARG002
         """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
-        results = evaluate_rankings(rank(self.encoder, task), task)
+        shows_progress = self.trainer.progress_bar_callback is not None
+        results = evaluate_rankings(rank(self.encoder, task, show_progress=shows_progress), task)
         for name, value in results.means.items():
             self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries))
 
