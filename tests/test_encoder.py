@@ -1,5 +1,6 @@
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.testing import assert_allclose
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import normalize
+from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from contrastive import encoder as encoder_module
@@ -287,7 +289,10 @@ def test_encode_ignores_autocast_unless_asked(tiny_encoder: Encoder) -> None:
     assert 1e-5 < np.abs(asked - expected).max() < 0.1
 
 
-def test_progress_is_counted_in_texts(tiny_encoder: Encoder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_counted_in_texts(
+    tiny_encoder: Encoder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contrastive.encoder.tqdm", partial(tqdm, mininterval=0, miniters=1))  # draw every step
     texts = [f"job {i}" for i in range(23)]
     tiny_encoder.encode(texts)
     assert capsys.readouterr().err == ""
