@@ -48,13 +48,15 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--data", default="jobs", help="a choice of configs/data, or a folder in the BEIR layout")
     described.add_argument("--split", default="test", choices=["dev", "test"], help="split to judge on (%(default)s)")
     described.add_argument("--query", default=None, help="also print the best documents for this query")
-    described.add_argument("--output", type=Path, default=None, help="folder for the results (MODEL/evaluation-...)")
+    described.add_argument("--output", type=Path, default=None, help="folder for the results (outputs/evaluations/...)")
+    described.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
     described.add_argument("overrides", nargs="*", metavar="name=value", help="values for the data and the encoder")
     return described
 
 
 def evaluate(options: argparse.Namespace) -> float:
     """Build model and task, judge, write and print."""
+    import torch
     from hydra.utils import instantiate
     from rich.console import Console
 
@@ -66,7 +68,7 @@ def evaluate(options: argparse.Namespace) -> float:
     task = data.dev if options.split == "dev" else data.test
     if task is None:
         raise ValueError(f"expected data {data.name!r} to have a {options.split} split, it has none")
-    encoder = instantiate(config.encoder)
+    encoder = instantiate(config.encoder).to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
     folder.mkdir(parents=True, exist_ok=True)
     judged = {"BM25": judge_bm25(task, config.query)}

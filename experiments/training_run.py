@@ -82,7 +82,8 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
         if name == "BM25":
             judged[name] = judge_bm25(parts.task, config.query)
         else:
-            judged[name] = judge_encoder(parts.encoder, parts.task, judged["BM25"].rankings, config.query)
+            encoder = parts.encoder.to(parts.trainer.strategy.root_device)  # Lightning puts it back on the CPU
+            judged[name] = judge_encoder(encoder, parts.task, judged["BM25"].rankings, config.query)
         results.write_system(folder, name, judged[name].rankings, judged[name].results)
         report["systems"][name] = judged[name].summary()
         clock.lap(f"judge {name}")
