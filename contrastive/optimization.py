@@ -27,7 +27,7 @@ class LinearDecayAdamW:
         loss_learning_rate: Peak learning rate of the loss's own parameters, such as a learnable temperature.
     """
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
     loss_learning_rate: float = 1e-2
