@@ -2,6 +2,7 @@
 
     python -m benchmarks.training_step                         # data=jobs, one hard negative a query, batch 32
     python -m benchmarks.training_step --beir DIR --name NAME  # pairs of your own data
+    python -m benchmarks.training_step --shared                # negatives that are other rows' positives: duplicates
 
 Every variant takes the same batches with dropout off, in turn, so that a noisy machine disturbs all alike. The
 gradients are compared once before anything is timed. The result is kept in benchmarks/results/.
@@ -13,6 +14,7 @@ import argparse
 import os
 import statistics
 import time
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -42,6 +44,7 @@ def main() -> None:
     """Compare, time, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beir", type=Path, help="a folder in the BEIR layout, in place of data=jobs")
+    parser.add_argument("--shared", action="store_true", help="each query's negative is the positive of the next row")
     parser.add_argument("--name", default="jobs", help="name of the data in the result")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs in a batch (%(default)s)")
     parser.add_argument("--max-length", type=int, default=256, help="tokens of a text (%(default)s)")
@@ -49,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
 
     records = beir(options.beir).train if options.beir else jobs(negatives=1).train
-    batches = take(records, options.batch_size, options.rounds)
+    batches = take(records, options.batch_size, options.rounds, shared=options.shared)
     encoder = Encoder.from_pretrained(embedded_minilm(), max_length=options.max_length)  # in eval mode: no dropout
     loss = InfoNCELoss(symmetric=True)
     reference = gradient(encoder, loss, batches[0], **VARIANTS["padded"])
@@ -89,17 +92,30 @@ def main() -> None:
         **machine(),
         "variants": rows,
     }
-    path = Path(__file__).parent / "results" / f"training_step-{options.name}.json"
+    name = options.name + ("-shared" if options.shared else "")
+    path = Path(__file__).parent / "results" / f"training_step-{name}.json"
     write_json(path, content)
     for name, row in rows.items():
         print(f"{name:24}" + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
 
-def take(records: tuple[Record, ...], batch_size: int, rounds: int) -> list[Batch]:
+def take(records: tuple[Record, ...], batch_size: int, rounds: int, *, shared: bool) -> list[Batch]:
     """Return the first batches of an epoch."""
     collate = Collator(records)
     order = iter(EpochBatches(len(records), batch_size=batch_size, seed=0, drop_last=True))
-    return [collate([records[row] for row in next(order)]) for _ in range(rounds)]
+    batches = [[records[row] for row in next(order)] for _ in range(rounds)]
+    if shared:
+        batches = [with_shared_negatives(batch) for batch in batches]
+    return [collate(batch) for batch in batches]
+
+
+def with_shared_negatives(batch: list[Record]) -> list[Record]:
+    """Give each record the positive of the next as its negative, as a miner may that draws from the same documents."""
+    following = batch[1:] + batch[:1]
+    return [
+        replace(record, negatives=(other.positive,), negative_ids=(other.positive_id,))
+        for record, other in zip(batch, following, strict=True)
+    ]
 
 
 def step(encoder: Encoder, loss: InfoNCELoss, batch: Batch, *, bucketed: bool, deduplicate: bool) -> None:
