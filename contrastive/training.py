@@ -114,7 +114,9 @@ class ContrastiveModule(lightning.LightningModule):
         self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Log speed, learning rate and what the loss said of the batch."""
+        """Log speed, learning rate, and what the loss said of the batches since they were last logged."""
+        if self.trainer.global_step % max(1, self.trainer.log_every_n_steps):  # type: ignore[attr-defined]
+            return  # the summary below waits for the device
         seconds = time.perf_counter() - self._step_started
         tokens = self.encoder.tokens_seen.real - self._tokens_before
         schedule = self.lr_schedulers()
@@ -171,6 +173,11 @@ class ContrastiveData(lightning.LightningDataModule):
         self.collate = Collator(self.records, num_negatives=num_negatives)
         self.batches = EpochBatches(len(self.records), batch_size=batch_size, seed=seed)
 
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Turn validation off if there is nothing to validate on; Lightning warns of an empty loader."""
+        if self.dev is None and self.trainer is not None:
+            self.trainer.limit_val_batches = 0
+
     def train_dataloader(self) -> Iterable[Batch]:
         """Batches of records with their ids."""
         return DataLoader(
@@ -181,7 +188,7 @@ class ContrastiveData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> Iterable[RetrievalTask]:
         """The dev task, whole, as the only item."""
-        return DataLoader([] if self.dev is None else [self.dev], batch_size=None)  # type: ignore[arg-type]
+        return DataLoader([self.dev], batch_size=None)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the device; a retrieval task is text and stays where it is."""

@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,9 @@ def test_disjoint_splits_may_share_lower_grades() -> None:
     corpus = {**dev.corpus, **test.corpus}
     shared = RetrievalTask("dev", dev.queries, corpus, {"dev-q": {"dev-d": 2, "test-d": 1}})
     check_disjoint(TextData("good", (Record("c", "z"),), shared, test))
+    best = replace(shared, qrels={"dev-q": {"dev-d": 2, "test-d": 2}})
+    with pytest.raises(ValueError, match="'dev' and 'test' share 1 top-graded documents: 'test-d'"):
+        check_disjoint(TextData("bad", (Record("c", "z"),), best, test))
 
 
 @pytest.mark.parametrize("query", ["python sql", "SQL,  Python", "sql / python"])

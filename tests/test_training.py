@@ -44,7 +44,13 @@ def dev_task() -> RetrievalTask:
 
 
 def fit(
-    encoder: Encoder, loss: nn.Module, folder: Path, *, epochs: int = 1, **trainer_options: object
+    encoder: Encoder,
+    loss: nn.Module,
+    folder: Path,
+    *,
+    epochs: int = 1,
+    dev: RetrievalTask | None = None,
+    **trainer_options: object,
 ) -> lightning.Trainer:
     """Train on the records above in batches of 4."""
     lightning.seed_everything(0, verbose=False)
@@ -54,11 +60,12 @@ def fit(
         "enable_model_summary": False,
         "logger": False,
         "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
     }
     trainer = lightning.Trainer(
         max_epochs=epochs, enable_checkpointing=False, default_root_dir=folder, **{**options, **trainer_options}
     )
-    data = ContrastiveData(records(), dev_task(), batch_size=4, seed=0)
+    data = ContrastiveData(records(), dev, batch_size=4, seed=0)
     steps = planned_steps(len(data.batches), trainer)
     module = ContrastiveModule(encoder, loss, LinearDecayAdamW(learning_rate=3e-3), total_steps=steps)
     trainer.fit(module, data)
@@ -98,7 +105,7 @@ def test_training_lowers_the_loss_and_logs_the_dev_ranking(
         return loss(tiny_encoder(batch.queries, side="query"), tiny_encoder(batch.documents, side="document")).item()
 
     before = value()
-    trainer = fit(tiny_encoder, loss, tmp_path, epochs=20)
+    trainer = fit(tiny_encoder, loss, tmp_path, epochs=20, dev=dev_task())
     assert value() < 0.7 * before
     assert trainer.callback_metrics["dev/ndcg@10"] > 0.9
     assert {"train/loss", "train/gradient_norm", "train/pairs_per_second", "train/tokens_per_second"} <= set(
@@ -109,9 +116,19 @@ def test_training_lowers_the_loss_and_logs_the_dev_ranking(
 def test_dropout_is_on_in_training_steps_and_off_in_validation(tiny_encoder: Encoder, tmp_path: Path) -> None:
     modes: list[bool] = []
     tiny_encoder.backbone.register_forward_hook(lambda module, *_: modes.append(module.training))
-    fit(tiny_encoder, InfoNCELoss(), tmp_path)
+    fit(tiny_encoder, InfoNCELoss(), tmp_path, dev=dev_task())
     assert modes[0] is True
     assert modes[-1] is False
+
+
+def test_health_is_logged_every_so_many_steps_over_all_of_them(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(ContrastiveModule, "log_dict", lambda *call, **_: logged.append(call[-1]))
+    fit(tiny_encoder, InfoNCELoss(), tmp_path, epochs=3, log_every_n_steps=3)
+    assert len(logged) == 2
+    assert {"train/positive_similarity", "train/temperature", "train/learning_rate"} <= set(logged[0])
 
 
 def test_loss_is_given_the_fields_its_signature_names(tiny_encoder: Encoder, tmp_path: Path) -> None:
