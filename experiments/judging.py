@@ -95,7 +95,7 @@ def embedding_health(embeddings: TaskEmbeddings, task: RetrievalTask, bm25: Rank
     row = {id_: index for index, id_ in enumerate(embeddings.query_ids)}
     column = {id_: index for index, id_ in enumerate(embeddings.document_ids)}
     pairs = [
-        (row[query], column[id_]) for query, grades in task.qrels.items() for id_, grade in grades.items() if grade
+        (row[query], column[id_]) for query, grades in task.qrels.items() for id_, grade in grades.items() if grade > 0
     ]
     rows, columns = (list(indices) for indices in zip(*pairs, strict=True))
     health["alignment"] = alignment(embeddings.queries[rows], embeddings.documents[columns]).item()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,13 +91,26 @@ def test_saved_model_is_the_one_that_was_judged(configure: Configure) -> None:
     assert any(not torch.equal(weights[name], untrained[name]) for name in weights)
 
 
-def test_the_same_seed_gives_the_same_numbers(configure: Configure, tmp_path: Path) -> None:
-    numbers = []
-    for folder in ("first", "second"):
-        config = configure("seed=3", f"folder={tmp_path}/{folder}")
+def test_best_weights_are_kept_and_not_the_last(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([0.5, 0.4, 0.3])
+    falling = lambda *_: SimpleNamespace(means={"ndcg@10": next(values)})  # noqa: E731
+    monkeypatch.setattr("contrastive.training.evaluate_rankings", falling)
+    config = configure("optimizer.learning_rate=1e-3", "trainer.max_epochs=3")
+    assert train_and_judge(config) == pytest.approx(0.5)
+    assert report(config)["monitored"]["epoch"] == 0
+    weights = Encoder.from_pretrained(Path(config.folder) / "model").state_dict()
+    best = torch.load(Path(config.folder) / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], best[f"encoder.{name}"]) for name in weights)
+
+
+def test_the_same_seed_gives_the_same_model(configure: Configure, tmp_path: Path) -> None:
+    models = []
+    for folder, seed in (("first", 3), ("second", 3), ("third", 4)):
+        config = configure(f"seed={seed}", f"folder={tmp_path}/{folder}")
         train_and_judge(config)
-        numbers.append(report(config)["systems"])
-    assert numbers[0] == numbers[1]
+        models.append((tmp_path / folder / "model" / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+    assert models[0] != models[2]
 
 
 def test_the_untuned_encoder_can_be_left_out(configure: Configure) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from experiments import tracking
@@ -84,7 +85,9 @@ def test_each_job_of_one_process_gets_its_own_run(tmp_path: Path) -> None:
     for name in ("first", "second"):
         loggers = tracking.wandb_logger(tmp_path / name, **SETTINGS)
         ids.append(loggers[0].experiment.id)
+        assert wandb.run is not None
         tracking.finish(loggers, failed=False)
+        assert wandb.run is None
     assert len(set(ids)) == 2
 
 
