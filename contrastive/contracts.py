@@ -94,7 +94,13 @@ class Memory(Protocol):
 class TextEncoder(Protocol):
     """Embeds texts, [B, D], in their order; `side` chooses the prompt."""
 
-    def __call__(self, texts: Sequence[str], *, side: Side) -> Tensor: ...
+    def __call__(self, texts: Sequence[str], *, side: Side) -> Tensor:
+        """Embed with gradients, for a training step."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, side: Side, show_progress: bool, as_numpy: Literal[False]) -> Tensor:
+        """Embed any number of texts without gradients and in eval mode."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,10 +101,10 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     if config.before:
         report["gain"] = gain(judged["before"], judged["after"])
     report["status"] = "finished"
+    show(config, folder, parts.task, judged, report, console)  # before the tracker, which may fail
     rankings = {name: judgement.rankings for name, judgement in judged.items()}
     examples = results.example_rows(parts.task, rankings)
     log_results(parts.loggers, final_numbers(report), ["query", *judged], examples)
-    show(config, folder, parts.task, judged, report, console)
     return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 

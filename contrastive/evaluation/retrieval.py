@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from contrastive.contracts import Side, Similarity
+from contrastive.contracts import Side, Similarity, TextEncoder
 from contrastive.data import RetrievalTask, normalise_text
 from contrastive.evaluation.rankings import Rankings, TieBreaker
 from contrastive.similarity import cosine
-
-
-class TextEncoder(Protocol):
-    """Embeds texts, [B, D], in their order and without gradients."""
-
-    def encode(self, texts: Sequence[str], *, side: Side, show_progress: bool, as_numpy: Literal[False]) -> Tensor:
-        """Return the embeddings; `side` chooses the prompt."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
