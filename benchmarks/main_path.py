@@ -3,6 +3,7 @@
     python -m benchmarks.main_path default               # data=jobs with every loss, test split
     python -m benchmarks.main_path real --data DIR       # 500 pairs of real postings: 3 seeds, the usual recipe; test
     python -m benchmarks.main_path transfer --data DIR   # the default run's model on postings it never saw; dev split
+    python -m benchmarks.main_path corpus --data DIR     # the postings alone against their given queries; test split
 
 Every run is a folder under --runs; one that is finished is not run again. Differences are paired over the queries, with
 the untuned encoder and against each other; several seeds of a recipe are averaged a query first. The result is kept in
@@ -27,6 +28,7 @@ from experiments.results import HEADLINE, write_json
 
 OURS = ["loss=infonce", "optimizer.learning_rate=1e-4", "trainer.max_epochs=3"]
 SOURCE = ["data=beir", "data.max_train_pairs=500", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]
+PLAIN = ["loss=infonce", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]
 RECIPES: dict[str, dict[str, list[str]]] = {
     "default": {loss: [f"loss={loss}", "logger=csv"] for loss in ("infonce", "mnrl", "triplet")},
     "real": {
@@ -36,6 +38,11 @@ RECIPES: dict[str, dict[str, list[str]]] = {
         "tutorial": [*SOURCE, "experiment=tutorial", "before=false"],
     },
     "transfer": {"infonce": ["loss=infonce", "logger=csv"]},
+    "corpus": {
+        "given queries": [*PLAIN, "data=beir", "trainer.max_epochs=3"],
+        "pseudo-queries, seed 0": [*PLAIN, "data=corpus", "before=false", "seed=0"],
+        "pseudo-queries, seed 1": [*PLAIN, "data=corpus", "before=false", "seed=1", "data.queries.seed=1"],
+    },
 }
 PerQuery = dict[str, dict[str, float]]
 
@@ -51,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.what != "default" and options.data is None:
         parser.error(f"{options.what} needs --data")
-    source = [f"data.path='{options.data.resolve()}'"] if options.what == "real" else []
+    source = [f"data.path='{options.data.resolve()}'"] if options.what in ("real", "corpus") else []
     folders = {}
     for name, recipe in RECIPES[options.what].items():
         folders[name] = options.runs / ("default" if options.what == "transfer" else options.what) / slug(name)
@@ -83,9 +90,9 @@ def judged(folders: dict[str, Path]) -> dict[str, PerQuery]:
     first = next(iter(folders.values()))
     systems = {"BM25": read(first / "BM25.per_query.csv"), "untuned": read(first / "before.per_query.csv")}
     systems |= {name: read(folder / "after.per_query.csv") for name, folder in folders.items()}
-    seeds = [rows for name, rows in systems.items() if "seed" in name]
+    seeds = {name: rows for name, rows in systems.items() if ", seed" in name}
     if len(seeds) > 1:
-        systems[f"infonce, mean of {len(seeds)} seeds"] = mean_of(seeds)
+        systems[f"{recipe_of(next(iter(seeds)))}, mean of {len(seeds)} seeds"] = mean_of(list(seeds.values()))
     return systems
 
 
@@ -100,6 +107,11 @@ def transferred(options: argparse.Namespace, folders: dict[str, Path]) -> dict[s
         systems["BM25"] = read(output / "BM25.per_query.csv")
         systems[name] = read(output / "encoder.per_query.csv")
     return systems
+
+
+def recipe_of(name: str) -> str:
+    """Return the name of a system without its seeds."""
+    return name.partition(",")[0]
 
 
 def read(path: Path) -> PerQuery:
@@ -125,7 +137,8 @@ def differences(systems: dict[str, PerQuery]) -> dict[str, Any]:
     """Return the paired differences of every trained system from the untuned encoder and from the other recipes."""
     trained = [name for name in systems if name not in ("BM25", "untuned")]
     pairs = [(name, "untuned") for name in trained]
-    pairs += [(name, trained[0]) for name in trained[1:] if "seed" not in name]
+    first = trained[0]
+    pairs += [(name, first) for name in trained[1:] if ", seed" not in name and recipe_of(name) != recipe_of(first)]
     if "tutorial" in trained and len(trained) > 2:
         pairs.append((trained[-1], "tutorial"))
     return {

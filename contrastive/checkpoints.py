@@ -12,19 +12,27 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+
+from contrastive.micro_batches import token_ids
+from contrastive.model_folders import check_text_model, check_tokenizer, check_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # Root weights and every small text file; not the copies for other runtimes.
-_HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors", "0_*/model.safetensors"]
+_HUB_FILES = ["*.json", "*.txt", "*.model", "adapter_model.safetensors", "*_Dense/model.safetensors"]
+_HUB_FILES += [f"{sub}model{shard}.safetensors" for sub in ("", "0_*/", "query/", "document/") for shard in ("", "-*")]
 _HUB_IGNORED = ["onnx/*", "openvino/*"]
 _transformers_logging: Any = logging  # half of its functions are not annotated
 _UNBOUNDED = 1_000_000
@@ -61,23 +69,22 @@ def load_backbone(folder: Path) -> PreTrainedModel:
 
     Raises:
         FileNotFoundError: If the folder has no config.json or no safetensors weights.
-        ValueError: If the checkpoint lacks weights of the model, or the model is an encoder-decoder.
+        ValueError: If it is not an encoder or decoder of text, complete and as its config.json says.
     """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"expected a model in {folder}, found no config.json")
-    if not any(folder.glob("model*.safetensors")):
-        raise FileNotFoundError(
-            f"expected model.safetensors in {folder}, found none; other weight formats can run code and are not read"
-        )
-    if AutoConfig.from_pretrained(folder).is_encoder_decoder:
-        raise ValueError(f"{folder} is an encoder-decoder model; expected an encoder or a decoder")
     with quiet():
-        model, report = AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]}")
+        check_text_model(folder)
+        try:
+            model, report = AutoModel.from_pretrained(
+                folder,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ValueError(f"could not load the weights in {folder}: {type(error).__name__}: {error}") from error
+    check_weights(folder, model, report)
     # BERT's pooler is never used; unused parameters with gradients stop DDP. Its weights stay, for a complete export.
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module):
@@ -86,12 +93,32 @@ def load_backbone(folder: Path) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder."""
+    """Load the tokenizer of a folder.
+
+    Raises:
+        FileNotFoundError: If the folder has none.
+        ValueError: If it cannot be loaded.
+    """
     with quiet():
-        return AutoTokenizer.from_pretrained(folder)
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            raise ValueError(f"could not load a tokenizer from {folder}: {error}") from error
+    check_tokenizer(folder, tokenizer)
+    return tokenizer
 
 
-def positions_of(backbone: PreTrainedModel) -> int | None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
+    """Write a tokenizer that cuts texts to `max_length` tokens, special ones included."""
+    # Its files state the length twice more: in the truncation of the last call, and as first loaded.
+    tokenizer.model_max_length = max_length
+    tokenizer.init_kwargs.pop("max_length", None)
+    token_ids(tokenizer, [""], max_length=max_length)
+    with quiet():
+        tokenizer.save_pretrained(folder)
+
+
+def positions_of(backbone: PreTrainedModel | PeftModel) -> int | None:
     """Count the tokens the model has positions for; None if it knows no limit."""
     for module in backbone.modules():
         table = getattr(module, "position_embeddings", None)
@@ -112,7 +139,9 @@ def default_max_length(
     return min((limit for limit in (asked, positions_of(backbone)) if limit), default=_IF_UNKNOWN)
 
 
-def check_max_length(max_length: int, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_max_length(
+    max_length: int, backbone: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Refuse a maximum length, in tokens, that leaves no room for a token or has no positions.
 
     Raises:

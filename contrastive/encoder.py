@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Never, overload
+from typing import TYPE_CHECKING, Literal, Never, overload
 
 import numpy as np
 import torch
@@ -28,37 +27,30 @@ from torch.nn.functional import normalize as to_unit_length
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from contrastive.checkpoints import (
-    check_max_length,
-    default_max_length,
-    embedded_minilm,
-    load_backbone,
-    load_tokenizer,
-    local_folder,
-    quiet,
-)
+from contrastive.adapters import LoRA, add_adapters
+from contrastive.checkpoints import check_max_length, default_max_length, embedded_minilm
 from contrastive.contracts import Side
-from contrastive.micro_batches import check_texts, micro_batches, pad_right, positions
+from contrastive.freezing import checkpoint_activations, freeze_layers
+from contrastive.micro_batches import (
+    TokenCount,
+    check_texts,
+    micro_batches,
+    pad_right,
+    padding_id,
+    positions,
+    token_ids,
+)
 from contrastive.pooling import POOLINGS, Pooling, check_pooling
-from contrastive.sentence_transformers_format import read_settings, write_settings
+from contrastive.pretrained import open_pretrained, write_pretrained
+from contrastive.sentence_transformers_format import EncoderSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 __all__ = ["Encoder", "TokenCount", "embedded_minilm"]
 
 _TEXTS_PER_TOKENIZATION = 4096
 """Texts whose token ids `encode` holds at a time: a few MB, and enough for even micro-batches."""
-
-
-@dataclass(slots=True)
-class TokenCount:
-    """Tokens that went through an encoder since it was made; take differences for tokens a second.
-
-    Attributes:
-        real: Tokens of the texts, special ones included, duplicates not.
-        padded: Tokens computed: longest times rows of each micro-batch.
-    """
-
-    real: int = 0
-    padded: int = 0
 
 
 class Encoder(nn.Module):
@@ -69,6 +61,8 @@ class Encoder(nn.Module):
         tokenizer: Its tokenizer.
         pooling: How token vectors become one vector.
         normalize: Whether embeddings get length 1.
+        dimension: Leading dimensions that are kept of an embedding, before it gets length 1 (Matryoshka embeddings);
+            None for all.
         query_prompt: Text put before every query.
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included.
@@ -77,7 +71,7 @@ class Encoder(nn.Module):
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
 
     Raises:
-        ValueError: If the pooling is unknown, or `max_length` or `tokens_per_batch` cannot be.
+        ValueError: If the pooling is unknown, or `dimension`, `max_length` or `tokens_per_batch` cannot be.
 
     Example:
         >>> encoder = Encoder.from_pretrained(embedded_minilm(), max_length=256)
@@ -91,11 +85,12 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        backbone: PreTrainedModel,
+        backbone: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         pooling: Pooling = "mean",
         normalize: bool = False,
+        dimension: int | None = None,
         query_prompt: str = "",
         document_prompt: str = "",
         max_length: int = 256,
@@ -104,9 +99,13 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         check_max_length(max_length, backbone, tokenizer)
+        width = int(backbone.config.hidden_size)
+        if dimension is not None and not 1 <= dimension <= width:
+            raise ValueError(f"expected dimension from 1 to {width} for this model, got {dimension}")
         if tokens_per_batch < 1:
             raise ValueError(f"expected tokens_per_batch of at least 1, got {tokens_per_batch}")
         self.backbone = backbone
+        self.dimension = width if dimension is None else dimension
         self.tokenizer = tokenizer
         self.pooling: Pooling = check_pooling(pooling)
         self.normalize = normalize
@@ -124,45 +123,57 @@ class Encoder(nn.Module):
         *,
         pooling: Pooling | None = None,
         normalize: bool | None = None,
+        dimension: int | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_length: int | None = None,
         tokens_per_batch: int = 2048,
         bucketed: bool = True,
+        lora: LoRA | None = None,
+        frozen_layers: int = 0,
+        gradient_checkpointing: bool = False,
     ) -> Encoder:
-        """Load a sentence-transformers or plain transformers model, in float32 and eval mode.
+        """Load a sentence-transformers or plain transformers model or an adapter, in float32 and eval mode.
 
         What is None is taken from the folder's sentence-transformers files; where these are missing or silent, pooling
-        is the mean, without normalization and prompts, and the maximum length is the smaller of the model's and the
-        tokenizer's.
+        is the mean, without normalization and prompts, all dimensions are kept, and the maximum length is the smaller
+        of the model's and the tokenizer's.
 
         Args:
             name_or_path: A local folder, or a name on the hub ("org/name"), which is downloaded.
             pooling: "mean", "cls" or "last".
             normalize: Whether embeddings get length 1.
+            dimension: Leading dimensions that are kept of an embedding.
             query_prompt: Text put before every query; "" for none.
             document_prompt: Text put before every document; "" for none.
             max_length: Tokens a text is cut to, special ones included.
             tokens_per_batch: As for the class.
             bucketed: As for the class.
+            lora: Low-rank adapters to train in place of the weights.
+            frozen_layers: Transformer blocks, from the first, that are not trained, and the embeddings with them; they
+                get no adapters either. 0 freezes nothing.
+            gradient_checkpointing: Whether to compute activations again in the backward pass, rather than keep them:
+                less memory for the time of one more forward pass.
 
         Raises:
             FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
-            ValueError: If the folder asks for something that is not implemented, or an argument cannot be.
+            ValueError: If the folder holds something else, or asks for something that is not implemented, or an
+                argument cannot be.
         """
-        folder = local_folder(name_or_path)
-        settings = read_settings(folder)
-        backbone = load_backbone(folder / settings.backbone)
-        tokenizer = load_tokenizer(folder / settings.backbone)
-        if settings.lowercase and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
-            raise ValueError(f"{folder} lower-cases texts before a cased tokenizer, which is not supported")
+        opened = open_pretrained(name_or_path)
+        backbone, tokenizer, settings = opened.backbone, opened.tokenizer, opened.settings
         if max_length is None:
             max_length = default_max_length(backbone, tokenizer, settings.max_length)
+        freeze_layers(backbone, frozen_layers)
+        adapted = add_adapters(backbone, lora) if lora is not None and lora.rank > 0 else backbone
+        if gradient_checkpointing:
+            checkpoint_activations(backbone)
         return cls(
-            backbone,
+            adapted,
             tokenizer,
             pooling=pooling or settings.pooling or "mean",
             normalize=bool(settings.normalize) if normalize is None else normalize,
+            dimension=settings.dimension if dimension is None else dimension,
             query_prompt=(settings.query_prompt or "") if query_prompt is None else query_prompt,
             document_prompt=(settings.document_prompt or "") if document_prompt is None else document_prompt,
             max_length=max_length,
@@ -171,9 +182,16 @@ class Encoder(nn.Module):
         ).eval()
 
     @property
-    def dimension(self) -> int:
-        """Width D of an embedding."""
-        return int(self.backbone.config.hidden_size)
+    def settings(self) -> EncoderSettings:
+        """What, beside the weights, decides the embedding of a text, as plain values."""
+        return {
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "dimension": self.dimension,
+            "query_prompt": self.query_prompt,
+            "document_prompt": self.document_prompt,
+            "max_length": self.max_length,
+        }
 
     @property
     def device(self) -> torch.device:
@@ -198,11 +216,11 @@ class Encoder(nn.Module):
         if len(texts) == 0:
             return torch.zeros(0, self.dimension, device=self.device)
         if not self.bucketed:
-            return self._embed(self._tokenize([prompt + text for text in texts]))
+            return self._embed(self._token_ids(texts, prompt))
         distinct = list(dict.fromkeys(texts)) if deduplicate else list(texts)
-        token_ids = self._tokenize([prompt + text for text in distinct])
-        batches = micro_batches([len(ids) for ids in token_ids], self.tokens_per_batch)
-        embeddings = torch.cat([self._embed([token_ids[i] for i in batch]) for batch in batches])
+        ids = self._token_ids(distinct, prompt)
+        batches = micro_batches([len(row) for row in ids], self.tokens_per_batch)
+        embeddings = torch.cat([self._embed([ids[i] for i in batch]) for batch in batches])
         # Row r of `embeddings` is distinct text order[r]; argsort inverts that permutation.
         row_of = np.argsort([i for batch in batches for i in batch])
         if deduplicate:
@@ -276,10 +294,10 @@ class Encoder(nn.Module):
         with self._evaluating(), torch.inference_mode(), precision, bar:
             for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
                 chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
-                token_ids = self._tokenize([prompt + distinct[i] for i in chunk])
-                for batch in micro_batches([len(ids) for ids in token_ids], budget):
+                ids = self._token_ids([distinct[i] for i in chunk], prompt)
+                for batch in micro_batches([len(row) for row in ids], budget):
                     rows = torch.tensor([chunk[i] for i in batch], device=self.device)
-                    embeddings[rows] = self._embed([token_ids[i] for i in batch]).float()
+                    embeddings[rows] = self._embed([ids[i] for i in batch]).float()
                     bar.update(len(batch))
         if len(distinct) < len(texts):
             embeddings = embeddings[torch.from_numpy(positions(distinct, texts)).to(self.device)]
@@ -288,58 +306,28 @@ class Encoder(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder for `Encoder.from_pretrained`, `SentenceTransformer`, and `AutoModel` with `AutoTokenizer`.
 
-        The last two know nothing of this class: plain `AutoModel` gives token vectors, to be pooled and normalized by
-        the caller.
+        The last two know nothing of this class: plain `AutoModel` gives token vectors, to be pooled, cut and normalized
+        by the caller. LoRA adapters are merged into the weights, and also written alone, in `adapter/`; this encoder
+        stays as it is.
         """
-        folder = Path(path)
-        # The tokenizer's files state the length twice more: in the truncation of the last call, and as first loaded.
-        self.tokenizer.model_max_length = self.max_length
-        self.tokenizer.init_kwargs.pop("max_length", None)
-        self._tokenize([""])
-        with quiet():
-            self.backbone.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        write_settings(
-            folder,
-            dimension=self.dimension,
-            pooling=self.pooling,
-            normalize=self.normalize,
-            query_prompt=self.query_prompt,
-            document_prompt=self.document_prompt,
-            max_length=self.max_length,
-        )
+        write_pretrained(Path(path), self.backbone, self.tokenizer, **self.settings)
 
     def _prompt(self, side: Side) -> str:
         if side not in ("query", "document"):
             raise ValueError(f'expected side "query" or "document", got {side!r}')
         return self.query_prompt if side == "query" else self.document_prompt
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        encoded = self.tokenizer(
-            # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
-            [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
-            truncation=True,
-            max_length=self.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        token_ids: list[list[int]] = encoded["input_ids"]
-        # Without special tokens "" has no token at all, and attention over nothing is NaN.
-        return [ids or [self._padding_id()] for ids in token_ids]
+    def _token_ids(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
+        return token_ids(self.tokenizer, [prompt + text for text in texts], max_length=self.max_length)
 
-    def _padding_id(self) -> int:
-        # Masked, so any id will do for a tokenizer that has no padding token.
-        return 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
-
-    def _embed(self, token_ids: list[list[int]]) -> Tensor:
-        """Run one padded batch through backbone and pooling, [B, D]."""
-        input_ids, attention_mask = pad_right(token_ids, self._padding_id())
-        self.tokens_seen.real += sum(len(ids) for ids in token_ids)
+    def _embed(self, rows: list[list[int]]) -> Tensor:
+        """Run one batch of token ids through backbone and pooling, [B, D]."""
+        input_ids, attention_mask = pad_right(rows, padding_id(self.tokenizer))
+        self.tokens_seen.real += sum(len(row) for row in rows)
         self.tokens_seen.padded += input_ids.numel()
         attention_mask = attention_mask.to(self.device)
         hidden = self.backbone(input_ids=input_ids.to(self.device), attention_mask=attention_mask).last_hidden_state
-        embeddings = POOLINGS[self.pooling](hidden, attention_mask)
+        embeddings = POOLINGS[self.pooling](hidden, attention_mask)[:, : self.dimension]
         return to_unit_length(embeddings, dim=-1) if self.normalize else embeddings
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Cutting a list of texts into padded batches of similar length, and finding the rows again.
+"""Turning texts into token ids, cutting these into padded batches of similar length, and finding the rows again.
 
 Shape letters: B texts, T tokens of the longest of a batch.
 """
@@ -6,12 +6,51 @@ Shape letters: B texts, T tokens of the longest of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(slots=True)
+class TokenCount:
+    """Tokens that went through an encoder since it was made; take differences for tokens a second.
+
+    Attributes:
+        real: Tokens of the texts, special ones included, duplicates not.
+        padded: Tokens computed: longest times rows of each micro-batch.
+    """
+
+    real: int = 0
+    padded: int = 0
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int) -> list[list[int]]:
+    """Return the token ids of each text, at least one and at most `max_length`, special ones included."""
+    encoded = tokenizer(
+        # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
+        [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    # Without special tokens "" has no token at all, and attention over nothing is NaN.
+    return [ids or [padding_id(tokenizer)] for ids in encoded["input_ids"]]
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id to pad with."""
+    # Masked, so any id will do for a tokenizer that has no padding token.
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

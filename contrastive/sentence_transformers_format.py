@@ -3,9 +3,11 @@
 Notable decisions:
 
 - Reads what sentence-transformers 2 to 6 write: both spellings of the type names and of the pooling keys.
-- Refuses by name whatever would change the embeddings and is not implemented here (Dense, max pooling, ...), rather
-  than give embeddings that are nearly right.
+- Refuses by name whatever would change the embeddings and is not implemented here (max pooling, ...), rather than give
+  embeddings that are nearly right.
 - Writes the *old* names. They load in 5.1, 5.7 and 6.2 with equal embeddings; what 6.2 writes does not load in 5.x.
+- Embeddings cut to their leading dimensions are written as a Dense module that picks these. A folder cannot state the
+  `truncate_dim` of sentence-transformers, which then would silently give the whole width. No other Dense is read.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from contrastive.pooling import Pooling
 
@@ -32,6 +37,7 @@ _OLD_KEY: Mapping[Pooling, str] = {
     "cls": "pooling_mode_cls_token",
     "last": "pooling_mode_lasttoken",
 }
+_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 # Settings of the Transformer module that change its output and are not implemented, with their harmless values.
 _HARMLESS = {
     "transformer_task": (None, "feature-extraction"),
@@ -40,6 +46,12 @@ _HARMLESS = {
     "query_length": (None,),
     "document_length": (None,),
     "query_expansion": (None,),
+}
+# What newer versions say of a Dense module besides.
+_CUT_DEFAULTS = {
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+    "use_residual": False,
 }
 
 
@@ -55,6 +67,7 @@ class FolderSettings:
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included.
         lowercase: Whether texts must be lower-cased before they are tokenised.
+        dimension: Leading dimensions that embeddings are cut to.
     """
 
     backbone: str = ""
@@ -64,6 +77,18 @@ class FolderSettings:
     document_prompt: str | None = None
     max_length: int | None = None
     lowercase: bool = False
+    dimension: int | None = None
+
+
+class EncoderSettings(TypedDict):
+    """What, beside the weights, decides the embedding of a text; every value given, see `FolderSettings`."""
+
+    pooling: Pooling
+    normalize: bool
+    dimension: int
+    query_prompt: str
+    document_prompt: str
+    max_length: int
 
 
 def read_settings(folder: Path) -> FolderSettings:
@@ -76,11 +101,13 @@ def read_settings(folder: Path) -> FolderSettings:
         return FolderSettings()
     modules = _read_json(folder / "modules.json")
     kinds = [_module_kind(module["type"], folder) for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+    is_cut = kinds[2:3] == ["Dense"]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2 + is_cut :]) - {"Normalize"}:
         raise ValueError(
-            f"{folder} chains the modules {', '.join(kinds)}; expected Transformer, Pooling and, if wanted, Normalize"
+            f"{folder} chains the modules {', '.join(kinds)}; expected Transformer, Pooling and, if wanted, Normalize, "
+            "with a Dense before it that only cuts"
         )
-    for module in modules[2:]:
+    for module in modules[2 + is_cut :]:
         _check_normalize(folder / module["path"])
     transformer = _transformer_config(folder / modules[0]["path"])
     prompts = _read_json(folder / "config_sentence_transformers.json")
@@ -92,35 +119,34 @@ def read_settings(folder: Path) -> FolderSettings:
         document_prompt=_prompt(prompts, "document", "passage", "corpus"),
         max_length=transformer.get("max_seq_length"),
         lowercase=bool(transformer.get("do_lower_case")),
+        dimension=_cut_dimension(folder / modules[2]["path"]) if is_cut else None,
     )
 
 
-def write_settings(
-    folder: Path,
-    *,
-    dimension: int,
-    pooling: Pooling,
-    normalize: bool,
-    query_prompt: str,
-    document_prompt: str,
-    max_length: int,
-) -> None:
+def write_settings(folder: Path, *, width: int | None = None, **settings: Unpack[EncoderSettings]) -> None:
     """Make a transformers folder loadable by `SentenceTransformer(folder)` too.
 
-    `dimension` is the width of an embedding, `max_length` counts tokens with the special ones. Its `encode_query` and
-    `encode_document` use the prompts; its plain `encode` uses none.
+    `width` is that of a token's vector, where it is larger than the dimension of an embedding, which then keeps the
+    first so many. Its `encode_query` and `encode_document` use the prompts; its plain `encode` uses none.
     """
-    chain = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
+    dimension = settings["dimension"]
+    width = dimension if width is None else width
+    kinds = ["Transformer", "Pooling"] + ["Dense"] * (dimension < width) + ["Normalize"] * settings["normalize"]
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds[1:], start=1))]
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(chain)
+        for index, (path, kind) in enumerate(zip(paths, kinds, strict=True))
     ]
     _write_json(folder / "modules.json", modules)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    modes = {key: key == _OLD_KEY[pooling] for key in _OLD_POOLING_KEYS}
-    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": dimension, **modes})
+    _write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": settings["max_length"], "do_lower_case": False}
+    )
+    modes = {key: key == _OLD_KEY[settings["pooling"]] for key in _OLD_POOLING_KEYS}
+    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **modes})
+    if dimension < width:
+        _write_cut(folder / "2_Dense", dimension, width)
     about = {
-        "prompts": {"query": query_prompt, "document": document_prompt},
+        "prompts": {"query": settings["query_prompt"], "document": settings["document_prompt"]},
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }
@@ -130,10 +156,10 @@ def write_settings(
 def _module_kind(type_name: str, folder: Path) -> str:
     """Shorten a dotted type name, old or new, to the class; refuse what we cannot run."""
     package, _, kind = type_name.rpartition(".")
-    if package.split(".")[0] != "sentence_transformers" or kind not in ("Transformer", "Pooling", "Normalize"):
+    if package.split(".")[0] != "sentence_transformers" or kind not in _KINDS:
         raise ValueError(
-            f"{folder} contains the module {type_name}, which is not supported; supported are Transformer, Pooling and "
-            "Normalize of sentence-transformers"
+            f"{folder} contains the module {type_name}, which is not supported; supported are {', '.join(_KINDS)} of "
+            "sentence-transformers"
         )
     return kind
 
@@ -166,6 +192,27 @@ def _pooling_mode(folder: Path) -> Pooling:
     if not config.get("include_prompt", True):
         raise ValueError(f"{folder} leaves the prompt out of pooling (include_prompt: false), which is not supported")
     return _OUR_NAME[modes[0]]
+
+
+def _cut_dimension(folder: Path) -> int:
+    """Return how many leading dimensions a Dense module keeps; refuse one that does anything else."""
+    config = _read_json(folder / "config.json")
+    weights = load_file(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else {}
+    matrix = weights.pop("linear.weight", torch.empty(0, 0))
+    is_cut = torch.equal(matrix, torch.eye(*matrix.shape)) and not weights
+    if not is_cut or {**_CUT_DEFAULTS, **config} != {**_CUT_DEFAULTS, **_cut_config(*matrix.shape)}:
+        raise ValueError(f"{folder} is a Dense layer; supported is only one that does no more than keep dimensions")
+    return len(matrix)
+
+
+def _write_cut(folder: Path, dimension: int, width: int) -> None:
+    _write_json(folder / "config.json", _cut_config(dimension, width))
+    save_file({"linear.weight": torch.eye(dimension, width)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _cut_config(dimension: int, width: int) -> dict[str, Any]:
+    identity = "torch.nn.modules.linear.Identity"
+    return {"in_features": width, "out_features": dimension, "bias": False, "activation_function": identity}
 
 
 def _check_normalize(folder: Path) -> None:

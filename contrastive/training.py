@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from contrastive.batching import EpochBatches
 from contrastive.contracts import NegativeStrategy
@@ -150,9 +151,13 @@ class ContrastiveData(lightning.LightningDataModule):
         seed: The order of the batches is a function of this and the epoch.
         num_negatives: At most so many hard negatives a query; None for all that the records have.
         negatives: Chooses further negatives from the training documents; see `contracts.NegativeStrategy`.
+        source_temperature: Of records from several data sets (see `contrastive.data.mixed`), 1 draws each once an
+            epoch, a higher value the smaller data sets more often, infinity all equally; see `EpochBatches`.
+        one_source: Whether each batch comes from one data set.
 
     Raises:
-        ValueError: If there are no records, or a batch size below 1.
+        ValueError: If there are no records, a batch size below 1, or records without a source where it matters; and
+            whatever `EpochBatches` refuses.
     """
 
     def __init__(
@@ -164,14 +169,23 @@ class ContrastiveData(lightning.LightningDataModule):
         seed: int = 0,
         num_negatives: int | None = None,
         negatives: NegativeStrategy | None = None,
+        source_temperature: float = 1.0,
+        one_source: bool = False,
     ) -> None:
         super().__init__()
         if not records:
             raise ValueError("expected at least one training record, got none")
-        self.records = list(records) if negatives is None else add_negatives(records, negatives)
+        self.records = records if negatives is None else add_negatives(records, negatives)
         self.dev = dev
         self.collate = Collator(self.records, num_negatives=num_negatives)
-        self.batches = EpochBatches(len(self.records), batch_size=batch_size, seed=seed)
+        self.batches = EpochBatches(
+            len(self.records),
+            batch_size=batch_size,
+            seed=seed,
+            sources=_sources(self.records) if one_source or source_temperature != 1 else None,
+            temperature=source_temperature,
+            one_source=one_source,
+        )
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Turn validation off if there is nothing to validate on; Lightning warns of an empty loader."""
@@ -195,6 +209,18 @@ class ContrastiveData(lightning.LightningDataModule):
         if isinstance(batch, RetrievalTask):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+def _sources(records: Sequence[Record]) -> list[str]:
+    """Return the source of each record."""
+    bar = tqdm(records, desc="Reading sources", unit=" records", delay=5, leave=False, disable=None)
+    sources = [record.source for record in bar]
+    if not all(sources):
+        raise ValueError(
+            "expected records that name their source, for one_source or a source_temperature other than 1: those of "
+            f"several data sets mixed; got {sources.count('')} of {len(sources)} without"
+        )
+    return sources
 
 
 def add_negatives(records: Sequence[Record], strategy: NegativeStrategy) -> list[Record]:

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException
 
@@ -61,9 +60,11 @@ def evaluate(options: argparse.Namespace) -> float:
     from rich.console import Console
 
     from experiments import results
+    from experiments.composing import compose
     from experiments.judging import judge_bm25, judge_encoder
 
-    config = compose(options)
+    config = compose(model=options.model, data=options.data, overrides=options.overrides)
+    query = config.query if options.query is None else options.query
     data = instantiate(config.data)
     task = data.dev if options.split == "dev" else data.test
     if task is None:
@@ -71,8 +72,8 @@ def evaluate(options: argparse.Namespace) -> float:
     encoder = instantiate(config.encoder).to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    judged = {"BM25": judge_bm25(task, config.query)}
-    judged["encoder"] = judge_encoder(encoder, task, judged["BM25"].rankings, config.query)
+    judged = {"BM25": judge_bm25(task, query)}
+    judged["encoder"] = judge_encoder(encoder, task, judged["BM25"].rankings, query)
     for name, judgement in judged.items():
         results.write_system(folder, name, judgement.rankings, judgement.results)
     systems = {name: judgement.summary() for name, judgement in judged.items()}
@@ -82,29 +83,9 @@ def evaluate(options: argparse.Namespace) -> float:
         f"{options.model} on {data.name}, {task.name}: {len(task.queries):,} queries, {len(task.corpus):,} documents"
     )
     results.print_table(title, {name: judgement.results for name, judgement in judged.items()}, console)
-    results.print_top(config.query, {name: judgement.top for name, judgement in judged.items()}, console)
+    results.print_top(query, {name: judgement.top for name, judgement in judged.items()}, console)
     console.print(f"\nEverything is in {folder}", soft_wrap=True, markup=False, highlight=False)
     return judged["encoder"].results.means["ndcg@10"]
-
-
-def compose(options: argparse.Namespace) -> Any:
-    """Compose the configuration of data and encoder from the options."""
-    from hydra import compose as compose_config
-    from hydra import initialize_config_dir
-
-    choices = [f"data={options.data}"]
-    if Path(options.data).is_dir():
-        choices = ["data=beir", f"data.path='{Path(options.data).resolve()}'"]
-    folder = Path(options.model)
-    if (folder / "model").is_dir():
-        folder = folder / "model"
-    if options.model != "minilm":
-        choices += ["encoder=pretrained", f"encoder.name_or_path='{folder if folder.exists() else options.model}'"]
-    with initialize_config_dir(str(Path(__file__).parents[1].resolve() / "configs"), version_base="1.3"):
-        config = compose_config("config", overrides=[*choices, *options.overrides])
-    if options.query is not None:
-        config.query = options.query
-    return config
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
+from contrastive.contracts import TextEncoder
 from contrastive.data import RetrievalTask
-from contrastive.encoder import Encoder
 from contrastive.evaluation import (
     Rankings,
     Results,
@@ -22,6 +25,7 @@ from contrastive.evaluation import (
     triplet_accuracy,
     uniformity,
 )
+from contrastive.statistics import paired_difference
 
 USER_QUERY = "user-query"
 
@@ -35,12 +39,14 @@ class Judgement:
         results: Metrics per query and their means.
         top: Best documents for the user's query, as (score, text).
         embedding_health: Numbers about the embeddings themselves: the weak triplet accuracies, alignment, uniformity.
+        similarities: Cosines of the pairs (query, document) of each kind, in no order; see `similarities`.
     """
 
     rankings: Rankings
     results: Results
     top: list[tuple[float, str]]
     embedding_health: dict[str, float] = field(default_factory=dict)
+    similarities: dict[str, list[float]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Return means, 95 % intervals and health as plain values for a JSON file."""
@@ -59,7 +65,7 @@ def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3) -> Judgem
 
 
 def judge_encoder(
-    encoder: Encoder,
+    encoder: TextEncoder,
     task: RetrievalTask,
     bm25: Rankings,
     user_query: str,
@@ -71,37 +77,89 @@ def judge_encoder(
     embeddings = embed(encoder, task, show_progress=show_progress)
     rankings = rank_embedded(embeddings, task)
     asked = retrieve(
-        encoder.encode([user_query], side="query", as_numpy=False),
+        encoder.encode([user_query], side="query", show_progress=False, as_numpy=False),
         embeddings.documents,
         [USER_QUERY],
         embeddings.document_ids,
         depth=num_top,
     )
-    health = embedding_health(embeddings, task, bm25)
-    return Judgement(rankings, evaluate_rankings(rankings, task), _top(asked, task), health)
+    negatives = {"random": random_negatives(task), "bm25_hard": hard_negatives(task, bm25)}
+    return Judgement(
+        rankings,
+        evaluate_rankings(rankings, task),
+        _top(asked, task),
+        embedding_health(embeddings, task, negatives),
+        similarities(embeddings, task, negatives),
+    )
 
 
-def embedding_health(embeddings: TaskEmbeddings, task: RetrievalTask, bm25: Rankings) -> dict[str, float]:
+def embedding_health(
+    embeddings: TaskEmbeddings, task: RetrievalTask, negatives: Mapping[str, Mapping[str, str]]
+) -> dict[str, float]:
     """Return triplet accuracies (share, higher is better), alignment and uniformity (lower is better).
 
     An accuracy that no triplet supports is left out: every document may be relevant, or BM25 may find nothing.
+
+    Args:
+        embeddings: Of the task.
+        task: Says what is relevant.
+        negatives: By kind, the id of one negative by query id.
     """
-    negatives = {"random": random_negatives(task), "bm25_hard": hard_negatives(task, bm25)}
     health = {
-        f"triplet_accuracy/{name}": triplet_accuracy(embeddings, task, chosen)
-        for name, chosen in negatives.items()
+        f"triplet_accuracy/{kind}": triplet_accuracy(embeddings, task, chosen)
+        for kind, chosen in negatives.items()
         if any(task.qrels.get(query_id) for query_id in chosen)
     }
-    row = {id_: index for index, id_ in enumerate(embeddings.query_ids)}
-    column = {id_: index for index, id_ in enumerate(embeddings.document_ids)}
-    pairs = [
-        (row[query], column[id_]) for query, grades in task.qrels.items() for id_, grade in grades.items() if grade > 0
-    ]
-    rows, columns = (list(indices) for indices in zip(*pairs, strict=True))
+    rows, columns = _places(embeddings, _relevant_pairs(task))
     health["alignment"] = alignment(embeddings.queries[rows], embeddings.documents[columns]).item()
     if len(embeddings.documents) > 1:
         health["uniformity"] = uniformity(embeddings.documents).item()
     return health
+
+
+def similarities(
+    embeddings: TaskEmbeddings, task: RetrievalTask, negatives: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[float]]:
+    """Return the cosines of all relevant pairs, and of each query with its negative of each kind.
+
+    Args:
+        embeddings: Of the task.
+        task: Says what is relevant.
+        negatives: By kind, the id of one negative by query id.
+    """
+    pairs = {"relevant": _relevant_pairs(task), **{kind: list(chosen.items()) for kind, chosen in negatives.items()}}
+    cosines = {}
+    for kind, chosen in pairs.items():
+        rows, columns = _places(embeddings, chosen)
+        cosines[kind] = torch.cosine_similarity(embeddings.queries[rows], embeddings.documents[columns]).tolist()
+    return cosines
+
+
+def gain(before: Judgement, after: Judgement) -> dict[str, dict[str, float]]:
+    """Return the paired difference after - before of each metric over the same queries, with interval and p-value."""
+    queries = list(before.results.per_query)
+    gains = {}
+    for metric in before.results.intervals:
+        first, second = ([judged.results.per_query[query][metric] for query in queries] for judged in (after, before))
+        difference = paired_difference(first, second)
+        gains[metric] = {
+            "mean": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+            "p_value": difference.p_value,
+        }
+    return gains
+
+
+def _relevant_pairs(task: RetrievalTask) -> list[tuple[str, str]]:
+    return [(query, id_) for query, grades in task.qrels.items() for id_, grade in grades.items() if grade > 0]
+
+
+def _places(embeddings: TaskEmbeddings, pairs: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Return the row of each pair's query and the row of its document."""
+    row = {id_: index for index, id_ in enumerate(embeddings.query_ids)}
+    column = {id_: index for index, id_ in enumerate(embeddings.document_ids)}
+    return [row[query] for query, _ in pairs], [column[id_] for _, id_ in pairs]
 
 
 def _top(rankings: Rankings, task: RetrievalTask) -> list[tuple[float, str]]:

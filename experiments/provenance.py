@@ -1,24 +1,162 @@
-"""What the numbers of a run depend on beside its configuration."""
+"""Where the numbers of a run come from: versions, checkout and command, base model, data."""
 
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from huggingface_hub import ModelCard, try_to_load_from_cache
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+import contrastive
+
+MINILM: dict[str, str | None] = {
+    "name": "all-MiniLM-L6-v2",
+    "hub": "sentence-transformers/all-MiniLM-L6-v2",
+    "licence": "apache-2.0",
+}
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PATH_INSIDE = re.compile(r"(?<![^\s=\[,'\"({:])~?/(?:[^\s,'\"\]})/]+/)+([^\s,'\"\]})/]+)")
 
 
 def provenance() -> dict[str, Any]:
-    """Return what the numbers depend on beside the configuration: versions, machine, state of the checkout."""
+    """Return what the numbers depend on beside the configuration: versions, machine, state of the checkout, command."""
     packages = ("torch", "transformers", "lightning", "bm25s", "ir-measures")
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {
+            "contrastive": contrastive.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
         "git": {"commit": _git("rev-parse", "HEAD"), "changed_files": _git("status", "--porcelain")},
+        "command": _command(),
     }
+
+
+def multirun_job() -> tuple[str | None, str | None]:
+    """Return what a Hydra multirun varies in this job, such as `loss=triplet,seed=1`, and a name for the multirun.
+
+    None for what there is not: in a single run both, in a multirun of one job what it varies.
+    """
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None, None
+    job = HydraConfig.get()
+    folder = Path(job.sweep.dir)
+    command = folder / "multirun.yaml"  # written by the sweeper, with the overrides as they were typed
+    typed = OmegaConf.load(command).hydra.overrides.task if command.exists() else []
+    parse = OverridesParser.create().parse_overrides
+    fixed = {override.key_or_group for override in parse(list(typed)) if not override.is_sweep_override()}
+    overrides = zip(job.overrides.task, parse(list(job.overrides.task)), strict=True)
+    varied = [text for text, override in overrides if override.key_or_group not in fixed]
+    return ",".join(varied) or None, "-".join(folder.parts[-2:])
+
+
+def base_models(encoder: Mapping[str, Any]) -> list[dict[str, str | None]]:
+    """Return name, name on the hub and licence of each model that an encoder's configuration starts from.
+
+    None stands for what there is not or is not known. Nothing is asked of the hub.
+    """
+    found: list[dict[str, str | None]] = []
+    for key, value in leaves(encoder):
+        if str(value).endswith("embedded_minilm"):
+            found.append(dict(MINILM))
+        elif key.rpartition(".")[2] == "name_or_path":
+            found.append(_base_model(str(value)))
+    return [base for index, base in enumerate(found) if base not in found[:index]]
+
+
+def generated(data: Mapping[str, Any]) -> bool:
+    """Whether some of the data comes from the generator of job postings."""
+    return any("experiments.jobs" in target for target in _targets(data))
+
+
+def pseudo_queries(data: Mapping[str, Any]) -> bool:
+    """Whether some of the queries were made from documents."""
+    return any("data.corpus" in target for target in _targets(data))
+
+
+def hub_data_sets(data: Any) -> list[str]:
+    """Return the names of the data sets that a configuration takes from the hub."""
+    if not isinstance(data, Mapping):
+        return []
+    names = [name for value in data.values() for name in hub_data_sets(value)]
+    name = str(data.get("name", ""))
+    if str(data.get("_target_", "")).endswith("hub") and _HUB_NAME.fullmatch(name) and not Path(name).exists():
+        names.append(name)
+    return names
+
+
+def portable(value: Any) -> Any:
+    """Return a value, and all there is in it, with the last name of each absolute path in place of the path.
+
+    >>> portable(["data.path='/home/me/my data'", "paths=[/a/b/c,d]", "https://example.org/a/b"])
+    ['data.path=my data', 'paths=[c,d]', 'https://example.org/a/b']
+    """
+    if isinstance(value, Mapping):
+        return {key: portable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, rest = value.partition("=")
+    if equals and re.fullmatch(r"[+~]*[\w.@/]+", name):  # an override of the command line
+        return f"{name}={portable(rest)}"
+    bare = value.strip("'\"")
+    if bare.startswith("~/") or Path(bare).is_absolute():
+        return Path(bare).name
+    return _PATH_INSIDE.sub(r"\1", value)
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by their dotted names."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _targets(config: Mapping[str, Any]) -> list[str]:
+    return [str(value) for key, value in leaves(config) if key.endswith("_target_")]
+
+
+def _base_model(name_or_path: str) -> dict[str, str | None]:
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir() or not _HUB_NAME.fullmatch(name_or_path):
+        folder = folder.resolve()
+        name = folder.parent.name if folder.name == "model" else folder.name  # the model of a run
+        return {"name": name, "hub": None, "licence": _licence(folder / "README.md")}
+    cached = try_to_load_from_cache(name_or_path, "README.md")
+    licence = _licence(Path(cached)) if isinstance(cached, str) else None
+    return {"name": name_or_path.rpartition("/")[2], "hub": name_or_path, "licence": licence}
+
+
+def _licence(card: Path) -> str | None:
+    if not card.is_file():
+        return None
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (ValueError, yaml.YAMLError):  # somebody wrote it by hand
+        return None
+
+
+def _command() -> list[str] | None:
+    """Return the words of the command line, those of one job in a multirun; None if Hydra did not start this."""
+    if not HydraConfig.initialized():
+        return None
+    return ["python", "-m", "experiments.run", *HydraConfig.get().overrides.task]
 
 
 def _git(*arguments: str) -> str | None:

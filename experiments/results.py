@@ -1,10 +1,11 @@
-"""What a run leaves behind: metrics, per-query results, rankings, tables and plots, in files that open anywhere."""
+"""What a run leaves behind and shows: metrics, per-query results, rankings, in files that open anywhere, and tables."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,38 @@ from contrastive.evaluation import Rankings, Results
 
 HEADLINE = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
 """The metrics of the final table; the files hold all of them."""
+
+FILES = {
+    "model": "the encoder, for sentence-transformers, transformers and contrastive, with its model card",
+    "metrics.json": "means, intervals, gains, timings, versions",
+    "*.per_query.csv": "every metric of every query, a file a system",
+    "*.trec": "rankings as TREC run files",
+    "similarities.csv": "cosine of relevant pairs and of negatives, before and after",
+    "history/metrics.csv": "loss, gradient norm, learning rate, speed, dev metrics by step",
+    "*.png": "plots of the results, the similarities and the training",
+    "checkpoints": "best and last checkpoint of Lightning",
+    "wandb": "the Weights & Biases run",
+    "config.yaml": "the configuration, resolved",
+    "run.log": "the log, with times",
+}
+"""What there may be in the folder of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a tracker is given at the end of a run.
+
+    Attributes:
+        numbers: Final numbers by name, for the summary.
+        tables: Columns and rows by name.
+        figures: PNG files by name.
+        histograms: Raw values by name.
+    """
+
+    numbers: Mapping[str, float]
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = field(default_factory=dict)
+    figures: Mapping[str, Path] = field(default_factory=dict)
+    histograms: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -29,6 +62,15 @@ def write_system(folder: Path, name: str, rankings: Rankings, results: Results) 
     """Write the ranking of one system as a TREC run file and its per-query results as CSV."""
     rankings.write_trec(folder / f"{name}.trec", tag=name)
     results.write_csv(folder / f"{name}.per_query.csv")
+
+
+def write_similarities(path: Path, similarities: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Write a row a pair: the system, the kind of pair, and the cosine of its query and document."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["system", "pair", "cosine"])
+        for system, kinds in similarities.items():
+            writer.writerows([system, kind, f"{value:.6f}"] for kind, values in kinds.items() for value in values)
 
 
 def print_table(title: str, systems: Mapping[str, Results], console: Console) -> None:
@@ -59,46 +101,21 @@ def print_top(query: str, tops: Mapping[str, Sequence[tuple[float, str]]], conso
             console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
 
-def plot_results(path: Path, systems: Mapping[str, Results]) -> None:
-    """Plot the headline metrics of every system with their intervals."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(systems)
-    for index, (name, results) in enumerate(systems.items()):
-        cells = [results.intervals[metric] for metric in HEADLINE]
-        means = [cell.mean for cell in cells]
-        errors = [[cell.mean - cell.low for cell in cells], [cell.high - cell.mean for cell in cells]]
-        places = [position + (index - (len(systems) - 1) / 2) * width for position in range(len(HEADLINE))]
-        axes.bar(places, means, width, yerr=errors, capsize=3, label=name)
-    axes.set_xticks(range(len(HEADLINE)), HEADLINE)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("mean over queries, 95 % interval")
-    axes.legend()
-    figure.savefig(path, dpi=150)
+def print_gain(change: Mapping[str, float], console: Console) -> None:
+    """Print the paired difference in nDCG@10."""
+    line = (
+        f"after - before, nDCG@10: {change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}], "
+        f"p = {change['p_value']:.4f} (paired randomisation test)"
+    )
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def plot_training(path: Path, history: Path) -> bool:
-    """Plot loss, learning rate and dev metric over the steps of a CSV history; False if there is none."""
-    from matplotlib.figure import Figure
-
-    if not history.exists():
-        return False
-    with history.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = ("train/loss", "train/gradient_norm", "train/learning_rate", "dev/ndcg@10")
-    shown = [name for name in names if any(row.get(name) for row in rows)]
-    if not shown:
-        return False
-    figure = Figure(figsize=(3.2 * len(shown), 3), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None)
-        axes.set_title(name)
-        axes.set_xlabel("step")
-    figure.savefig(path, dpi=150)
-    return True
+def print_files(folder: Path, console: Console) -> None:
+    """Print where everything is and what each file of the run is for."""
+    console.print(f"\nEverything is in {folder}", soft_wrap=True, markup=False, highlight=False)
+    for name, what in FILES.items():
+        if any(folder.glob(name)):
+            console.print(f"  {name:22}{what}", markup=False, highlight=False, soft_wrap=True)
 
 
 def example_rows(
@@ -113,3 +130,33 @@ def example_rows(
         ]
         rows.append([task.queries[query_id], *tops])
     return rows
+
+
+def per_query_rows(
+    task: RetrievalTask, systems: Mapping[str, Results], metric: str = "ndcg@10", limit: int = 1000
+) -> list[list[str | float]]:
+    """Return rows (query id, query, then the metric under each system) for the first judged queries of a task."""
+    judged = list(next(iter(systems.values())).per_query)[:limit]
+    return [
+        [query_id, task.queries[query_id], *(results.per_query[query_id][metric] for results in systems.values())]
+        for query_id in judged
+    ]
+
+
+def final_numbers(report: Mapping[str, Any]) -> dict[str, float]:
+    """Flatten the report of a run for a tracker's summary.
+
+    Names are `<system>/<metric>`, `gain/<metric>` with `_low`, `_high` and `_p_value`, `seconds/<stage>`, and
+    `best/<metric>` for what chose the weights.
+    """
+    numbers: dict[str, float] = {}
+    for system, judged in report["systems"].items():
+        means = {metric: cell["mean"] for metric, cell in judged["metrics"].items()}
+        numbers |= {f"{system}/{name}": value for name, value in {**means, **judged["embedding_health"]}.items()}
+    for metric, change in report.get("gain", {}).items():
+        numbers[f"gain/{metric}"] = change["mean"]
+        numbers |= {f"gain/{metric}_{name}": change[name] for name in ("low", "high", "p_value")}
+    numbers |= {f"seconds/{stage}": seconds for stage, seconds in report.get("seconds", {}).items()}
+    if report.get("monitored"):
+        numbers[f"best/{report['monitored']['metric']}"] = report["monitored"]["value"]
+    return numbers

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,13 @@ from torch import nn
 from contrastive.data import RetrievalTask, TextData
 from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
-from contrastive.statistics import paired_difference
 from contrastive.training import ContrastiveData, ContrastiveModule
 from experiments import results
-from experiments.judging import Judgement, judge_bm25, judge_encoder
-from experiments.provenance import provenance
-from experiments.tracking import HISTORY, finish, log_results
+from experiments.figures import illustrate
+from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
+from experiments.model_card import write_card
+from experiments.provenance import base_models, provenance
+from experiments.tracking import HISTORY, finish, log_model, log_results
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,13 @@ def train_and_judge(config: DictConfig) -> float:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     parts = build(config, folder)
     origin = provenance()
-    report: dict[str, Any] = {"status": "running", "data": _sizes(parts), **origin, "systems": {}}
+    report: dict[str, Any] = {
+        "status": "running",
+        "data": _sizes(parts),
+        "base_models": base_models(OmegaConf.to_container(config.encoder, resolve=True)),
+        **origin,
+        "systems": {},
+    }
     for logger in parts.loggers:
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
     try:
@@ -73,7 +79,6 @@ def train_and_judge(config: DictConfig) -> float:
 
 
 def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any]) -> float:
-    console = Console()
     clock = Clock(report.setdefault("seconds", {}))
     judged: dict[str, Judgement] = {}
 
@@ -101,10 +106,15 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     if config.before:
         report["gain"] = gain(judged["before"], judged["after"])
     report["status"] = "finished"
-    show(config, folder, parts.task, judged, report, console)  # before the tracker, which may fail
-    rankings = {name: judgement.rankings for name, judgement in judged.items()}
-    examples = results.example_rows(parts.task, rankings)
-    log_results(parts.loggers, final_numbers(report), ["query", *judged], examples)
+    results.write_json(folder / "metrics.json", report)
+    try:
+        write_card(folder)
+    except Exception as error:  # the model is worth more than its card
+        log.warning("The model card could not be written (%s: %s)", type(error).__name__, error)
+    outcome = illustrate(folder, parts.task, judged, report, folder / HISTORY / "metrics.csv")
+    show(config, folder, parts.task, judged, report)  # before the tracker, which may fail
+    log_results(parts.loggers, outcome)
+    log_model(parts.loggers, folder / "model", outcome.numbers)
     return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 
@@ -121,7 +131,12 @@ def build(config: DictConfig, folder: Path) -> Parts:
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
     datamodule = ContrastiveData(
-        data.train, data.dev, batch_size=config.batch_size, seed=config.seed, num_negatives=config.num_negatives
+        data.train,
+        data.dev,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_negatives=config.num_negatives,
+        **config.batches,
     )
     encoder: Encoder = instantiate(config.encoder)
     callbacks = build_callbacks(config, validates=data.dev is not None and config.trainer.limit_val_batches != 0)
@@ -162,64 +177,17 @@ def restore_best(parts: Parts) -> dict[str, Any] | None:
     }
 
 
-def gain(before: Judgement, after: Judgement) -> dict[str, Any]:
-    """Return the paired difference after - before of each headline metric, over the same queries."""
-    queries = list(before.results.per_query)
-    gains = {}
-    for metric in results.HEADLINE:
-        first, second = ([j.results.per_query[query][metric] for query in queries] for j in (after, before))
-        difference = paired_difference(first, second)
-        gains[metric] = {
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-            "p_value": difference.p_value,
-        }
-    return gains
-
-
 def show(
-    config: DictConfig,
-    folder: Path,
-    task: RetrievalTask,
-    judged: dict[str, Judgement],
-    report: dict[str, Any],
-    console: Console,
+    config: DictConfig, folder: Path, task: RetrievalTask, judged: dict[str, Judgement], report: dict[str, Any]
 ) -> None:
-    """Print the final table and where everything is; draw the plots."""
+    """Print the final table and where everything is."""
+    console = Console()
     systems = {name: judgement.results for name, judgement in judged.items()}
-    title = f"{_described(task)}; mean and 95 % interval over queries"
-    results.print_table(title, systems, console)
+    results.print_table(f"{_described(task)}; mean and 95 % interval over queries", systems, console)
     if "gain" in report:
-        change = report["gain"]["ndcg@10"]
-        console.print(
-            f"after - before, nDCG@10: {change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}], "
-            f"p = {change['p_value']:.4f} (paired randomisation test)",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        results.print_gain(report["gain"]["ndcg@10"], console)
     results.print_top(config.query, {name: judgement.top for name, judgement in judged.items()}, console)
-    results.plot_results(folder / "results.png", systems)
-    results.plot_training(folder / "training.png", folder / HISTORY / "metrics.csv")
-    console.print(f"\nEverything is in {folder}", soft_wrap=True, markup=False, highlight=False)
-    for name, what in FILES.items():
-        if any(folder.glob(name)):
-            console.print(f"  {name:22}{what}", markup=False, highlight=False, soft_wrap=True)
-
-
-FILES = {
-    "model": "the encoder, for sentence-transformers, transformers and contrastive",
-    "metrics.json": "means, intervals, gains, timings, versions",
-    "*.per_query.csv": "every metric of every query, a file a system",
-    "*.trec": "rankings as TREC run files",
-    "history/metrics.csv": "loss, gradient norm, learning rate, speed, dev metrics by step",
-    "*.png": "plots of the results and of the training",
-    "checkpoints": "best and last checkpoint of Lightning",
-    "wandb": "the Weights & Biases run; wandb sync uploads an offline one",
-    "config.yaml": "the configuration, resolved",
-    "run.log": "the log, with times",
-}
+    results.print_files(folder, console)
 
 
 class Clock:
@@ -234,15 +202,6 @@ class Clock:
         now = time.perf_counter()
         self._laps[name] = round(now - self._last, 2)
         self._last = now
-
-
-def final_numbers(report: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten the report to `<system>/<metric>` for a tracker's summary."""
-    numbers: dict[str, float] = {}
-    for system, judged in report["systems"].items():
-        means = {metric: cell["mean"] for metric, cell in judged["metrics"].items()}
-        numbers |= {f"{system}/{name}": value for name, value in {**means, **judged["embedding_health"]}.items()}
-    return numbers
 
 
 def _described(task: RetrievalTask) -> str:

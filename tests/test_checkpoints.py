@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import huggingface_hub.constants
+import huggingface_hub.utils
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -57,6 +58,34 @@ def test_a_hub_name_is_found_in_the_cache(
     (repository / "refs/main").write_text("0" * 40)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert local_folder("org/name") == snapshot
+
+
+def test_what_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [
+        "config.json",
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "0_Transformer/model.safetensors",
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+        "adapter_model.safetensors",
+        "two_towers.json",
+        "query/model.safetensors",
+        "query/model-00001-of-00002.safetensors",
+        "document/model.safetensors",
+        "document/2_Dense/model.safetensors",
+    ]
+    unwanted = ["onnx/model.safetensors", "onnx/config.json", "openvino/config.json", "pytorch_model.bin", "a.png"]
+
+    def download(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        files = huggingface_hub.utils.filter_repo_objects(
+            wanted + unwanted, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        assert (name, list(files)) == ("org/name", wanted)
+        return str(tmp_path)
+
+    monkeypatch.setattr(checkpoints.huggingface_hub, "snapshot_download", download)
+    assert local_folder("org/name") == tmp_path
 
 
 def test_only_safetensors_are_read(own_folder: Path) -> None:

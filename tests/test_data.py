@@ -161,6 +161,28 @@ def test_overlap_can_be_let_through_with_a_warning(folder: Folder, caplog: pytes
     assert "share 1 top-graded documents: 'd1'" in caplog.text
 
 
+def test_overlap_is_refused_or_reported_and_nothing_else(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="expected overlap to be error or warn, got 'ignore'"):
+        beir(folder(), overlap="ignore")  # type: ignore[arg-type]
+
+
+def test_what_splits_share_is_named_by_id_and_text() -> None:
+    train = tuple(Record(f"query {i}", f"answer {i}") for i in range(9))
+    queries = {f"q{i}": f"Query  {i}" for i in range(5)}
+    test = RetrievalTask("test", queries, {"d": "x"}, {query_id: {"d": 1} for query_id in queries})
+    with pytest.raises(ValueError, match=r"share 5 queries: 'q0' \('Query  0'\), 'q1' .*, 'q2' \('Query  2'\), \.\.\."):
+        check_disjoint(TextData("bad", train, None, test))
+    with pytest.raises(ValueError, match="share 1 queries: 'same'"):
+        check_disjoint(
+            TextData(
+                "bad",
+                (Record("a", "b", query_id="same"),),
+                None,
+                replace(test, queries={"same": "c"}, qrels={"same": {"d": 1}}),
+            )
+        )
+
+
 def _split(name: str, query: str, document: str) -> RetrievalTask:
     return RetrievalTask(name, {f"{name}-q": query}, {f"{name}-d": document}, {f"{name}-q": {f"{name}-d": 1}})
 
@@ -195,6 +217,42 @@ def test_ids_are_shared_through_names_and_texts() -> None:
         ids.of("five")
 
 
+@given(st.lists(st.tuples(st.sampled_from(["", *"abcd"]), st.sampled_from([None, *"uvwxyz", "U ", "V"]))))
+def test_ids_are_those_of_merging_one_pair_after_another(items: list[tuple[str, str | None]]) -> None:
+    groups: list[set[tuple[str, str]]] = []
+    for name, text in items:
+        own = ({("name", name)} if name else set()) | ({("text", text.lower().strip())} if text else set())
+        tied = [group for group in groups if group & own]
+        if own and not tied:
+            groups.append(own)
+        for group in tied:
+            tied[0].update(group, own)
+        groups = [group for group in groups if group not in tied[1:]]
+    numbers = {key: number for number, group in enumerate(groups) for key in group}
+    ids = Identities(items)
+    assert len(ids) == len(groups)
+    for (name, text), number in zip(items, ids.of_items.tolist(), strict=True):
+        assert not name or ids.of_name(name) == numbers["name", name] == number
+        assert text is None or ids.of(text) == numbers["text", text.lower().strip()] == number
+        assert (number == -1) == (not name and text is None)
+
+
+def test_ids_of_a_long_chain_are_one() -> None:
+    links = [(f"n{i}", f"t{i + step}") for i in range(500) for step in (0, 1)]
+    ids = Identities([*links[::-1], ("", "other")])
+    assert {ids.of_name(f"n{i}") for i in range(500)} == {0}
+    assert ids.of("other") == 1
+
+
+def test_ids_of_what_was_not_there_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected an id that was among the items, got 'a'"):
+        Identities([("b", "a")]).of_name("a")
+    with pytest.raises(ValueError, match="expected a text that the ids were made from, got 'b'"):
+        Identities([("b", "a")]).of("b")
+    with pytest.raises(ValueError, match="expected a text that the ids were made from"):
+        Identities([]).of("a")
+
+
 RECORDS = (
     Record("cook", "chef", ("bus", "CHEF ", "nurse"), "q1", "d1", ("d2", "d9", "d3"), {"d1": 2, "d4": 1, "d2": 0}),
     Record("car", "bus", (), "q2", "d2", (), {"d2": 1}),
@@ -223,6 +281,12 @@ def test_known_positives_come_from_grades_and_from_the_same_question() -> None:
     known = known_positive(batch.positive_ids, batch.document_ids)(torch.arange(3), torch.arange(6))
     answers = {("cook", "chef"), ("cook", "waiter"), ("car", "bus")}
     assert known.tolist() == [[(q.lower(), d) in answers for d in batch.documents] for q in batch.queries]
+
+
+def test_queries_may_share_answers_in_any_order() -> None:
+    records = [Record("b", "x"), Record("a", "y"), Record("a", "x"), Record("c", "x"), Record("a", "y")]
+    batch = Collator(records)(records)
+    assert batch.positive_ids.tolist() == [[0, -1], [0, 1], [0, 1], [0, -1], [0, 1]]
 
 
 def test_every_positive_of_a_query_counts_in_a_batch_without_it() -> None:
@@ -280,6 +344,10 @@ def test_a_batch_moves_with_all_its_tensors() -> None:
         (
             [Record("a", "x", score=1.0), Record("b", "y")],
             "expected score in all records or in none, got 1 of 2 without",
+        ),
+        (
+            [Record("a", "x", teacher_scores=(1.0,)), Record("b", "y"), Record("c", "z")],
+            "expected teacher_scores in all records or in none, got 2 of 3 without",
         ),
         ([Record("a", "x", ("y", "z"), negative_ids=("1",))], "expected an id for each of 2 negatives, got 1"),
         ([Record("a", "x", ("y",), teacher_scores=(1.0,))], "expected 2 teacher scores, .* got 1"),

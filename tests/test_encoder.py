@@ -16,8 +16,10 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from contrastive import encoder as encoder_module
+from contrastive.adapters import LoRA
 from contrastive.encoder import Encoder, embedded_minilm
 from contrastive.pooling import POOLINGS, Pooling
+from contrastive.two_towers import TwoTowers
 
 TEXTS = [
     "python developer",
@@ -198,6 +200,70 @@ def test_refuses_what_is_not_text(tiny_encoder: Encoder, call: Callable[[Encoder
         embed("chef")
     with pytest.raises(ValueError, match='expected side "query" or "document", got \'passage\''):
         embed(["chef"], side="passage")
+
+
+# Leading dimensions
+
+
+@pytest.mark.parametrize("normalize_", [False, True])
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_keeps_leading_dimensions(tiny_model_folder: Path, normalize_: bool, bucketed: bool) -> None:
+    whole = Encoder.from_pretrained(tiny_model_folder)
+    cut = Encoder.from_pretrained(tiny_model_folder, dimension=7, normalize=normalize_, bucketed=bucketed)
+    expected = whole(TEXTS)[:, :7]
+    if normalize_:
+        expected = expected / expected.norm(dim=1, keepdim=True)
+    assert cut.dimension == 7
+    torch.testing.assert_close(cut(TEXTS), expected, atol=1e-6, rtol=0)
+    assert_allclose(cut.encode(TEXTS), expected.detach(), atol=1e-6)
+    assert cut([]).shape == cut.encode([]).shape == (0, 7)
+
+
+def test_all_dimensions_are_the_default(tiny_model_folder: Path) -> None:
+    whole = Encoder.from_pretrained(tiny_model_folder, normalize=True)
+    said = Encoder.from_pretrained(tiny_model_folder, normalize=True, dimension=32)
+    assert said.settings == whole.settings
+    assert np.array_equal(said.encode(TEXTS), whole.encode(TEXTS))
+
+
+@pytest.mark.parametrize("dimension", [0, -1, 33])
+def test_an_impossible_dimension_is_refused(tiny_model_folder: Path, dimension: int) -> None:
+    with pytest.raises(ValueError, match=f"expected dimension from 1 to 32 for this model, got {dimension}"):
+        Encoder.from_pretrained(tiny_model_folder, dimension=dimension)
+
+
+@pytest.mark.parametrize("normalize_", [False, True])
+def test_a_saved_folder_gives_the_same_leading_dimensions(
+    tiny_model_folder: Path, tmp_path: Path, normalize_: bool
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = Encoder.from_pretrained(tiny_model_folder, dimension=7, normalize=normalize_, query_prompt="job: ")
+    encoder.save_pretrained(tmp_path)
+    expected = encoder.encode(TEXTS)
+    ours = Encoder.from_pretrained(tmp_path)
+    assert ours.settings == encoder.settings
+    assert np.array_equal(ours.encode(TEXTS), expected)
+    theirs = SentenceTransformer(str(tmp_path), device="cpu")
+    assert theirs.get_embedding_dimension() == 7
+    assert_allclose(theirs.encode_query(TEXTS), expected, atol=1e-6)
+    theirs.save_pretrained(str(tmp_path / "again"))
+    assert_allclose(Encoder.from_pretrained(tmp_path / "again").encode(TEXTS), expected, atol=1e-6)
+    assert Encoder.from_pretrained(tmp_path, dimension=20).encode(TEXTS).shape == (len(TEXTS), 20)
+
+
+def test_the_settings_are_all_that_decides(tiny_model_folder: Path) -> None:
+    settings: dict[str, Any] = {
+        "pooling": "cls",
+        "normalize": True,
+        "dimension": 7,
+        "query_prompt": "job: ",
+        "document_prompt": "data ",
+        "max_length": 20,
+    }
+    encoder = Encoder.from_pretrained(tiny_model_folder, **settings)
+    assert encoder.settings == settings
+    assert np.array_equal(Encoder.from_pretrained(tiny_model_folder, **settings).encode(TEXTS), encoder.encode(TEXTS))
 
 
 # Prompts
@@ -444,19 +510,73 @@ def test_the_embedded_model_equals_sentence_transformers() -> None:
 
 # Configuration
 
+ENCODERS = Path(__file__).parents[1] / "configs" / "encoder"
+
 
 @pytest.mark.parametrize("name", ["minilm", "pretrained"])
 def test_configs_name_real_arguments(name: str) -> None:
-    path = Path(__file__).parents[1] / "configs" / "encoder" / f"{name}.yaml"
-    config = yaml.safe_load(path.read_text())
-    assert config.pop("_target_") == "contrastive.encoder.Encoder.from_pretrained"
-    assert config.keys() <= inspect.signature(Encoder.from_pretrained).parameters.keys()
+    config = yaml.safe_load((ENCODERS / f"{name}.yaml").read_text())
+    assert config.pop("_target_") == "contrastive.two_towers.load_encoder"
+    assert config.pop("two_towers") is False
+    arguments = inspect.signature(Encoder.from_pretrained).parameters.keys()
+    assert config.keys() == arguments - {"bucketed"}  # the reference, not a choice
+    assert config["lora"].pop("_target_") == "contrastive.adapters.LoRA"
+    assert config["lora"].keys() == inspect.signature(LoRA).parameters.keys()
 
 
-def test_the_default_config_makes_an_encoder() -> None:
+@pytest.fixture
+def configure(tiny_model_folder: Path) -> Callable[..., Encoder | TwoTowers]:
+    """Builds the encoder of a command line, on the tiny model."""
+    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
-    config = OmegaConf.load(Path(__file__).parents[1] / "configs" / "encoder" / "minilm.yaml")
-    encoder = instantiate(config)
+    def build(*overrides: str, name: str = "pretrained") -> Encoder | TwoTowers:
+        choice = [f"+encoder={name}", *([f"encoder.name_or_path={tiny_model_folder}"] if name == "pretrained" else [])]
+        with initialize_config_dir(str(ENCODERS.parent), version_base="1.3"):
+            encoder: Encoder | TwoTowers = instantiate(compose(overrides=[*choice, *overrides]).encoder)
+        return encoder
+
+    return build
+
+
+def test_the_default_config_makes_an_encoder(configure: Callable[..., Any]) -> None:
+    encoder = configure(name="minilm")
     assert (encoder.dimension, encoder.max_length, encoder.normalize) == (384, 256, True)
+    plain = Encoder.from_pretrained(embedded_minilm(), max_length=256)
+    assert np.array_equal(encoder.encode(TEXTS), plain.encode(TEXTS))
+    assert [p.requires_grad for p in encoder.parameters()] == [p.requires_grad for p in plain.parameters()]
+    assert not encoder.backbone.is_activation_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("override", "holds"),
+    [
+        ("encoder.lora.rank=4", lambda e: {n.split(".")[-3] for n, p in e.named_parameters() if p.requires_grad}
+         == {"lora_A", "lora_B"}),
+        ("encoder.lora=null", lambda e: e.backbone.embeddings.word_embeddings.weight.requires_grad),
+        ("encoder.frozen_layers=1", lambda e: not e.backbone.encoder.layer[0].output.dense.weight.requires_grad),
+        ("encoder.gradient_checkpointing=true", lambda e: e.backbone.is_activation_checkpointing),
+        ("encoder.dimension=7", lambda e: e.encode(["chef"]).shape == (1, 7)),
+        ("encoder.two_towers=true", lambda e: isinstance(e, TwoTowers)),
+    ],
+)  # fmt: skip
+def test_each_switch_is_one_override(
+    configure: Callable[..., Any], override: str, holds: Callable[[Any], bool]
+) -> None:
+    assert holds(configure(override))
+
+
+def test_targets_come_from_the_command_line(configure: Callable[..., Any], tmp_path: Path) -> None:
+    encoder = configure("encoder.lora.rank=2", "encoder.lora.target_modules=[key,output.dense]")
+    assert {n.split(".lora_")[0].split(".")[-2] for n, p in encoder.named_parameters() if p.requires_grad} == {
+        "self",
+        "output",
+    }
+    encoder.save_pretrained(tmp_path)  # with the names as plain text, not as Hydra's lists
+
+
+def test_a_misspelt_switch_is_refused(configure: Callable[..., Any]) -> None:
+    from hydra.errors import ConfigCompositionException
+
+    with pytest.raises(ConfigCompositionException, match=r"encoder\.lora\.rnak"):
+        configure("encoder.lora.rnak=4")

@@ -22,9 +22,9 @@ from hydra.utils import instantiate
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from contrastive.data import RetrievalTask, TextData
+from contrastive.data.typing_errors import misspell
 from experiments.jobs.generator import World, bag, jobs, world, worlds
 from experiments.jobs.labels import Posting, Search, contradicts
-from experiments.jobs.queries import misspell
 from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, names, palette, roles
 
 Run = Mapping[str, Mapping[str, float]]

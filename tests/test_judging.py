@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from contrastive.data import RetrievalTask
-from contrastive.evaluation import Rankings, TaskEmbeddings
-from experiments.judging import embedding_health, judge_bm25
+from contrastive.encoder import Encoder
+from contrastive.evaluation import Rankings, TaskEmbeddings, evaluate_rankings
+from experiments.judging import Judgement, embedding_health, gain, judge_bm25, judge_encoder, similarities
 
 TASK = RetrievalTask(
     "test",
@@ -21,7 +22,7 @@ NORTH, EAST = [0.0, 1.0], [1.0, 0.0]
 def test_alignment_is_over_relevant_pairs_and_uniformity_over_documents() -> None:
     queries, documents = torch.tensor([NORTH, EAST]), torch.tensor([NORTH, EAST, NORTH])
     embeddings = TaskEmbeddings(("q", "r"), queries, ("a", "b", "c"), documents)
-    health = embedding_health(embeddings, TASK, Rankings({"q": ["a", "b"], "r": []}, {"q": [1, 0.5], "r": []}))
+    health = embedding_health(embeddings, TASK, {"bm25_hard": {"q": "b"}})
     assert health["alignment"] == pytest.approx((0 + 2) / 2)  # q stands on a; r and c are at right angles
     assert health["uniformity"] == pytest.approx(math.log((1 + 2 * math.exp(-4)) / 3))
     assert health["triplet_accuracy/bm25_hard"] == 1  # q is closer to a than to b; r has no negative
@@ -31,3 +32,49 @@ def test_the_users_query_is_answered_from_the_corpus() -> None:
     judgement = judge_bm25(TASK, "a nursing job", num_top=2)
     assert [text for _, text in judgement.top] == ["nursing home"]
     assert set(judgement.summary()) == {"metrics", "embedding_health"}
+
+
+def test_similarities_are_the_cosines_of_relevant_pairs_and_of_negatives() -> None:
+    queries, documents = torch.tensor([NORTH, EAST]) * 3, torch.tensor([NORTH, EAST, [1.0, 1.0]])
+    embeddings = TaskEmbeddings(("q", "r"), queries, ("a", "b", "c"), documents)
+    cosines = similarities(embeddings, TASK, {"random": {"q": "b", "r": "b"}, "bm25_hard": {}})
+    assert cosines == {
+        "relevant": pytest.approx([1.0, math.sqrt(0.5)]),
+        "random": pytest.approx([0.0, 1.0]),
+        "bm25_hard": [],
+    }
+
+
+def test_an_encoder_is_judged_on_the_embeddings_it_gave_once(
+    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = tiny_encoder.encode
+    monkeypatch.setattr(
+        tiny_encoder, "encode", lambda texts, **options: (encoded.append(len(texts)), encode(texts, **options))[1]
+    )
+    bm25 = judge_bm25(TASK, "chef")
+    judgement = judge_encoder(tiny_encoder, TASK, bm25.rankings, "chef", show_progress=False)
+    assert sorted(encoded) == [1, 2, 3]  # the user's query, the task's, the corpus
+    assert {kind: len(values) for kind, values in judgement.similarities.items()} == {
+        "relevant": 2,
+        "random": 2,
+        "bm25_hard": 0,  # BM25 finds nothing but what is relevant
+    }
+    assert "triplet_accuracy/bm25_hard" not in judgement.embedding_health
+    assert bm25.similarities == {}
+
+
+def test_the_gain_is_paired_by_query_and_not_by_order() -> None:
+    before = Rankings({"q": ["b", "a"], "r": ["c"]}, {"q": [2, 1], "r": [1]})
+    after = Rankings({"q": ["a"], "r": ["a", "b", "c"]}, {"q": [1], "r": [3, 2, 1]})
+    judgements = [Judgement(rankings, evaluate_rankings(rankings, TASK), []) for rankings in (before, after)]
+    reordered = dict(reversed(judgements[1].results.per_query.items()))
+    object.__setattr__(judgements[1].results, "per_query", reordered)
+    change = gain(*judgements)
+    assert set(change) == set(judgements[0].results.intervals)
+    # Reciprocal ranks: q from 1/2 to 1, r from 1 to 1/3.
+    assert change["mrr@10"]["mean"] == pytest.approx((1 / 2 - 2 / 3) / 2)
+    assert change["mrr@10"]["low"] == pytest.approx(-2 / 3)
+    assert change["mrr@10"]["high"] == pytest.approx(1 / 2)
+    assert change["mrr@10"]["p_value"] == pytest.approx(1)

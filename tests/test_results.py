@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.container import BarContainer
 from rich.console import Console
 
 from contrastive.data import RetrievalTask
-from contrastive.evaluation import Rankings, evaluate_rankings
-from experiments import results
+from contrastive.evaluation import Rankings, Results, evaluate_rankings
+from contrastive.statistics import Interval
+from experiments import figures, results
 
 TASK = RetrievalTask("test", {"q": "python"}, {"a": "Developer\n\nPython", "b": "Chef"}, {"q": {"a": 1}})
 RANKINGS = Rankings({"q": ["a", "b"]}, {"q": [0.9, 0.1]})
@@ -52,8 +54,104 @@ def test_examples_hold_the_best_documents_of_each_system() -> None:
     assert results.example_rows(TASK, {"BM25": RANKINGS}, depth=1) == [["python", "Developer · Python"]]
 
 
-def test_no_history_no_plot(tmp_path: Path) -> None:
-    assert results.plot_training(tmp_path / "plot.png", tmp_path / "metrics.csv") is False
-    (tmp_path / "metrics.csv").write_text("step,train/loss,dev/ndcg@10\n0,1.5,\n1,1.0,\n1,,0.5\n")
-    assert results.plot_training(tmp_path / "plot.png", tmp_path / "metrics.csv") is True
-    assert (tmp_path / "plot.png").stat().st_size > 0
+def test_gain_is_printed_with_its_sign() -> None:
+    out = console()
+    results.print_gain({"mean": 0.1, "low": -0.05, "high": 0.25, "p_value": 0.0123}, out)
+    assert "nDCG@10: +0.100 [-0.050, +0.250], p = 0.0123" in out.file.getvalue().replace("\n", "")
+
+
+def test_only_files_that_exist_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "BM25.trec").touch()
+    out = console()
+    results.print_files(tmp_path, out)
+    assert "*.trec" in out.file.getvalue()
+    assert "config.yaml" not in out.file.getvalue()
+
+
+def test_a_row_a_query_has_the_metric_under_each_system() -> None:
+    task = RetrievalTask("t", {"q": "python", "r": "chef"}, TASK.corpus, {"q": {"a": 1}, "r": {"b": 1}})
+    rankings = Rankings({"q": ["a"], "r": ["a"]}, {"q": [1], "r": [1]})
+    systems = {"BM25": evaluate_rankings(rankings, task), "after": evaluate_rankings(RANKINGS, task)}
+    assert results.per_query_rows(task, systems) == [["q", "python", 1.0, 1.0], ["r", "chef", 0.0, 0.0]]
+    assert results.per_query_rows(task, systems, "recall@100", limit=1) == [["q", "python", 1.0, 1.0]]
+
+
+def test_final_numbers_are_flat() -> None:
+    change = {"mean": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.5}
+    report = {
+        "systems": {"after": {"metrics": {"map": {"mean": 0.5, "low": 0, "high": 1}}, "embedding_health": {"x": 2.0}}},
+        "gain": {"map": change},
+        "seconds": {"train": 3.5},
+        "monitored": {"metric": "dev/map", "value": 0.25},
+    }
+    assert results.final_numbers(report) == {
+        "after/map": 0.5,
+        "after/x": 2.0,
+        "gain/map": 0.1,
+        "gain/map_low": 0.0,
+        "gain/map_high": 0.2,
+        "gain/map_p_value": 0.5,
+        "seconds/train": 3.5,
+        "best/dev/map": 0.25,
+    }
+    assert results.final_numbers({"systems": {}, "monitored": None}) == {}
+
+
+def test_similarities_are_written_a_row_a_pair(tmp_path: Path) -> None:
+    results.write_similarities(tmp_path / "s.csv", {"after": {"relevant": [0.5, 0.25], "random": []}})
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert lines == ["system,pair,cosine", "after,relevant,0.500000", "after,relevant,0.250000"]
+
+
+def test_figures_show_what_there_is(tmp_path: Path) -> None:
+    systems, history = {"after": evaluate_rankings(RANKINGS, TASK)}, tmp_path / "metrics.csv"
+    assert set(figures.draw(tmp_path, systems, {}, history)) == {"results"}
+    history.write_text("step,train/loss,dev/ndcg@10\n0,1.5,\n1,1.0,\n1,,0.5\n")
+    cosines = {"after": {"relevant": [0.5], "random": []}}
+    drawn = figures.draw(tmp_path, systems, cosines, history)
+    assert {name: path.name for name, path in drawn.items()} == {
+        "results": "results.png",
+        "training": "training.png",
+        "similarities": "similarities.png",
+    }
+    assert all(path.stat().st_size > 0 for path in drawn.values())
+
+
+def test_bars_carry_means_and_intervals() -> None:
+    cells = dict.fromkeys(results.HEADLINE, Interval(0.5, 0.25, 0.625))
+    judged = Results({}, cells, 0)
+    (axes,) = figures.results_figure({"before": judged, "after": judged}).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["before", "after"]
+    bars = [container for container in axes.containers if isinstance(container, BarContainer)]
+    assert [[bar.get_height() for bar in of_system] for of_system in bars] == [[0.5] * len(results.HEADLINE)] * 2
+    assert axes.get_ylim() == (0, 1)
+    whiskers = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
+    assert whiskers == [[0.25, 0.625]] * 2 * len(results.HEADLINE)
+
+
+def test_curves_are_drawn_over_steps() -> None:
+    rows = [{"step": "3", "train/loss": "1.5", "dev/ndcg@10": ""}, {"step": "4", "train/loss": "1.0"}]
+    figure = figures.training_figure(rows)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_title() == "train/loss"
+    assert axes.lines[0].get_xydata().tolist() == [[3, 1.5], [4, 1.0]]
+    assert figures.training_figure([{"step": "1", "other": "2"}]) is None
+
+
+def test_every_kind_of_pair_is_drawn_as_shares_on_one_scale() -> None:
+    cosines = {
+        "before": {"relevant": [0.5, 1.0 + 1e-7], "random": [-0.2, 0.1], "bm25_hard": []},
+        "after": {"relevant": [0.9], "random": [0.0], "bm25_hard": [0.3]},
+    }
+    figure = figures.similarity_figure(cosines)
+    assert figure is not None
+    before, after = figure.axes
+    assert (before.get_title(), after.get_title()) == ("before", "after")
+    assert (before.get_xlim(), before.get_ylim()) == (after.get_xlim(), after.get_ylim())
+    for axes, expected in ((before, [1, 1, 0]), (after, [1, 1, 1])):
+        shares = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
+        assert shares == pytest.approx(expected)  # a cosine that rounding took beyond 1 is not lost
+    assert len(figure.legends[0].get_texts()) == 3
+    assert figures.similarity_figure({"after": {"relevant": []}}) is None

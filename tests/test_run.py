@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
+from test_tracking import read_back
 
 from contrastive.encoder import Encoder
 from contrastive.evaluation import Rankings, evaluate_rankings
@@ -60,24 +64,31 @@ def test_a_run_leaves_everything_it_promises(
     assert content["monitored"]["metric"] == "dev/ndcg@10"
     assert content["monitored"]["value"] == monitored
     assert set(content["systems"]) == {"BM25", "before", "after"}
-    for file in ("config.yaml", "history/metrics.csv", "training.png", "results.png", "checkpoints/best.ckpt"):
+    files = ("config.yaml", "history/metrics.csv", "checkpoints/best.ckpt", "similarities.csv", "model/README.md")
+    for file in (*files, "training.png", "results.png", "similarities.png"):
         assert (folder / file).stat().st_size > 0
     printed = capsys.readouterr().out
     for word in ("BM25", "before", "after", "ndcg@10", "mrr@10", "recall@10", "recall@100", config.query, str(folder)):
         assert word in printed
 
 
-def test_files_of_a_run_agree_with_each_other(configure: Configure) -> None:
-    config = configure()
+def test_files_of_a_run_agree_with_each_other(configure: Configure, tiny_model_folder: Path) -> None:
+    config = configure(f"+mine={tiny_model_folder}", "encoder.name_or_path=${mine}")
     train_and_judge(config)
     folder, task = Path(config.folder), jobs(train_pairs=8, dev_queries=4, test_queries=4).test
+    card = ModelCard.load(folder / "model" / "README.md")
     for name, system in report(config)["systems"].items():
-        mean = system["metrics"]["ndcg@10"]["mean"]
+        cell = system["metrics"]["ndcg@10"]
         results = evaluate_rankings(Rankings.read_trec(folder / f"{name}.trec"), task)
-        assert results.means["ndcg@10"] == pytest.approx(mean)
+        assert results.means["ndcg@10"] == pytest.approx(cell["mean"])
         with (folder / f"{name}.per_query.csv").open() as file:
             values = [float(row["ndcg@10"]) for row in csv.DictReader(file)]
-        assert sum(values) / len(values) == pytest.approx(mean)
+        assert sum(values) / len(values) == pytest.approx(cell["mean"])
+        assert f"| {name} | {cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}] |" in card.text
+    assert report(config)["base_models"] == [{"name": tiny_model_folder.name, "hub": None, "licence": None}]
+    assert "| optimizer.learning_rate | 0.0001 |" in card.text
+    assert card.data.language == "en"
+    assert not any(str(path) in str(card) for path in (folder.parent, tiny_model_folder.parent))
 
 
 def test_saved_model_is_the_one_that_was_judged(configure: Configure) -> None:
@@ -128,18 +139,94 @@ def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
     assert all("dev-q" in ranking and "test-q" not in ranking for ranking in rankings)
 
 
-@pytest.mark.parametrize("logger", ["none", "wandb"])
-def test_every_logger(logger: str, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", "/nonexistent")
-    config = configure(f"logger={logger}")
+def test_a_run_without_a_logger_has_no_history(configure: Configure) -> None:
+    config = configure("logger=none")
     train_and_judge(config)
-    folder = Path(config.folder)
-    assert (folder / "history" / "metrics.csv").exists() == (logger == "wandb")
-    runs = [path.read_bytes() for path in folder.glob("wandb/offline-run-*/*.wandb")]
-    assert len(runs) == (logger == "wandb")
-    for name in (b"commit", b"learning_rate", b"train/gradient_norm", b"after/ndcg@10", b"examples"):
-        assert all(name in run for run in runs)
+    assert not (Path(config.folder) / "history").exists()
+    assert report(config)["status"] == "finished"
+
+
+@pytest.fixture
+def without_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nonexistent")
+
+
+@pytest.mark.usefixtures("without_key")
+def test_wandb_is_told_everything(configure: Configure, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    config = configure("logger=wandb", "trainer.max_epochs=2")
+    train_and_judge(config)
+    assert "so the model is not copied into it" in caplog.text
+    history, run = read_back(Path(config.folder))
+    content = report(config)
+    with (Path(config.folder) / "history" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train/loss", "train/learning_rate", "train/gradient_norm", "dev/ndcg@10"):
+        kept = [float(row[name]) for row in rows if row.get(name)]
+        assert [row[name] for row in history if name in row] == pytest.approx(kept)
+    assert run["config"]["optimizer"]["learning_rate"] == 1e-4
+    assert run["config"]["versions"] == content["versions"]
+    summary = run["summary"]
+    for system in ("BM25", "before", "after"):
+        assert summary[f"{system}/ndcg@10"] == content["systems"][system]["metrics"]["ndcg@10"]["mean"]
+    assert summary["gain/ndcg@10_low"] == content["gain"]["ndcg@10"]["low"]
+    assert summary["seconds/train"] == content["seconds"]["train"]
+    for system in ("before", "after"):
+        for kind in ("relevant", "random", "bm25_hard"):
+            assert sum(summary[f"similarity/{system}/{kind}"]["values"]) > 0
+    for name in ("results", "training", "similarities"):
+        image = run["files"] / summary[f"figures/{name}"]["path"]
+        assert image.read_bytes() == (Path(config.folder) / f"{name}.png").read_bytes()
+    table = json.loads((run["files"] / summary["per_query"]["path"]).read_text())
+    assert table["columns"] == ["query_id", "query", "BM25", "before", "after"]
+    assert len(table["data"]) == content["data"]["queries"]
+    assert summary["examples"]["nrows"] == content["data"]["queries"]
+
+
+@pytest.mark.usefixtures("without_key")
+def test_a_tracker_that_dies_and_a_card_that_cannot_be_made_cost_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", broken)
+    monkeypatch.setattr("experiments.training_run.write_card", broken)
+    config = configure("logger=wandb")
+    train_and_judge(config)
+    assert report(config)["status"] == "finished"
+    assert caplog.text.count("Weights & Biases failed (ConnectionResetError: Connection lost)") == 1
+    assert caplog.text.count("The model card could not be written (ConnectionResetError: Connection lost)") == 1
+    assert "train/loss" in (Path(config.folder) / "history" / "metrics.csv").read_text()
+
+
+def test_jobs_of_a_multirun_are_runs_of_their_own(tiny_model_folder: Path, tmp_path: Path) -> None:
+    tiny = ["encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}", "trainer.enable_progress_bar=false"]
+    sweep = ["loss=infonce,mnrl", f"hydra.sweep.dir={tmp_path}/study", "hydra.sweep.subdir=${hydra.job.num}"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    answer = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "-m", "logger=wandb", "before=false", *tiny, *SMALL, *sweep],
+        cwd=ROOT,
+        env={**environment, "NETRC": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for number, loss in enumerate(("infonce", "mnrl")):
+        folder = tmp_path / "study" / str(number)
+        history, run = read_back(folder)
+        assert (run["name"], run["group"]) == (f"loss={loss}", f"{tmp_path.name}-study")
+        mean = json.loads((folder / "metrics.json").read_text())["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
+        assert run["summary"]["after/ndcg@10"] == mean
+        with (folder / "history" / "metrics.csv").open() as file:
+            losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+        assert [row["train/loss"] for row in history if "train/loss" in row] == pytest.approx(losses)
+        (file,) = folder.glob("wandb/offline-run-*")
+        assert f"wandb sync {file}" in answer.stderr
+        assert "python -m experiments.run logger=wandb before=False" in (folder / "model" / "README.md").read_text()
+        assert f"loss={loss}" in (folder / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from contrastive.pooling import Pooling
 from contrastive.sentence_transformers_format import FolderSettings, read_settings, write_settings
@@ -103,9 +106,10 @@ def test_the_default_prompt_serves_a_side_without_its_own(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "unknown",
     [
-        f"{OLD}.Dense",
-        "sentence_transformers.base.modules.dense.Dense",
-        "custom_code.Pooling",
+        f"{OLD}.CLIPModel",
+        f"{OLD}.WeightedLayerPooling",
+        "sentence_transformers.base.modules.router.Router",
+        "custom_code.Dense",
         "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling",
     ],
 )
@@ -116,7 +120,13 @@ def test_an_unknown_module_is_refused_by_name(tmp_path: Path, unknown: str) -> N
 
 @pytest.mark.parametrize(
     "kinds",
-    [("Transformer",), ("Transformer", "Normalize", "Pooling"), ("Transformer", "Pooling", "Pooling")],
+    [
+        ("Transformer",),
+        ("Transformer", "Normalize", "Pooling"),
+        ("Transformer", "Pooling", "Pooling"),
+        ("Transformer", "Pooling", "Normalize", "Dense"),
+        ("Transformer", "Pooling", "Dense", "Dense"),
+    ],
     ids="-".join,
 )
 def test_an_unusual_chain_is_refused(tmp_path: Path, kinds: tuple[str, ...]) -> None:
@@ -172,6 +182,76 @@ def test_normalizing_token_vectors_is_refused(tmp_path: Path) -> None:
         read_settings(folder)
 
 
+IDENTITY = "torch.nn.modules.linear.Identity"
+CUT = {"in_features": 8, "out_features": 3, "bias": False, "activation_function": IDENTITY}
+
+
+@pytest.fixture
+def dense_folder(tmp_path: Path) -> Path:
+    """A folder with a Dense module that keeps 3 of 8 dimensions."""
+    folder = make_folder(tmp_path, old_types("Transformer", "Pooling", "Dense", "Normalize"))
+    write_json(folder / "2_m/config.json", CUT)
+    save_file({"linear.weight": torch.eye(3, 8)}, folder / "2_m/model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("more", [{}, {"module_input_name": "sentence_embedding", "use_residual": False}])
+def test_a_dense_module_that_only_cuts_is_read(dense_folder: Path, more: dict[str, Any]) -> None:
+    write_json(dense_folder / "2_m/config.json", {**CUT, **more})
+    settings = read_settings(dense_folder)
+    assert (settings.dimension, settings.normalize) == (3, True)
+
+
+def test_a_dense_module_in_half_precision_is_read(dense_folder: Path) -> None:
+    save_file({"linear.weight": torch.eye(3, 8, dtype=torch.bfloat16)}, dense_folder / "2_m/model.safetensors")
+    assert read_settings(dense_folder).dimension == 3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**CUT, "activation_function": "torch.nn.modules.activation.Tanh"},
+        {key: value for key, value in CUT.items() if key != "activation_function"},  # the default is tanh
+        {**CUT, "bias": True},
+        {**CUT, "use_residual": True},
+        {**CUT, "module_input_name": "token_embeddings"},
+        {**CUT, "new_option": 1},
+        {},
+    ],
+)
+def test_a_dense_module_with_other_options_is_refused(dense_folder: Path, config: dict[str, Any]) -> None:
+    write_json(dense_folder / "2_m/config.json", config)
+    with pytest.raises(ValueError, match=f"{dense_folder}/2_m is a Dense layer; supported is only one that does no mo"):
+        read_settings(dense_folder)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"linear.weight": torch.eye(3, 8).roll(1, dims=1)},
+        {"linear.weight": torch.eye(3, 8), "linear.bias": torch.zeros(3)},
+        {"linear.weight": torch.eye(4, 8)},
+        {"linear.weight": torch.ones(3, 8)},
+        {},
+        None,
+    ],
+)
+def test_a_dense_module_with_other_weights_is_refused(dense_folder: Path, weights: dict[str, Tensor] | None) -> None:
+    path = dense_folder / "2_m/model.safetensors"
+    path.unlink()
+    if weights is not None:
+        save_file(weights, path)
+    with pytest.raises(ValueError, match="is a Dense layer"):
+        read_settings(dense_folder)
+
+
+def test_a_dense_module_that_is_not_there_is_refused(dense_folder: Path) -> None:
+    for path in (dense_folder / "2_m").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="is a Dense layer"):
+        read_settings(dense_folder)
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_reads_back_what_it_writes(tmp_path: Path, pooling: Pooling, normalize: bool) -> None:
@@ -187,12 +267,29 @@ def test_reads_back_what_it_writes(tmp_path: Path, pooling: Pooling, normalize: 
     assert read_settings(tmp_path) == FolderSettings("", pooling, normalize, "Suche: ", "für: ", 99, False)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_reads_back_the_dimensions_it_keeps(tmp_path: Path, normalize: bool) -> None:
+    write_settings(
+        tmp_path,
+        width=8,
+        dimension=3,
+        pooling="mean",
+        normalize=normalize,
+        query_prompt="",
+        document_prompt="",
+        max_length=99,
+    )
+    assert read_settings(tmp_path) == FolderSettings("", "mean", normalize, "", "", 99, False, 3)
+    assert json.loads((tmp_path / "1_Pooling/config.json").read_text())["word_embedding_dimension"] == 8
+
+
 def test_writes_the_names_that_every_version_reads(tmp_path: Path) -> None:
     write_settings(
         tmp_path, dimension=8, pooling="mean", normalize=True, query_prompt="", document_prompt="", max_length=99
     )
     modules = json.loads((tmp_path / "modules.json").read_text())
     assert [module["type"] for module in modules] == old_types("Transformer", "Pooling", "Normalize")
+    assert not list(tmp_path.glob("*Dense*"))
     pooling = json.loads((tmp_path / "1_Pooling/config.json").read_text())
     assert pooling["word_embedding_dimension"] == 8
     assert [key for key, value in pooling.items() if value is True] == ["pooling_mode_mean_tokens"]

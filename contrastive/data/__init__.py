@@ -1,8 +1,14 @@
 """Text data: the records, the readers that make them, and the batches made of them."""
 
-from contrastive.data.collation import Batch, Collator, Identities
+from contrastive.data.collation import Batch, Collator
+from contrastive.data.documents import documents
+from contrastive.data.file_reader import files
+from contrastive.data.hub_reader import hub
+from contrastive.data.identities import Identities
+from contrastive.data.mixing import mixed
 from contrastive.data.readers import beir, check_disjoint
 from contrastive.data.records import Record, RetrievalTask, TextData, normalise_text
+from contrastive.data.rows import rows
 
 __all__ = [
     "Batch",
@@ -13,5 +19,10 @@ __all__ = [
     "TextData",
     "beir",
     "check_disjoint",
+    "documents",
+    "files",
+    "hub",
+    "mixed",
     "normalise_text",
+    "rows",
 ]

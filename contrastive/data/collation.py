@@ -2,21 +2,26 @@
 
 Whether two texts are one is decided here, once: texts that share a string id or a normalised text get the same integer,
 so that everything downstream compares integers (`masks.known_positive`) and nothing else.
+
+Records are read once and not kept: they may be more than fit into memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
-from contrastive.data.records import Record, normalise_text
+from contrastive.data.identities import Identities, Items, Numbers
+from contrastive.data.records import Record
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,57 +62,6 @@ class Batch:
         return replace(self, **moved)
 
 
-class Identities:
-    """Gives one integer to all texts that share a string id or a normalised text, directly or through others.
-
-    Integers count up from 0 in the order of first appearance.
-
-    Args:
-        items: String id (may be empty) and text of each item; `None` for a text that is not known.
-
-    Example:
-        >>> identities = Identities([("a", "Python"), ("b", "Rust"), ("c", "python ")])
-        >>> [identities.of(text) for text in ("python", "rust")], identities.of_name("c")
-        ([0, 1], 0)
-    """
-
-    def __init__(self, items: Iterable[tuple[str, str | None]]) -> None:
-        parents: dict[str | bytes, str | bytes] = {}
-
-        def root(key: str | bytes) -> str | bytes:
-            parents.setdefault(key, key)
-            while parents[key] != key:
-                parents[key] = key = parents[parents[key]]
-            return key
-
-        for name, text in items:
-            keys = ([name] if name else []) + ([_digest(text)] if text is not None else [])
-            for key in keys:
-                parents[root(key)] = root(keys[0])
-        numbers: dict[str | bytes, int] = {}
-        self._numbers = {key: numbers.setdefault(root(key), len(numbers)) for key in list(parents)}
-
-    def of(self, text: str) -> int:
-        """Return the integer of a text.
-
-        Raises:
-            ValueError: If the text was not among the items.
-        """
-        number = self._numbers.get(_digest(text))
-        if number is None:
-            raise ValueError(f"expected a text that the ids were made from, got {text[:60]!r}")
-        return number
-
-    def of_name(self, name: str) -> int:
-        """Return the integer of a string id, which has to be among the items."""
-        return self._numbers[name]
-
-
-def _digest(text: str) -> bytes:
-    """Stand in for a normalised text at 16 bytes, since a corpus is large."""
-    return hashlib.blake2b(normalise_text(text).encode(errors="surrogatepass"), digest_size=16).digest()
-
-
 class Collator:
     """Makes batches of records; a `collate_fn` that can be sent to worker processes.
 
@@ -128,17 +82,30 @@ class Collator:
     ) -> None:
         if num_negatives is not None and num_negatives < 0:
             raise ValueError(f"expected num_negatives of at least 0, got {num_negatives}")
-        _check(records)
         self.num_negatives = num_negatives
-        self._queries = Identities((record.query_id, record.query) for record in records)
-        self._documents = Identities(_documents(corpus or {}, records))
-        known: defaultdict[int, set[int]] = defaultdict(set)
-        for record in records:
-            of_query = known[self._queries.of(record.query)]
-            of_query.add(self._documents.of(record.positive))
-            of_query.update(self._documents.of_name(name) for name, grade in record.grades.items() if grade > 0)
-        self._known = dict(known)
-        self._has_grades = all(record.positive_id in record.grades for record in records)
+        queries, documents = Items(), Items()
+        for name, text in (corpus or {}).items():  # first, so that its ids do not depend on what was mined
+            documents.add(name, text)
+        asked, answers = array("q"), array("q")
+        without = Counter[str]()
+        for record in tqdm(records, desc="Indexing", unit=" records", delay=5, leave=False, disable=None):
+            _check_lengths(record)
+            without.update(_lacking(record))
+            positives = [documents.add(record.positive_id, record.positive)]
+            for name, text in zip(record.negative_ids or ("",) * len(record.negatives), record.negatives, strict=True):
+                documents.add(name, text)
+            further = (name for name, grade in record.grades.items() if grade > 0 and name != record.positive_id)
+            positives += [documents.add(name, None) for name in further]
+            asked.extend([queries.add(record.query_id, record.query)] * len(positives))
+            answers.extend(positives)
+        for name in ("score", "teacher_scores"):
+            if 0 < without[name] < len(records):
+                raise ValueError(
+                    f"expected {name} in all records or in none, got {without[name]} of {len(records)} without"
+                )
+        self._has_grades = not without["grade"]
+        self._queries, self._documents = Identities(queries), Identities(documents)
+        self._known = _Lists(self._queries.of_items[asked], self._documents.of_items[answers])
 
     def __call__(self, records: Sequence[Record]) -> Batch:
         """Make a batch of records, each with a query among those the collator was built from.
@@ -155,7 +122,7 @@ class Collator:
             if column < len(places)
         ]
         documents = [record.positive for record in records] + [records[row].negatives[i] for row, i in layout]
-        positives = [torch.tensor(sorted(self._known[number])) for number in query_ids]
+        positives = [torch.tensor(self._known[number]) for number in query_ids]
         return Batch(
             queries=[record.query for record in records],
             documents=documents,
@@ -175,37 +142,48 @@ class Collator:
             for record in records
         ]
 
-    def _negatives(self, record: Record, known: set[int]) -> list[int]:
+    def _negatives(self, record: Record, known: Sequence[int]) -> list[int]:
         """Return the places of the negatives to keep."""
         allowed = [i for i, text in enumerate(record.negatives) if self._documents.of(text) not in known]
         return allowed[: self.num_negatives]
 
 
-def _documents(corpus: Mapping[str, str], records: Sequence[Record]) -> Iterator[tuple[str, str | None]]:
-    """Yield id and text of all documents, the corpus first, so that its ids do not depend on what was mined."""
-    yield from corpus.items()
-    for record in records:
-        yield record.positive_id, record.positive
-        yield from zip(record.negative_ids or ("",) * len(record.negatives), record.negatives, strict=True)
-        yield from ((name, None) for name, grade in record.grades.items() if grade > 0)
+class _Lists:
+    """For each key the ascending values paired with it; a dict of lists at a fraction of the memory."""
+
+    def __init__(self, keys: Numbers, values: Numbers) -> None:
+        order = np.lexsort((values, keys))
+        keys, values = keys[order], values[order]
+        fresh = np.append(True, (np.diff(keys) != 0) | (np.diff(values) != 0))[: len(keys)]
+        self._values = values[fresh]
+        self._starts = np.searchsorted(keys[fresh], np.arange(keys.max(initial=-1) + 2))
+
+    def __getitem__(self, key: int) -> list[int]:
+        found: list[int] = self._values[self._starts[key] : self._starts[key + 1]].tolist()
+        return found
 
 
-def _check(records: Sequence[Record]) -> None:
-    for name in ("score", "teacher_scores"):
-        missing = sum(getattr(record, name) is None for record in records)
-        if 0 < missing < len(records):
-            raise ValueError(f"expected {name} in all records or in none, got {missing} of {len(records)} without")
-    for record in records:
-        if record.negative_ids and len(record.negative_ids) != len(record.negatives):
-            raise ValueError(
-                f"query {record.query_id!r}: expected an id for each of {len(record.negatives)} negatives, "
-                f"got {len(record.negative_ids)}"
-            )
-        if record.teacher_scores is not None and len(record.teacher_scores) != 1 + len(record.negatives):
-            raise ValueError(
-                f"query {record.query_id!r}: expected {1 + len(record.negatives)} teacher scores, for the positive and "
-                f"each negative, got {len(record.teacher_scores)}"
-            )
+def _lacking(record: Record) -> list[str]:
+    """Name what the record lacks of that which a batch has only if all its records do."""
+    lacks = {
+        "score": record.score is None,
+        "teacher_scores": record.teacher_scores is None,
+        "grade": record.positive_id not in record.grades,
+    }
+    return [name for name, missing in lacks.items() if missing]
+
+
+def _check_lengths(record: Record) -> None:
+    if record.negative_ids and len(record.negative_ids) != len(record.negatives):
+        raise ValueError(
+            f"query {record.query_id!r}: expected an id for each of {len(record.negatives)} negatives, "
+            f"got {len(record.negative_ids)}"
+        )
+    if record.teacher_scores is not None and len(record.teacher_scores) != 1 + len(record.negatives):
+        raise ValueError(
+            f"query {record.query_id!r}: expected {1 + len(record.negatives)} teacher scores, for the positive and "
+            f"each negative, got {len(record.teacher_scores)}"
+        )
 
 
 def _scores(records: Sequence[Record]) -> Tensor | None:

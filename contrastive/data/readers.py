@@ -7,10 +7,13 @@ import json
 import logging
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from tqdm import tqdm
+
+from contrastive.data.identities import digest
 from contrastive.data.records import Record, RetrievalTask, TextData, normalise_text
 
 _log = logging.getLogger(__name__)
@@ -83,39 +86,60 @@ def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error
     Raises:
         ValueError: If two splits overlap; it names the first few items they share.
     """
-    pairs = {"train": data.train}
-    pairs |= {split: _best_pairs(task) for split, task in (("dev", data.dev), ("test", data.test)) if task is not None}
+    if overlap not in ("error", "warn"):
+        raise ValueError(f"expected overlap to be error or warn, got {overlap!r}")
+    pairs = {split: _best_pairs(task) for split, task in (("dev", data.dev), ("test", data.test)) if task is not None}
     if data.dev is not None and data.test is not None:
         shared = len(data.dev.corpus.keys() & data.test.corpus.keys())
         _log.info("%s: splits 'dev' and 'test' share a corpus of %d documents", data.name, shared)
-    queries = {split: _names((r.query_id, r.query, _query_key(r.query)) for r in rows) for split, rows in pairs.items()}
-    answers = {
-        split: _names((r.positive_id, r.positive, normalise_text(r.positive)) for r in rows)
-        for split, rows in pairs.items()
+    for (what, left, right), names in _common("train", data.train, pairs).items():
+        if names:
+            some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            message = f"{data.name}: splits {left!r} and {right!r} share {len(names)} {what}: {some}"
+            if overlap == "error":
+                raise ValueError(f"{message} (overlap='warn' lets this pass)")
+            _log.warning(message)
+
+
+def _common(
+    first: str, records: Sequence[Record], others: Mapping[str, Sequence[Record]]
+) -> dict[tuple[str, str, str], set[str]]:
+    """Return for each kind of text and two splits the names of what they share; only `others` are held in memory."""
+    known: dict[str, dict[tuple[str, str | int], str]] = {}
+    for split, pairs in others.items():
+        known[split] = {}
+        for record in pairs:
+            for key, name in _keys(record):
+                known[split].setdefault(key, name)
+    splits = [(first, records), *others.items()]
+    common: dict[tuple[str, str, str], set[str]] = {
+        (what, left, right): set()
+        for what in ("queries", "top-graded documents")
+        for (left, _), (right, _) in itertools.combinations(splits, 2)
     }
-    for what, names in (("queries", queries), ("top-graded documents", answers)):
-        for left, right in itertools.combinations(names, 2):
-            common = sorted({names[right][key] for key in names[left].keys() & names[right].keys()})
-            if common:
-                some = ", ".join(map(repr, common[:3])) + (", ..." if len(common) > 3 else "")
-                message = f"{data.name}: splits {left!r} and {right!r} share {len(common)} {what}: {some}"
-                if overlap == "error":
-                    raise ValueError(message)
-                _log.warning(message)
+    for place, (left, pairs) in enumerate(splits[:-1]):
+        for record in tqdm(pairs, desc="Comparing splits", unit=" records", delay=5, leave=False, disable=None):
+            for key, _ in _keys(record):
+                for right, _ in splits[place + 1 :]:
+                    if key in known[right]:
+                        common[key[0], left, right].add(known[right][key])
+    return common
 
 
-def _names(items: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
-    """Map each item (id, text, text key), by id and by text key, to its id or else the beginning of its text."""
-    names: dict[tuple[str, str], str] = {}
-    for item_id, text, text_key in items:
-        name = item_id or text[:60]
-        names.setdefault(("text", text_key), name)
+def _keys(record: Record) -> Iterator[tuple[tuple[str, str | int], str]]:
+    """Yield by what a query and its answer are known, ids and digests of texts, and a name for messages."""
+    for what, item_id, text, text_key in (
+        ("queries", record.query_id, record.query, query_key(record.query)),
+        ("top-graded documents", record.positive_id, record.positive, normalise_text(record.positive)),
+    ):
+        name = f"{item_id!r} ({text[:40]!r})" if item_id else repr(text[:60])
+        yield (what, digest(text_key)), name
         if item_id:
-            names.setdefault(("id", item_id), name)
-    return names
+            yield (what, item_id), name
 
 
-def _query_key(query: str) -> str:
+def query_key(query: str) -> str:
+    """Return what queries have in common that `check_disjoint` takes for one."""
     return " ".join(sorted(set(re.split(r"[\s,;/|]+", normalise_text(query)))))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -21,6 +21,7 @@ class Record:
         grades: Grade of every judged document by id; those above 0 are known positives and never negatives.
         score: Target of a scored pair, for losses that want one.
         teacher_scores: Scores a teacher gave the positive and then each negative, for distillation.
+        source: Name of the data set it comes from, where several are mixed.
     """
 
     query: str
@@ -32,6 +33,7 @@ class Record:
     grades: Mapping[str, int] = field(default_factory=dict)
     score: float | None = None
     teacher_scores: tuple[float, ...] | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class TextData:
     """
 
     name: str
-    train: tuple[Record, ...] = ()
+    train: Sequence[Record] = ()
     dev: RetrievalTask | None = None
     test: RetrievalTask | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from contrastive.data.typing_errors import mistype
 from experiments.jobs.labels import Posting, Search
 from experiments.jobs.vocabulary import Palette
 
@@ -11,30 +12,6 @@ ROLE_SHARE, YEARS_SHARE, TYPO_SHARE = 0.4, 0.35, 0.34
 SAME_FORM = 0.72
 """How often a search names a skill as its posting does; sets how much a lexical ranker can find."""
 MOST_WORDS = 15
-KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-
-
-def misspell(word: str, random: Random) -> str:
-    """Makes one typing mistake inside a word: swapped, dropped, doubled or replaced letter.
-
-    >>> misspell("experience", Random(1))
-    'expreience'
-    """
-    place = random.randrange(1, len(word) - 1)
-    before, letter, after = word[:place], word[place], word[place + 1 :]
-    row = next((row for row in KEYS if letter.lower() in row), letter)
-    neighbour = row[max(row.find(letter.lower()) - 1, 0)]
-    wrong = random.choice([after[0] + letter + after[1:], after, letter + letter + after, neighbour + after])
-    # Swapping or replacing equal letters changes nothing; doubling always does.
-    return before + (wrong if wrong != letter + after else letter + letter + after)
-
-
-def _mistype(text: str, random: Random) -> str:
-    words = text.split(" ")
-    long = [place for place, word in enumerate(words) if sum(map(str.isalpha, word)) >= 5 and word[1:-1].isalpha()]
-    for place in random.sample(long, min(len(long), random.choice([1, 1, 1, 2]))):
-        words[place] = misspell(words[place], random)
-    return " ".join(words)
 
 
 def _skills(posting: Posting, palette: Palette, most: int, random: Random) -> dict[str, str]:
@@ -99,5 +76,5 @@ def draw_search(query_id: str, posting: Posting, palette: Palette, random: Rando
     while not 2 <= _words(clean) <= MOST_WORDS:
         skills.popitem()
         clean = _case(_join(title if role else None, list(skills.values()), stated, palette, random), random)
-    text = _mistype(clean, random) if random.random() < TYPO_SHARE else clean
+    text = mistype(clean, random) if random.random() < TYPO_SHARE else clean
     return Search(query_id, role, skills, years, clean, text)

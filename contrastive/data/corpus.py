@@ -1,0 +1,164 @@
+"""A data set made from documents alone: pseudo-queries to train on, and tasks to judge on."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from contrastive.data.documents import documents as read_documents
+from contrastive.data.keywords import Keywords, extract_keywords
+from contrastive.data.near_duplicates import near_duplicates
+from contrastive.data.pseudo_queries import PseudoQueries, PseudoQuery
+from contrastive.data.query_writers import QueryWriter, write_queries
+from contrastive.data.readers import beir, query_key
+from contrastive.data.records import Record, RetrievalTask, TextData
+
+_log = logging.getLogger(__name__)
+
+
+def corpus(
+    path: str | Path,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    queries: PseudoQueries | None = None,
+    writer: QueryWriter | None = None,
+    writer_cache: str | Path = "written_queries.jsonl",
+    queries_per_document: int = 1,
+    near_duplicate: float = 0.8,
+    held_out: float = 0.1,
+    max_queries: int = 500,
+    max_train_pairs: int | None = None,
+    seed: int = 0,
+) -> TextData:
+    """Make training pairs from documents that nobody has written queries for.
+
+    Near-duplicates of a document, and the other documents that have all that a query says, are known positives of the
+    query: they are never its negatives. With a folder in the BEIR layout that has judgements, its dev and test queries
+    are the tasks, the documents that answer them best are not trained on, and its train queries are not read.
+    Otherwise the tasks are pseudo-queries, nothing masked, of documents that are held out together with their
+    near-duplicates: good for telling two settings apart, too kind as a measure of real queries.
+
+    Args:
+        path: A folder in the BEIR layout, or a file of documents; see `documents`.
+        columns: Names of the columns of a file; see `documents`.
+        queries: The rules that make queries; None for `PseudoQueries` as it comes.
+        writer: A language model that writes the training queries in place of the rules; see `query_writers`.
+        writer_cache: File that keeps what the writer wrote, so that a run that was stopped continues.
+        queries_per_document: At most so many training queries a document.
+        near_duplicate: Least Jaccard similarity of near-duplicates; see `near_duplicates`.
+        held_out: Share of the documents to hold out for dev, and as many for test; only without judgements.
+        max_queries: At most so many queries in dev, and in test; only without judgements.
+        max_train_pairs: Train on so many pairs, drawn by `seed`; None takes all.
+        seed: Seed of what is held out and of that draw.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If the documents cannot be read, an argument is out of range, or no query can be made.
+    """
+    if queries_per_document < 1:
+        raise ValueError(f"expected queries_per_document of at least 1, got {queries_per_document}")
+    if not 0 <= held_out < 0.5:
+        raise ValueError(f"expected held_out from 0 to below 0.5, got {held_out}")
+    rules = queries or PseudoQueries()
+    source = _read(path, columns, near_duplicate)
+    if (Path(path) / "qrels").is_dir():
+        given = beir(path)
+        dev, test = given.dev, given.test
+    else:
+        dev, test = _tasks(source, replace(rules, masked=0.0), held_out, max_queries, seed)
+    tasks = [task for task in (dev, test) if task is not None]
+    allowed = _not_answers(source, tasks)
+    _log.info("Making queries from %d of %d documents", len(allowed), len(source.texts))
+    if writer is None:
+        made = {id_: rules.make(id_, source.texts[id_], source.keywords, queries_per_document) for id_ in allowed}
+    else:
+        made = _written(writer, writer_cache, source, allowed, queries_per_document)
+    records = _records(source, made, exclude={query_key(query) for task in tasks for query in task.queries.values()})
+    if not records:
+        raise ValueError(f"expected documents in {path} to make queries from, got {len(source.texts)} that gave none")
+    if max_train_pairs is not None and max_train_pairs < len(records):
+        chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
+        records = [records[i] for i in sorted(chosen)]
+    return TextData(Path(path).stem, tuple(records), dev, test)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The documents, what they can be found by, and which are nearly the same."""
+
+    texts: Mapping[str, str]
+    keywords: Keywords
+    alike: Mapping[str, frozenset[str]]
+
+    def grades(self, id_: str, query: PseudoQuery) -> dict[str, int]:
+        """Grade the query's own document 2, and what is as good an answer 1."""
+        others = query.also.union(*(self.alike[i] for i in (id_, *query.also))) - {id_}
+        return {id_: 2, **dict.fromkeys(sorted(others), 1)}
+
+
+def _read(path: str | Path, columns: Mapping[str, str | None] | None, near_duplicate: float) -> _Source:
+    texts = read_documents(path, columns=columns)
+    ids = list(texts)
+    found = near_duplicates(list(texts.values()), near_duplicate)
+    alike = {id_: frozenset(ids[place] for place in places) for id_, places in zip(ids, found, strict=True)}
+    # What is worth a threshold in a large corpus would leave nothing of a small one.
+    return _Source(texts, extract_keywords(texts, min_documents=min(3, 1 + len(texts) // 50)), alike)
+
+
+def _not_answers(source: _Source, tasks: Iterable[RetrievalTask]) -> list[str]:
+    """Return the documents that are not, even nearly, a best answer of the tasks."""
+    judged = (grades for task in tasks for grades in task.qrels.values())
+    answers = {id_ for grades in judged for id_, grade in grades.items() if grade == max(grades.values()) > 0}
+    return [id_ for id_ in source.texts if id_ not in answers and answers.isdisjoint(source.alike[id_])]
+
+
+def _written(
+    writer: QueryWriter, cache: str | Path, source: _Source, ids: Sequence[str], queries_per_document: int
+) -> dict[str, list[PseudoQuery]]:
+    texts = [source.texts[id_] for id_ in ids]
+    written = write_queries(writer, texts, cache, show_progress=True)
+    return {
+        id_: [PseudoQuery(query, text, "written") for query in queries[:queries_per_document]]
+        for id_, text, queries in zip(ids, texts, written, strict=True)
+    }
+
+
+def _records(source: _Source, made: Mapping[str, Sequence[PseudoQuery]], exclude: set[str]) -> list[Record]:
+    """Make a record of every query but those that a task asks."""
+    return [
+        Record(
+            query.text,
+            query.document,
+            query_id=f"{id_}/{number}",
+            positive_id=id_,
+            grades=source.grades(id_, query),
+        )
+        for id_, queries in made.items()
+        for number, query in enumerate(queries)
+        if query_key(query.text) not in exclude
+    ]
+
+
+def _tasks(
+    source: _Source, rules: PseudoQueries, share: float, max_queries: int, seed: int
+) -> tuple[RetrievalTask | None, RetrievalTask | None]:
+    """Make tasks of one query a document; a hash of its id chooses it, so that other documents may come and go."""
+    order = sorted(source.texts, key=lambda id_: blake2b(f"{seed}/{id_}".encode(), digest_size=8).digest())
+    count = round(share * len(order))
+    made: dict[str, list[Record]] = {}
+    asked: set[str] = set()
+    for split, ids in (("dev", order[:count]), ("test", order[count : 2 * count])):
+        queries = {id_: rules.make(id_, source.texts[id_], source.keywords, 1) for id_ in ids}
+        made[split] = _records(source, queries, exclude=asked)[:max_queries]
+        asked |= {query_key(record.query) for record in made[split]}
+    return _task("dev", made["dev"], source), _task("test", made["test"], source)
+
+
+def _task(split: str, records: Sequence[Record], source: _Source) -> RetrievalTask | None:
+    queries = {f"{split}/{record.query_id}": record.query for record in records}
+    qrels = {f"{split}/{record.query_id}": record.grades for record in records}
+    return RetrievalTask(split, queries, source.texts, qrels) if records else None

@@ -1,0 +1,75 @@
+"""Texts that are nearly the same, found by MinHash (Broder, 1997, "On the resemblance and containment of documents").
+
+A text is the set of its word 5-grams. Texts whose MinHash signatures agree in a whole band are candidates; their
+Jaccard similarity is then computed exactly, so that what is reported is right, and only something close to the
+threshold can be missed (a pair at similarity 0.8 with a probability of about 4 in 10,000).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contrastive.data.records import normalise_text
+
+_WORDS = 5
+_BANDS, _ROWS = 25, 5
+_MERSENNE = (1 << 31) - 1
+_Hashes = NDArray[np.uint64]
+
+
+def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[set[int]]:
+    """Return, for each text, the places of the other texts that are nearly the same.
+
+    Args:
+        texts: The texts.
+        threshold: Least Jaccard similarity of the sets of word 5-grams, above 0 and at most 1.
+
+    Raises:
+        ValueError: If the threshold is out of range.
+
+    Example:
+        >>> text = "we are looking for a nurse who works nights in our hospital in Leeds and likes people"
+        >>> near_duplicates([text, text + " too", "a chef"])
+        [{1}, {0}, set()]
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"expected a threshold above 0 and at most 1, got {threshold}")
+    shingles = [_shingles(text) for text in texts]
+    buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for place, hashes in enumerate(shingles):
+        for band, rows in enumerate(_signature(hashes).reshape(_BANDS, _ROWS)):
+            buckets[band, rows.tobytes()].append(place)
+    found: list[set[int]] = [set() for _ in texts]
+    for left, right in {pair for bucket in buckets.values() for pair in combinations(bucket, 2)}:
+        if _jaccard(shingles[left], shingles[right]) >= threshold:
+            found[left].add(right)
+            found[right].add(left)
+    return found
+
+
+def _shingles(text: str) -> _Hashes:
+    """Hash the word 5-grams of a text below 2^31, ascending; a shorter text is one of them."""
+    words = normalise_text(text).split()
+    grams = {" ".join(words[start : start + _WORDS]) for start in range(max(1, len(words) - _WORDS + 1))}
+    digests = b"".join(blake2b(gram.encode(errors="surrogatepass"), digest_size=8).digest() for gram in grams)
+    return np.unique(np.frombuffer(digests, dtype=np.uint64) % np.uint64(_MERSENNE))
+
+
+_MULTIPLIERS, _OFFSETS = np.random.default_rng(0).integers(1, _MERSENNE, (2, _BANDS * _ROWS), dtype=np.uint64)
+
+
+def _signature(hashes: _Hashes) -> _Hashes:
+    """The least value of each of 125 random linear functions over the hashes; products stay below 2^62."""
+    smallest: _Hashes = (hashes[:, None] * _MULTIPLIERS + _OFFSETS).__imod__(np.uint64(_MERSENNE)).min(axis=0)
+    return smallest
+
+
+def _jaccard(left: _Hashes, right: _Hashes) -> float:
+    shared = len(np.intersect1d(left, right, assume_unique=True))
+    return shared / (len(left) + len(right) - shared)

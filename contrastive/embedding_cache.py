@@ -1,0 +1,208 @@
+"""Embeddings on disk: what was embedded once is read back, and an interrupted encoding goes on where it stopped.
+
+Notable decisions:
+
+- A file is named by a digest of what decides its content: the weights, `encoder.settings`, the side, and the texts in
+  their order. So no file is ever out of date, and any file may be deleted at any time.
+- The tokenizer and the kind of network are taken to go with the weights. The device and the sizes of micro-batches,
+  which move the last bits of an embedding, are not in the name.
+- A file gets its name once it is complete, so processes may share a folder. Those that want the same embeddings at the
+  same time each compute what the others have not finished.
+- Long lists are encoded in parts that are kept until the whole is written. Each part is one call of the encoder, which
+  sorts by length within it.
+- On reading, shape and length of a file are checked, not each of its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from contrastive.contracts import Side, TextEncoder
+from contrastive.micro_batches import check_texts, positions
+
+_log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """Return the folder of embeddings in the user's cache folder, `$XDG_CACHE_HOME` or else `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contrastive" / "embeddings"
+
+
+class KeyedEncoder(TextEncoder, Protocol):
+    """A text encoder that says what its embeddings depend on.
+
+    `settings` holds, as plain values, what beside the weights in `state_dict` decides the embedding of a text.
+    """
+
+    @property
+    def dimension(self) -> int:
+        """Width D of an embedding."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Pooling, prompts, maximum length and the like."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the weights by name."""
+        ...
+
+
+class EmbeddingCache:
+    """Embeds lists of texts, each once for as long as its file is there.
+
+    Args:
+        folder: Where the files are; made when there is something to write.
+        part_size: Texts encoded at a time; an interruption loses at most so many.
+
+    Raises:
+        ValueError: If `part_size` is below 1.
+
+    Example:
+        >>> from contrastive.encoder import Encoder, embedded_minilm
+        >>> encoder = Encoder.from_pretrained(embedded_minilm())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = EmbeddingCache(folder)
+        ...     first = cache.embed(encoder, ["a nurse", "a cook"], side="document")
+        ...     again = cache.embed(encoder, ["a nurse", "a cook"], side="document")  # read, not computed
+        ...     bool((first == again).all())
+        True
+    """
+
+    def __init__(self, folder: str | Path, *, part_size: int = 4096) -> None:
+        if part_size < 1:
+            raise ValueError(f"expected part_size of at least 1, got {part_size}")
+        self.folder = Path(folder)
+        self.part_size = part_size
+
+    def embed(
+        self, encoder: KeyedEncoder, texts: Sequence[str], *, side: Side, show_progress: bool = False
+    ) -> NDArray[np.float32]:
+        """Return the embeddings of texts, [B, D] in their order, from the disk or computed and kept there.
+
+        What is read is memory-mapped. The array may be changed; that does not reach the file.
+
+        Args:
+            encoder: What to embed with.
+            texts: Any number of texts; equal ones are encoded once.
+            side: Which prompt to use.
+            show_progress: Show a progress bar.
+
+        Raises:
+            OSError: If the folder cannot be written; a folder that never could be is refused before any encoding.
+            TypeError: If `texts` is one string, or holds something other than strings.
+        """
+        check_texts(texts)
+        if len(texts) == 0:
+            return np.zeros((0, encoder.dimension), np.float32)
+        key = embedding_key(encoder, texts, side=side)
+        path = self.folder / f"{key}.npy"
+        kept = _read(path, (len(texts), encoder.dimension))
+        if kept is not None:
+            _log.info("%s %s embeddings from the cache in %s", f"{len(texts):,}", side, self.folder)
+            return kept
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=self.folder).close()  # to fail now if it is read-only, and not after an hour
+        started = time.perf_counter()
+        distinct = list(dict.fromkeys(texts))
+        embeddings = self._encode(encoder, distinct, key, side, show_progress)
+        if len(distinct) < len(texts):
+            embeddings = embeddings[positions(distinct, texts)]
+        _write(path, embeddings)
+        for part in self.folder.glob(f"{key}.part-*.npy"):
+            part.unlink(missing_ok=True)
+        seconds = time.perf_counter() - started
+        _log.info("%s %ss embedded in %.0f s and cached in %s", f"{len(texts):,}", side, seconds, self.folder)
+        return embeddings
+
+    def _encode(
+        self, encoder: KeyedEncoder, texts: Sequence[str], key: str, side: Side, show_progress: bool
+    ) -> NDArray[np.float32]:
+        """Encode what is not there yet, part by part."""
+        several = len(texts) > self.part_size
+        parts: list[NDArray[np.float32]] = []
+        found = 0
+        with tqdm(
+            total=len(texts), desc="embedding", unit=" texts", disable=not (show_progress and several), leave=False
+        ) as bar:
+            for start in range(0, len(texts), self.part_size):
+                part = texts[start : start + self.part_size]
+                path = self.folder / f"{key}.part-{start}-{start + len(part)}.npy"
+                rows = _read(path, (len(part), encoder.dimension))
+                if rows is None:
+                    encoded = encoder.encode(part, side=side, show_progress=show_progress, as_numpy=False)
+                    rows = encoded.float().cpu().numpy()
+                    _write(path, rows)
+                else:
+                    found += len(part)
+                parts.append(rows)
+                bar.update(len(part))
+        if found:
+            _log.info("%s of them had been embedded before an interruption", f"{found:,}")
+        return np.concatenate(parts)
+
+
+def embedding_key(encoder: KeyedEncoder, texts: Sequence[str], *, side: Side) -> str:
+    """Return the name under which the embeddings of texts are kept, a digest in hexadecimal digits.
+
+    It differs if the weights, their precision, a setting, the side, a text or the order of the texts does.
+    """
+    digest = hashlib.blake2b(digest_size=20)
+
+    def add(content: bytes | memoryview) -> None:
+        # With the length in front, ["ab", "c"] and ["a", "bc"] are told apart.
+        digest.update(memoryview(content).nbytes.to_bytes(8, "little"))
+        digest.update(content)
+
+    described = {"version": 1, "side": side, "dimension": encoder.dimension, "settings": dict(encoder.settings)}
+    add(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        add(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        add(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for text in texts:
+        add(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Open a file of embeddings; None if there is none or it is damaged."""
+    try:
+        # Copy on write: a read-only array cannot become a tensor without a warning.
+        embeddings = np.lib.format.open_memmap(path, mode="c")
+        if embeddings.shape != shape or embeddings.dtype != np.float32:
+            raise ValueError(f"expected float32 {list(shape)}, got {embeddings.dtype} {list(embeddings.shape)}")
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # numpy parses the header as Python source, which fails in many ways
+        _log.warning("%s is damaged and is computed again (%s: %s)", path, type(error).__name__, error)
+        return None
+    return embeddings
+
+
+def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
+    """Write a file that is complete or absent under its name, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, embeddings)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""From a command line's `--model` and `--data` to the same configuration that a training run composes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+CONFIGS = Path(__file__).parents[1].resolve() / "configs"
+
+
+def compose(*, model: str | None = None, data: str | None = None, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose the configuration of an encoder and a data set.
+
+    Args:
+        model: Folder of a run, folder of a model, hub name, or `minilm`; None leaves the default encoder.
+        data: A choice of `configs/data`, a folder in the BEIR layout, or a file of pairs; None leaves the default.
+        overrides: Further values as `name=value`, applied last.
+    """
+    from hydra import compose as compose_config
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose_config("config", overrides=[*_encoder(model), *_data(data), *overrides])
+
+
+def model_folder(model: str) -> str:
+    """Return the folder of the model if `model` is that of a run, else `model` as it is."""
+    inner = Path(model) / "model"
+    return str(inner) if inner.is_dir() else model
+
+
+def _encoder(model: str | None) -> list[str]:
+    if model is None or model == "minilm":
+        return []
+    return ["encoder=pretrained", f"encoder.name_or_path='{model_folder(model)}'"]
+
+
+def _data(data: str | None) -> list[str]:
+    if data is None:
+        return []
+    path = Path(data)
+    if path.is_dir():
+        return ["data=beir", f"data.path='{path.resolve()}'"]
+    if path.is_file():
+        return ["data=files", f"data.path='{path.resolve()}'"]
+    return [f"data={data}"]
