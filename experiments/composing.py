@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 CONFIGS = Path(__file__).parents[1].resolve() / "configs"
 
@@ -17,12 +17,20 @@ def compose(*, model: str | None = None, data: str | None = None, overrides: Seq
         model: Folder of a run, folder of a model, hub name, or `minilm`; None leaves the default encoder.
         data: A choice of `configs/data`, a folder in the BEIR layout, or a file of pairs; None leaves the default.
         overrides: Further values as `name=value`, applied last.
+
+    Raises:
+        ValueError: If `data` is none of these, or a setting that has no default is not given.
+        HydraException: If an override is unknown or malformed.
     """
     from hydra import compose as compose_config
     from hydra import initialize_config_dir
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose_config("config", overrides=[*_encoder(model), *_data(data), *overrides])
+        config = compose_config("config", overrides=[*_encoder(model), *_data(data), *overrides])
+    for part in ("encoder", "data"):  # the rest has interpolations that only a run resolves
+        for name in sorted(OmegaConf.missing_keys(config[part])):
+            raise ValueError(f"expected a value for {name}, which has no default: add {name}=...")
+    return config
 
 
 def model_folder(model: str) -> str:
@@ -45,4 +53,7 @@ def _data(data: str | None) -> list[str]:
         return ["data=beir", f"data.path='{path.resolve()}'"]
     if path.is_file():
         return ["data=files", f"data.path='{path.resolve()}'"]
+    choices = sorted(config.stem for config in (CONFIGS / "data").glob("*.yaml"))
+    if data not in choices:
+        raise ValueError(f"expected data to be a file, a folder, or one of {', '.join(choices)}, got {data}")
     return [f"data={data}"]

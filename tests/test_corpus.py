@@ -7,7 +7,7 @@ import pytest
 
 from contrastive.data import Collator, TextData, check_disjoint
 from contrastive.data.corpus import corpus
-from contrastive.data.pseudo_queries import PseudoQueries
+from contrastive.query_generation.pseudo_queries import PseudoQueries
 
 JOBS = {"Nurse": "triage", "Chef": "soup", "Driver": "lorry", "Teacher": "school", "Analyst": "dashboards"}
 

@@ -14,9 +14,9 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from contrastive.data import endpoint_writer
-from contrastive.data.endpoint_writer import EndpointWriter
-from contrastive.data.query_writers import write_queries
+from contrastive.query_generation import endpoint_writer
+from contrastive.query_generation.endpoint_writer import EndpointWriter
+from contrastive.query_generation.query_writers import write_queries
 
 CONFIG = Path(__file__).parents[1] / "configs" / "writer" / "endpoint.yaml"
 KEY = "sk-0123456789abcdef"

@@ -196,7 +196,8 @@ def test_gradients_are_the_same(name: str, transformers_messages: list[str]) -> 
     assert len(expected) >= 20
     assert expected.keys() == got.keys()
     for weight, gradient in expected.items():
-        torch.testing.assert_close(got[weight], gradient, atol=1e-6, rtol=1e-6)
+        # The recomputed products may round otherwise; an element near zero shows it in full.
+        torch.testing.assert_close(got[weight], gradient, atol=1e-5 * float(gradient.abs().max()), rtol=1e-5)
     assert transformers_messages == []
 
 

@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from contrastive.data import RetrievalTask, TextData
-from contrastive.data.typing_errors import misspell
+from contrastive.query_generation.typing_errors import misspell
 from experiments.jobs.generator import World, bag, jobs, world, worlds
 from experiments.jobs.labels import Posting, Search, contradicts
 from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, names, palette, roles

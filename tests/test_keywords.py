@@ -1,6 +1,6 @@
 import pytest
 
-from contrastive.data.keywords import extract_keywords, title_of, words_of
+from contrastive.query_generation.keywords import extract_keywords, title_of, words_of
 
 BOILERPLATE = "We offer a friendly workplace with free coffee for everybody."
 
@@ -33,6 +33,16 @@ def test_boilerplate_rare_names_and_words_of_everybody_are_no_keywords() -> None
     keywords = extract_keywords(corpus(), max_share=0.6)
     everything = {term for weights in keywords.weights.values() for term in weights}
     assert not everything & {"friendly", "coffee", "free coffee", "zanzibar", "we", "you"}
+
+
+def test_what_several_documents_repeat_word_for_word_is_not_read() -> None:
+    texts = corpus()
+    for i in range(3):
+        texts[f"n{i}"] += "\nPerks of this place: gym, sauna, pool."
+        texts[f"d{i}"] += f"\nPerks of place {i} here: gym{', garden' * (i + 1)}."
+    weights = extract_keywords(texts, max_share=0.6).weights
+    assert "garden" in weights["d1"]
+    assert not {"sauna", "pool"} & weights["n1"].keys()
 
 
 def test_a_phrase_that_never_stands_alone_is_no_keyword() -> None:

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from contrastive.data.keywords import Keywords, extract_keywords, words_of
-from contrastive.data.pseudo_queries import PseudoQueries, PseudoQuery
-from contrastive.data.typing_errors import mistype
+from contrastive.query_generation.keywords import Keywords, extract_keywords, words_of
+from contrastive.query_generation.pseudo_queries import PseudoQueries, PseudoQuery
+from contrastive.query_generation.typing_errors import mistype
 
 CLEAN = PseudoQueries(masked=0.0, other_forms=0.0, typos=0.0, years=0.0)
 KINDS = ("title", "keywords", "title_keywords", "cloze")

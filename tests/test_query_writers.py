@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contrastive.data.query_writers import clean_queries, write_queries
+from contrastive.query_generation.query_writers import clean_queries, write_queries
 
 
 @pytest.mark.parametrize(

@@ -321,3 +321,5 @@ def test_evaluate_repeats_the_numbers_of_the_run(configure: Configure, tmp_path:
 def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no-such-model"):
         evaluate.main(["--model", str(tmp_path / "no-such-model"), *SMALL[:3]])
+    with pytest.raises(SystemExit, match=r"expected a value for data\.path, which has no default: add data\.path="):
+        evaluate.main(["--model", "minilm", "--data", "beir"])

@@ -499,7 +499,10 @@ def test_a_dimension_is_passed_to_the_encoder(
         (["nurse", "--queries", "FILE"], "error: expected a query or --queries, got 'nurse' and FILE"),
         (["--queries", "no-such-file"], "error: .*no-such-file"),
         (["--queries", "/dev/null"], "error: expected a query with text in /dev/null, found none"),
-        (["nurse", "--data", "no-such-data"], "error: Could not find .*no-such-data"),
+        (
+            ["nurse", "--data", "no-such-data"],
+            "error: expected data to be .* one of ai_jobs, .*no-such-data",
+        ),
         (["nurse", "data.max_train_pairs=3"], "error: .*qrels"),
         (["nurse", "--data", "jobs", "data.sed=1"], "error: .*sed"),
         (["nurse", "--model", "no-such-model"], "error: .*no-such-model"),

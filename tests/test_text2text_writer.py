@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from contrastive.checkpoints import quiet
-from contrastive.data.query_writers import write_queries
-from contrastive.data.text2text_writer import Text2TextWriter
+from contrastive.query_generation.query_writers import write_queries
+from contrastive.query_generation.text2text_writer import Text2TextWriter
 
 CONFIG = Path(__file__).parents[1] / "configs" / "writer" / "text2text.yaml"
 WORDS = ("python", "developer", "nurse", "engineer", "chef", "data", "night", "leeds")

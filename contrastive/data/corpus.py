@@ -10,12 +10,12 @@ from hashlib import blake2b
 from pathlib import Path
 
 from contrastive.data.documents import documents as read_documents
-from contrastive.data.keywords import Keywords, extract_keywords
 from contrastive.data.near_duplicates import near_duplicates
-from contrastive.data.pseudo_queries import PseudoQueries, PseudoQuery
-from contrastive.data.query_writers import QueryWriter, write_queries
 from contrastive.data.readers import beir, query_key
 from contrastive.data.records import Record, RetrievalTask, TextData
+from contrastive.query_generation.keywords import Keywords, extract_keywords
+from contrastive.query_generation.pseudo_queries import PseudoQueries, PseudoQuery
+from contrastive.query_generation.query_writers import QueryWriter, write_queries
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from contrastive.data.typing_errors import mistype
+from contrastive.query_generation.typing_errors import mistype
 from experiments.jobs.labels import Posting, Search
 from experiments.jobs.vocabulary import Palette
 

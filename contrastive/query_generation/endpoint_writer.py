@@ -12,9 +12,9 @@ from typing import Any
 
 from requests import Session
 
-from contrastive.data.chat_completions import Key, RequestError, chat_address, complete, open_session
-from contrastive.data.query_writers import check_at_least_one, check_prompt, clean_queries
 from contrastive.micro_batches import check_texts
+from contrastive.query_generation.chat_completions import Key, RequestError, chat_address, complete, open_session
+from contrastive.query_generation.query_writers import check_at_least_one, check_prompt, clean_queries
 
 DEFAULT_PROMPT = """\
 Below is a document from a collection that people search. Write {n} search queries by people who have not seen it and \

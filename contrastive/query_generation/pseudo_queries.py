@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from contrastive.data.keywords import Keywords, title_of, words_of
-from contrastive.data.typing_errors import mistype
+from contrastive.query_generation.keywords import Keywords, title_of, words_of
+from contrastive.query_generation.typing_errors import mistype
 
 _SEPARATORS = (", ", ", ", ", ", ", ", ",", " / ", "; ", " | ", " ", " ", " and ", " + ")
 _YEARS = ("{} years", "{} years experience", "{}+ years", "{}+ yrs", "{} yrs exp", "exp {} years")

@@ -32,8 +32,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from contrastive.checkpoints import load_tokenizer, local_folder, quiet
-from contrastive.data.query_writers import check_at_least_one, check_prompt, clean_queries
 from contrastive.micro_batches import check_texts
+from contrastive.query_generation.query_writers import check_at_least_one, check_prompt, clean_queries
 
 
 class Text2TextWriter:
