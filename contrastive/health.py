@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import torch
 from torch import Tensor
 
 
 class Health:
-    """Collects detached scalars under a name and averages them when asked.
+    """Collects detached values under a name, in any number of pieces, and gives their mean when asked.
 
     Example:
         >>> import torch
         >>> health = Health()
         >>> health.record("positive_similarity", torch.tensor([0.5, 0.7]))
+        >>> health.record("positive_similarity", torch.tensor([0.9, 0.1]), torch.tensor([True, False]))
         >>> round(health.summary()["positive_similarity"], 2)
-        0.6
+        0.7
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
 
-    def record(self, name: str, value: Tensor | float) -> None:
-        """Keep the mean of `value` (any shape, not empty) under `name`; nothing is copied to the host."""
-        self._values[name].append(torch.as_tensor(value).detach().float().mean())
+    def record(self, name: str, values: Tensor | float, selected: Tensor | None = None) -> None:
+        """Keep sum and number of values (any shape) under `name`; nothing is copied to the host.
+
+        Args:
+            name: What the values are.
+            values: The values; NaN is left out.
+            selected: Which of them count, bool of the same shape; None counts all.
+        """
+        values = torch.as_tensor(values).detach().float()
+        counted = ~values.isnan() if selected is None else selected.detach() & ~values.isnan()
+        total, count = torch.where(counted, values, 0).sum(), counted.sum()
+        if name in self._sums:
+            total, count = self._sums[name] + total, self._counts[name] + count
+        self._sums[name], self._counts[name] = total, count
 
     def summary(self) -> dict[str, float]:
-        """Return the mean of what was recorded under each name, leaving out NaN; synchronises."""
-        return {name: torch.stack(values).nanmean().item() for name, values in self._values.items()}
+        """Return the mean of the values recorded under each name, NaN if there are none; synchronises."""
+        return {name: (total / self._counts[name]).item() for name, total in self._sums.items()}
 
     def clear(self) -> None:
         """Forget everything recorded so far."""
-        self._values.clear()
+        self._sums.clear()
+        self._counts.clear()

@@ -5,7 +5,7 @@ A mask is asked for the block it is needed on, so it never has to exist as [Q, K
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,14 +47,18 @@ class Mask:
         return Mask(lambda rows, cols: self._select(cols.T, rows.T).T)
 
 
+_DIAGONAL = Mask(lambda rows, cols: rows == cols)
+_EVERYTHING = Mask(lambda rows, _cols: torch.ones_like(rows, dtype=torch.bool))
+
+
 def diagonal() -> Mask:
-    """Select pair (i, i): the positive of query `i`, or an item itself."""
-    return Mask(lambda rows, cols: rows == cols)
+    """Select pair (i, i): the positive of query `i`, or an item itself. It is always the same object."""
+    return _DIAGONAL
 
 
 def everything() -> Mask:
-    """Select every pair."""
-    return Mask(lambda rows, _cols: torch.ones_like(rows, dtype=torch.bool))
+    """Select every pair. It is always the same object."""
+    return _EVERYTHING
 
 
 def same_id(row_ids: Tensor, col_ids: Tensor) -> Mask:
@@ -97,9 +101,33 @@ def from_pairs(pairs: Tensor, num_rows: int, num_cols: int) -> Mask:
     """
     if pairs.is_floating_point() or pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(f"expected integer index pairs of shape [P, 2], got {pairs.dtype} {list(pairs.shape)}")
-    selected = torch.zeros(num_rows, num_cols, dtype=torch.bool, device=pairs.device)
-    selected[pairs[:, 0], pairs[:, 1]] = True
-    return from_tensor(selected)
+
+    def select(rows: Tensor, cols: Tensor) -> Tensor:
+        rows, cols = rows.reshape(-1), cols.reshape(-1)
+        # Where in the block each row and column is; what is not there goes to a place of its own at the end.
+        row_place = rows.new_full((num_rows,), -1).scatter(0, rows, torch.arange(len(rows), device=rows.device))
+        col_place = cols.new_full((num_cols,), -1).scatter(0, cols, torch.arange(len(cols), device=cols.device))
+        row, col = row_place[pairs[:, 0]], col_place[pairs[:, 1]]
+        place = torch.where((row >= 0) & (col >= 0), row * len(cols) + col, len(rows) * len(cols))
+        selected = torch.zeros(len(rows) * len(cols) + 1, dtype=torch.bool, device=rows.device)
+        return selected.index_fill(0, place, True)[:-1].view(len(rows), len(cols))
+
+    return Mask(select)
+
+
+def side_by_side(masks: Sequence[Mask], widths: Sequence[int]) -> Mask:
+    """Put masks next to each other: the first has the first `widths[0]` columns, and so on."""
+
+    def select(rows: Tensor, cols: Tensor) -> Tensor:
+        selected = torch.zeros(len(rows), cols.shape[1], dtype=torch.bool, device=rows.device)
+        start = 0
+        for mask, width in zip(masks, widths, strict=True):
+            inside = (cols >= start) & (cols < start + width)
+            selected = selected | (inside & mask._select(rows, (cols - start).clamp(0, max(width - 1, 0))))
+            start += width
+        return selected
+
+    return Mask(select)
 
 
 def as_mask(mask: Mask | Tensor, num_rows: int, num_cols: int, device: torch.device) -> Mask:

@@ -2,14 +2,15 @@
 
 - The loss is any callable with the signature of `contracts.RankingLoss`; it is given those fields of the batch that its
   signature names, so a new kind of loss needs no change here.
+- Under several processes every rank judges the batches of all ranks, see `contrastive.distributed`: what is logged is
+  the same on every rank, and the batch size is that of one process.
 - Validation ranks the full corpus of the dev task: accuracy on a handful of triplets saturates and says little.
 """
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,22 +23,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from contrastive.batching import EpochBatches
-from contrastive.contracts import NegativeStrategy
+from contrastive.contracts import NegativeStrategy, Side
 from contrastive.data import Batch, Collator, Record, RetrievalTask
+from contrastive.distributed import RankShare, gather, world_size
+from contrastive.embedded_batch import EmbeddedBatch, loss_arguments, parameters_of
 from contrastive.encoder import Encoder
 from contrastive.evaluation import evaluate_rankings, rank
 from contrastive.health import Health
-from contrastive.masks import known_positive
+from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
-
-BATCH_FIELDS: dict[str, Callable[[Batch], Any]] = {
-    "owners": lambda batch: batch.owners,
-    "exclude": lambda batch: known_positive(batch.positive_ids, batch.document_ids),
-    "grades": lambda batch: batch.grades,
-    "targets": lambda batch: batch.scores,
-    "teacher_scores": lambda batch: batch.teacher_scores,
-}
-"""What a loss can ask for by the name of a parameter, and where in the batch it is found."""
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -48,16 +42,35 @@ class ContrastiveModule(lightning.LightningModule):
         loss: A ranking loss; see `contracts.RankingLoss`.
         optimizer: Builds the optimiser and its schedule from encoder, loss and number of steps.
         total_steps: Optimiser steps of the whole run, for the schedule.
+        memory: Keeps the keys of earlier batches as further negatives.
+        momentum_encoder: Makes the keys that go into the memory; without it they are the encoder's own.
+
+    Raises:
+        ValueError: If there is a momentum encoder and no memory to fill.
     """
 
-    def __init__(self, encoder: Encoder, loss: nn.Module, optimizer: LinearDecayAdamW, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        loss: nn.Module,
+        optimizer: LinearDecayAdamW,
+        *,
+        total_steps: int,
+        memory: CrossBatchQueue | None = None,
+        momentum_encoder: MomentumEncoder | None = None,
+    ) -> None:
         super().__init__()
+        if memory is None and momentum_encoder is not None:
+            raise ValueError("expected a memory that the momentum encoder fills, got none")
         self.encoder = encoder
         self.loss = loss
         self.optimizer = optimizer
         self.total_steps = total_steps
+        self.memory = memory
+        self.momentum_encoder = momentum_encoder
         self.health = Health()
-        self._loss_parameters = inspect.signature(loss.forward).parameters
+        self._takes_health = "health" in parameters_of(loss)
+        self._latest: EmbeddedBatch | None = None
         self._step_started = 0.0
         self._tokens_before = 0
 
@@ -73,28 +86,20 @@ class ContrastiveModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Encode both sides, judge them, return the loss."""
         self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
-        queries = self.encoder(batch.queries, side="query")
-        keys = self.encoder(batch.documents, side="document")
-        loss = self.judge(queries, keys, batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        local = embedded(batch, self._embed(batch.queries, "query"), self._embed(batch.documents, "document"))
+        self._latest = gather(local)
+        loss = self.judge(recall(self._latest, self.memory))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(self._latest))
         return loss
 
-    def judge(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
-        """Give the loss embeddings [Q, D] and [K, D] and those fields of their batch that its signature names.
+    def judge(self, batch: EmbeddedBatch) -> Tensor:
+        """Give the loss the embeddings of a batch and those of its fields that the loss's signature names.
 
         Raises:
             ValueError: If the loss needs a field that the batch does not have.
         """
-        fields: dict[str, Any] = {"health": self.health} if "health" in self._loss_parameters else {}
-        for name, read in BATCH_FIELDS.items():
-            if name not in self._loss_parameters:
-                continue
-            value = read(batch)
-            if value is not None:
-                fields[name] = value
-            elif self._loss_parameters[name].default is inspect.Parameter.empty:
-                raise ValueError(f"{type(self.loss).__name__} needs {name}, which the training records do not have")
-        loss: Tensor = self.loss(queries, keys, **fields)
+        health = {"health": self.health} if self._takes_health else {}
+        loss: Tensor = self.loss(batch.queries, batch.keys, **loss_arguments(self.loss, batch), **health)
         return loss
 
     def rehearse(self, batch: Batch) -> None:
@@ -105,9 +110,18 @@ class ContrastiveModule(lightning.LightningModule):
         """
         generator = torch.Generator().manual_seed(0)
         queries, keys = (torch.randn(count, 8, generator=generator) for count in (len(batch), len(batch.documents)))
+        memory = None if self.memory is None else CrossBatchQueue(size=2, dimension=8)
+        if memory is not None:
+            memory.push(torch.randn(2, 8, generator=generator), torch.tensor([-1, -1]))
         with torch.no_grad():
-            self.judge(queries, keys, batch)
+            self.judge(recall(embedded(batch, queries, keys), memory))
         self.health.clear()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the momentum encoder follow."""
+        super().optimizer_step(*args, **kwargs)
+        if self.momentum_encoder is not None:
+            self.momentum_encoder.update(self.encoder)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the size of the gradient before it is clipped."""
@@ -115,39 +129,66 @@ class ContrastiveModule(lightning.LightningModule):
         self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Log speed, learning rate, and what the loss said of the batches since they were last logged."""
+        """Fill the memory; log speed, learning rate, and what the loss said of the batches since it last was logged."""
+        assert self._latest is not None
+        num_pairs = len(self._latest)
+        self._remember(self._latest, batch)
+        self._latest = None  # its graph
         if self.trainer.global_step % max(1, self.trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return  # the summary below waits for the device
         seconds = time.perf_counter() - self._step_started
         tokens = self.encoder.tokens_seen.real - self._tokens_before
+        # The one number that differs between ranks. All of them come here, at the same steps.
+        self.log("train/tokens_per_second", tokens / seconds, sync_dist=True, reduce_fx="sum", batch_size=num_pairs)
         schedule = self.lr_schedulers()
         assert isinstance(schedule, LambdaLR)
         self.log_dict(
             {
-                "train/pairs_per_second": len(batch) / seconds,
-                "train/tokens_per_second": tokens / seconds,
+                "train/pairs_per_second": num_pairs / seconds,
                 "train/learning_rate": schedule.get_last_lr()[0],
                 **{f"train/{name}": value for name, value in self.health.summary().items()},
             },
-            batch_size=len(batch),
+            batch_size=num_pairs,
         )
         self.health.clear()
 
+    def _embed(self, texts: Sequence[str], side: Side) -> Tensor:
+        """Embed texts with a graph, also where there are none: a rank without rows takes part in the backward pass."""
+        if texts or world_size() == 1:
+            embeddings: Tensor = self.encoder(texts, side=side)
+        else:
+            embeddings = self.encoder([""], side=side)[:0]
+        return embeddings
+
+    def _remember(self, latest: EmbeddedBatch, local: Batch) -> None:
+        """Put the keys of the latest batch, of all ranks, into the memory."""
+        if self.memory is None:
+            return
+        if self.momentum_encoder is not None:
+            keys = self.momentum_encoder(local.documents, side="document")
+            latest = gather(embedded(local, keys[: len(local)], keys))
+        assert latest.key_ids is not None
+        self.memory.push(latest.keys, latest.key_ids)
+
     def validation_step(self, task: RetrievalTask, batch_idx: int) -> None:  # noqa: ARG002
         """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
-        shows_progress = self.trainer.progress_bar_callback is not None
+        shows_progress = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
         results = evaluate_rankings(rank(self.encoder, task, show_progress=shows_progress), task)
         for name, value in results.means.items():
-            self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries))
+            # Every rank ranks the whole corpus, so this is the mean of equal numbers.
+            self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries), sync_dist=True)
 
 
 class ContrastiveData(lightning.LightningDataModule):
     """Serves shuffled batches of records, and the dev task.
 
+    Under several processes each gets its share of every batch, and the whole dev task; the trainer must leave samplers
+    as they are (`Trainer(use_distributed_sampler=False)`).
+
     Args:
         records: Training records.
         dev: The task to validate on, if there is one.
-        batch_size: Pairs in a batch.
+        batch_size: Pairs in a batch, of all processes together.
         seed: The order of the batches is a function of this and the epoch.
         num_negatives: At most so many hard negatives a query; None for all that the records have.
         negatives: Chooses further negatives from the training documents; see `contracts.NegativeStrategy`.
@@ -193,22 +234,46 @@ class ContrastiveData(lightning.LightningDataModule):
             self.trainer.limit_val_batches = 0
 
     def train_dataloader(self) -> Iterable[Batch]:
-        """Batches of records with their ids."""
+        """Batches of records with their ids; under several processes, this one's share of each."""
+        batches: EpochBatches | RankShare = self.batches
+        if self.trainer is not None and self.trainer.world_size > 1:
+            batches = RankShare(batches, rank=self.trainer.global_rank, num_ranks=self.trainer.world_size)
         return DataLoader(
             self.records,  # type: ignore[arg-type]  # any list is a data set
-            batch_sampler=self.batches,
-            collate_fn=self.collate,
+            batch_sampler=batches,
+            collate_fn=self._collated,
         )
 
     def val_dataloader(self) -> Iterable[RetrievalTask]:
         """The dev task, whole, as the only item."""
         return DataLoader([self.dev], batch_size=None)  # type: ignore[arg-type]
 
+    def _collated(self, records: Sequence[Record]) -> Batch:
+        """Make a batch, of no rows too: the share of a rank when a batch has fewer rows than there are ranks."""
+        if records:
+            return self.collate(records)
+        none = torch.empty(0, dtype=torch.long)
+        return Batch([], [], query_ids=none, document_ids=none, positive_ids=none.view(0, 0), owners=none)
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the device; a retrieval task is text and stays where it is."""
         if isinstance(batch, RetrievalTask):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+def embedded(batch: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
+    """Put the embeddings of a batch, [Q, D] and [K, D], beside what is known of its texts."""
+    return EmbeddedBatch(
+        queries,
+        keys,
+        owners=batch.owners,
+        key_ids=batch.document_ids,
+        positive_ids=batch.positive_ids,
+        grades=batch.grades,
+        targets=batch.scores,
+        teacher_scores=batch.teacher_scores,
+    )
 
 
 def _sources(records: Sequence[Record]) -> list[str]:

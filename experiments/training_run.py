@@ -143,7 +143,10 @@ def build(config: DictConfig, folder: Path) -> Parts:
     loggers = instantiate(config.logger, folder=folder)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     total_steps = planned_steps(len(datamodule.batches), trainer)
-    module = ContrastiveModule(encoder, loss, optimizer, total_steps=total_steps)
+    memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
+    module = ContrastiveModule(
+        encoder, loss, optimizer, total_steps=total_steps, memory=memory, momentum_encoder=momentum_encoder
+    )
     module.rehearse(datamodule.collate(datamodule.records[: config.batch_size]))
     return Parts(data, task, encoder, module, datamodule, trainer, loggers)
 
@@ -227,4 +230,5 @@ def _quiet() -> None:
         logger.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the momentum encoder
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

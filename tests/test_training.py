@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -13,10 +14,13 @@ from contrastive.contracts import ChosenNegatives
 from contrastive.data import Batch, Record, RetrievalTask
 from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
+from contrastive.memory import CrossBatchQueue, MomentumEncoder
 from contrastive.optimization import LinearDecayAdamW, planned_steps
 from contrastive.training import ContrastiveData, ContrastiveModule, add_negatives
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode at the start of training"
+)
 
 
 def records(count: int = 8) -> list[Record]:
@@ -224,3 +228,105 @@ def test_chosen_negatives_reach_the_batch_after_the_records_own() -> None:
     assert isinstance(batch, Batch)
     assert len(batch.documents) == 8
     assert batch.owners.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def fit_with_memory(
+    encoder: Encoder, loss: nn.Module, folder: Path, *, momentum: float | None = None, **options: Any
+) -> tuple[ContrastiveModule, lightning.Trainer]:
+    """Train on 10 records in batches of 4 with a queue of 6, without dropout, for two epochs."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    options = {"logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1, "max_epochs": 2, **options}
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+    data = ContrastiveData(records(10), None, batch_size=4)
+    module = ContrastiveModule(
+        encoder,
+        loss,
+        LinearDecayAdamW(learning_rate=3e-3),
+        total_steps=planned_steps(len(data.batches), trainer),
+        memory=CrossBatchQueue(size=6, dimension=32),
+        momentum_encoder=None if momentum is None else MomentumEncoder(encoder, momentum),
+    )
+    trainer.fit(module, data)
+    return module, trainer
+
+
+def test_documents_of_earlier_batches_are_negatives_of_later_ones(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    loss = RecordingLoss()
+    module, _ = fit_with_memory(tiny_encoder, loss, tmp_path)
+    assert [len(call["queries"]) for call in loss.calls] == [4, 4, 2, 4, 4, 2]
+    assert [len(call["keys"]) for call in loss.calls] == [4, 8, 8, 10, 10, 8]
+    first, second = loss.calls[:2]
+    assert torch.equal(second["keys"][4:], first["keys"].detach())
+    assert second["owners"].tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
+    # In the second epoch the queue holds positives of the batch, whose queries leave them out.
+    ids, queued = torch.arange(4), torch.arange(4, 10)
+    assert loss.calls[3]["exclude"](ids, ids).equal(torch.eye(4, dtype=torch.bool))
+    assert any(call["exclude"](ids, queued).any() for call in loss.calls[3:5])
+    assert len(module.memory) == 6
+    assert {"memory.keys", "memory.key_ids", "memory.ages", "memory.filled"} <= module.state_dict().keys()
+
+
+def test_momentum_encoder_follows_each_optimiser_step_and_fills_the_queue(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates: list[int] = []
+    update = MomentumEncoder.update
+    monkeypatch.setattr(MomentumEncoder, "update", lambda *call: (updates.append(1), update(*call))[1])
+    module, _ = fit_with_memory(tiny_encoder, InfoNCELoss(), tmp_path, momentum=0.5, accumulate_grad_batches=3)
+    assert len(updates) == 2
+    slow, fast = module.momentum_encoder.encoder, module.encoder
+    differences = [not torch.equal(*pair) for pair in zip(slow.parameters(), fast.parameters(), strict=True)]
+    assert any(differences)
+    documents = {
+        module.trainer.datamodule.collate([record]).document_ids.item(): record.positive for record in records(10)
+    }
+    latest = module.memory.ages == 0
+    texts = [documents[number] for number in module.memory.key_ids[latest].tolist()]
+    torch.testing.assert_close(module.memory.keys[latest], slow(texts, side="document"), rtol=1e-4, atol=1e-5)
+    assert "momentum_encoder.encoder.backbone.pooler.dense.weight" in module.state_dict()
+    with pytest.raises(ValueError, match="expected a memory that the momentum encoder fills, got none"):
+        ContrastiveModule(fast, InfoNCELoss(), LinearDecayAdamW(), total_steps=1, momentum_encoder=slow)
+
+
+def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: Encoder) -> None:
+    class OfPairs(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            if left.shape != right.shape:
+                raise ValueError(f"expected pairs, got {list(left.shape)} and {list(right.shape)}")
+            return left.sum() + right.sum()
+
+    batch = next(iter(ContrastiveData(records(), None, batch_size=4).train_dataloader()))
+    module = alone(tiny_encoder, OfPairs())
+    module.rehearse(batch)
+    module.memory = CrossBatchQueue(size=6, dimension=32)
+    with pytest.raises(ValueError, match=r"expected pairs, got \[4, 8\] and \[6, 8\]"):
+        module.rehearse(batch)
+    assert len(module.memory) == 0
+
+
+def test_two_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    results = []
+    for options in ({}, {"devices": 2, "strategy": "ddp_spawn", "use_distributed_sampler": False}):
+        encoder = Encoder.from_pretrained(tiny_model_folder, normalize=True)
+        loss = InfoNCELoss(symmetric=True, learnable_temperature=True)
+        module, trainer = fit_with_memory(encoder, loss, tmp_path, momentum=0.5, max_epochs=1, **options)
+        metrics = {name: value for name, value in trainer.callback_metrics.items() if "per_second" not in name}
+        results.append((dict(module.state_dict()), metrics))
+    (one, metrics_of_one), (two, metrics_of_two) = results
+    torch.testing.assert_close(metrics_of_two, metrics_of_one, rtol=1e-4, atol=1e-6)
+    order, other_order = (state["memory.key_ids"].argsort() for state in (one, two))
+    for state, places in ((one, order), (two, other_order)):
+        state["memory.keys"] = state["memory.keys"][places]
+        state["memory.key_ids"] = state["memory.key_ids"][places]
+        for name in ("memory.ages", "memory._extra_state"):
+            del state[name]
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)

@@ -1,15 +1,15 @@
-"""What every ranking loss shares: from the arguments of its call to masks, and from one value a query to the loss."""
+"""What every ranking loss shares: from the arguments of its call to masks."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from contrastive.contracts import MaskLike, Reduction
+from contrastive.contracts import MaskLike
 from contrastive.masks import Mask, as_mask, columns, dense, diagonal, everything, from_pairs, owned
+from contrastive.reduction import check_choice, reduce_rows
+
+__all__ = ["check_choice", "exclude_mask", "key_owners", "negative_mask", "positive_mask", "reduce_rows"]
 
 
 def positive_mask(positives: MaskLike | None, num_queries: int, num_keys: int, device: torch.device) -> Mask:
@@ -77,35 +77,3 @@ def key_owners(owners: Tensor | None, num_queries: int, num_keys: int, device: t
     if owners.shape != (num_keys,) or owners.is_floating_point():
         raise ValueError(f"expected integer owners [{num_keys}], got {owners.dtype} {list(owners.shape)}")
     return owners.to(device)
-
-
-def reduce_rows(totals: Tensor, counts: Tensor, weights: Tensor | None, reduction: Reduction) -> Tensor:
-    """Reduce what each query's terms sum to, [Q], and how many they are, [Q], to a loss.
-
-    `"mean"` is the weighted sum of the totals over the weighted sum of the counts, so a query with none is left out.
-    `"none"` is each query's own mean times its weight, and `"sum"` the sum of those. Nothing at all gives 0.
-
-    Raises:
-        ValueError: If the weights are not one a query, or there is no such reduction.
-    """
-    check_choice("reduction", reduction, get_args(Reduction))
-    if weights is None:
-        weights = totals.new_ones(len(totals))
-    elif weights.shape != totals.shape:
-        raise ValueError(f"expected weights [{len(totals)}], one a query, got {list(weights.shape)}")
-    weights, counts = weights.to(totals), counts.to(totals)
-    if reduction == "mean":
-        count = (weights * counts).sum()
-        return (weights * totals).sum() / torch.where(count == 0, 1, count)
-    rows = weights * totals / counts.clamp_min(1)
-    return rows.sum() if reduction == "sum" else rows
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that is not among the choices.
-
-    Raises:
-        ValueError: Naming the choices.
-    """
-    if value not in choices:
-        raise ValueError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}")

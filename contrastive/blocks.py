@@ -1,0 +1,288 @@
+"""Judging rows of scores a block at a time, so that no [Q, K] tensor ever exists: exact, in value and gradient.
+
+A loss of this library is a function of the logits of a block of rows, its *judge*; here it is applied to all rows,
+either at once under autograd ("dense") or in blocks ("tiled"). The tiled path forms the gradient of the embeddings in
+the forward pass, block by block, in three matrix products and O((Q + K) D) memory. It can do so because the loss is
+a sum over the rows; what the caller does to the sum afterwards only scales the gradient.
+
+Notable decisions:
+
+- A row spans *segments*: anchors [R, D] against candidates [C, D]. The judge sees their logits side by side.
+- Cosine and dot product take the temperature into the anchors, which saves a pass over every block.
+- With `reduction="none"` the incoming gradient is a vector, so the blocks are computed again in the backward pass.
+- Any callable similarity runs dense; those of `contrastive.similarity` are tiled above `DENSE_SCORES` scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from contrastive.contracts import Reduction, Similarity
+from contrastive.health import Health
+from contrastive.reduction import check_weights, reduce_rows
+from contrastive.similarity import ProductSimilarity, score_pairs
+
+DENSE_SCORES = 2**20
+"""Up to so many scores autograd keeps them all, unless the caller says otherwise."""
+
+BLOCK_SCORES = 2**22
+"""Scores of a block, 16 MiB in float32; small enough for a cache, large enough for the matrix product."""
+
+Segment = tuple[Tensor, Tensor]
+"""Anchors [R, D] and the candidates [C, D] that each of them is scored against."""
+
+
+class Judge(Protocol):
+    """Judges a block of rows by their logits."""
+
+    def __call__(self, logits: Tensor, rows: Tensor, health: Health | None) -> tuple[Tensor, Tensor]:
+        """Map logits [r, C] of the rows [r] to what each row's terms sum to and how many terms they are, both [r]."""
+        ...
+
+
+def judge_rows(
+    judge: Judge,
+    segments: Sequence[Segment],
+    *,
+    similarity: Similarity,
+    temperature: float | Tensor,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+    tiled: bool | None = None,
+    health: Health | None = None,
+    parameters: Sequence[Tensor] = (),
+) -> Tensor:
+    """Judge all rows and reduce what they give, as `reduce_rows` does.
+
+    Args:
+        judge: Judges a block of rows.
+        segments: What the columns of a row are made of, each with the same number of anchors.
+        similarity: Scores of anchors and candidates, higher is closer.
+        temperature: What scores are divided by.
+        weights: Weight of each row, [R].
+        reduction: "mean", "sum" or "none", see `reduce_rows`.
+        tiled: Whether to work in blocks; None decides by size.
+        health: Given to the judge once for each block.
+        parameters: Tensors other than the embeddings and the temperature that the judge reads and that are trained.
+
+    Raises:
+        ValueError: If the weights are not one a row, or tiles are wanted of a similarity that is a mere callable.
+    """
+    can_tile = isinstance(similarity, ProductSimilarity)
+    if tiled and not can_tile:
+        raise ValueError(f"expected cosine, dot or euclidean similarity with tiled=True, got {similarity!r}")
+    num_rows = len(segments[0][0])
+    num_scores = num_rows * sum(len(candidates) for _, candidates in segments)
+    if num_scores == 0 or not can_tile or not (num_scores > DENSE_SCORES if tiled is None else tiled):
+        parts = [score_pairs(similarity, anchors, candidates) for anchors, candidates in segments]
+        scores = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        rows = torch.arange(num_rows, device=scores.device)
+        totals, counts = judge(scores / temperature, rows, health)
+        return reduce_rows(totals, counts, weights, reduction)
+    assert isinstance(similarity, ProductSimilarity)
+    return _judge_tiled(judge, segments, similarity, temperature, weights, reduction, health, parameters)
+
+
+@torch.compiler.disable
+def _judge_tiled(
+    judge: Judge,
+    segments: Sequence[Segment],
+    similarity: ProductSimilarity,
+    temperature: float | Tensor,
+    weights: Tensor | None,
+    reduction: Reduction,
+    health: Health | None,
+    parameters: Sequence[Tensor],
+) -> Tensor:
+    check_weights(weights, len(segments[0][0]))
+    with torch.autocast(segments[0][0].device.type, enabled=False):
+        tensors: list[Tensor] = []
+        for anchors, candidates in segments:
+            score_pairs(similarity, anchors[:1], candidates[:1])  # refuses embeddings that do not match
+            prepared = similarity.prepare(anchors), similarity.prepare(candidates)
+            folded = prepared[0] if similarity.lengths_matter else prepared[0] / temperature
+            tensors += [folded, prepared[1]]
+        if similarity.lengths_matter and isinstance(temperature, Tensor):
+            parameters = [*parameters, temperature]
+        tensors += [parameter for parameter in parameters if parameter.requires_grad]
+        # Weights that are trained need the rows one by one.
+        by_row = reduction == "none" or (weights is not None and weights.requires_grad)
+        plan = _Plan(judge, len(segments), similarity, temperature, None if by_row else weights, reduction, health)
+        if by_row:
+            totals, counts = _rows(plan, tensors)
+            return reduce_rows(totals, counts, weights, reduction)
+        total, count = _sums(plan, tensors)
+        return total / torch.where(count == 0, 1, count) if reduction == "mean" else total
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that stays the same from block to block."""
+
+    judge: Judge
+    num_segments: int
+    similarity: ProductSimilarity
+    temperature: float | Tensor
+    weights: Tensor | None
+    reduction: Reduction
+    health: Health | None
+
+    def split(self, tensors: Sequence[Tensor]) -> tuple[list[Segment], list[Tensor]]:
+        """Return the segments and the parameters among the tensors."""
+        pairs = [(tensors[2 * i], tensors[2 * i + 1]) for i in range(self.num_segments)]
+        return pairs, list(tensors[2 * self.num_segments :])
+
+    def weigh(self, totals: Tensor, counts: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return what a block adds to the sum of the losses, and to what it is divided by."""
+        weights = totals.new_ones(len(totals)) if self.weights is None else self.weights[rows].detach().to(totals)
+        counts = counts.to(totals)
+        if self.reduction == "sum":
+            totals = totals / counts.clamp_min(1)
+        return (weights * totals).sum(), (weights * counts).sum()
+
+    def logits(self, products: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """Return the logits of a block of one segment from the dot products of what was prepared."""
+        if not self.similarity.lengths_matter:
+            return products  # the anchors carry the temperature
+        return self.similarity.score(products, anchors, candidates) / self.temperature
+
+
+def _sums(plan: _Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the sum of the losses of all rows, with a graph if one is wanted, and what to divide it by."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        total, count = _Sum.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        return total, count
+    return _forward(plan, tensors, None)
+
+
+def _rows(plan: _Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what the terms of each row sum to and how many they are."""
+    totals, counts = _Rows.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+    return totals, counts
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all rows; its gradient is made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the losses and what to divide it by."""
+        gradients = [
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip(tensors, ctx.needs_input_grad[1:], strict=True)
+        ]
+        total, count = _forward(plan, tensors, gradients)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(count)
+        return total, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_total: Tensor, _of_count: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients; they stay as they are for another backward pass."""
+        return None, *(None if gradient is None else gradient * of_total for gradient in ctx.saved_tensors)
+
+
+class _Rows(torch.autograd.Function):
+    """One number a row; the blocks are computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return totals and counts, [R] each."""
+        ctx.plan = plan
+        ctx.save_for_backward(*tensors)
+        judged = [
+            plan.judge(logits, indices, plan.health) for _, indices, logits, _ in _blocks(plan, tensors, grad=False)
+        ]
+        totals, counts = (torch.cat(list(values)) for values in zip(*judged, strict=True))
+        ctx.mark_non_differentiable(counts)
+        return totals, counts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_totals: Tensor, _of_counts: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the blocks again, and their gradients."""
+        tensors = ctx.saved_tensors
+        gradients = [
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip(tensors, ctx.needs_input_grad[1:], strict=True)
+        ]
+        for rows, indices, logits, products in _blocks(ctx.plan, tensors, grad=True):
+            with torch.enable_grad():
+                totals, _ = ctx.plan.judge(logits, indices, None)
+                value = (totals * of_totals[rows]).sum()
+            _add_gradients(ctx.plan, value, rows, products, tensors, gradients)
+        return None, *gradients
+
+
+def _forward(
+    plan: _Plan, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None] | None
+) -> tuple[Tensor, Tensor]:
+    """Judge all blocks and add up what they give; with `gradients`, add to those too."""
+    total = count = None
+    for rows, indices, logits, products in _blocks(plan, tensors, grad=gradients is not None):
+        with torch.set_grad_enabled(gradients is not None):
+            losses, counts = plan.judge(logits, indices, plan.health)
+            value, counted = plan.weigh(losses, counts, rows)
+        if gradients is not None:
+            _add_gradients(plan, value, rows, products, tensors, gradients)
+        total = value.detach() if total is None else total + value.detach()
+        count = counted.detach() if count is None else count + counted.detach()
+    assert total is not None
+    assert count is not None
+    return total, count
+
+
+def _blocks(plan: _Plan, tensors: Sequence[Tensor], *, grad: bool) -> Any:
+    """Yield slice, indices, logits [r, C] and the dot products they are made of, for each block of rows.
+
+    With `grad`, the products are leaves and the logits have a graph down to them.
+    """
+    segments, _ = plan.split([tensor.detach() for tensor in tensors])
+    num_rows, num_columns = len(segments[0][0]), sum(len(candidates) for _, candidates in segments)
+    size = min(num_rows, max(256, min(1024, BLOCK_SCORES // num_columns)))
+    for start in range(0, num_rows, size):
+        rows = slice(start, min(start + size, num_rows))
+        products = [anchors[rows] @ candidates.T for anchors, candidates in segments]
+        with torch.set_grad_enabled(grad):
+            for product in products:
+                product.requires_grad_(grad)
+            parts = [plan.logits(product, a[rows], c) for product, (a, c) in zip(products, segments, strict=True)]
+            logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        yield rows, torch.arange(rows.start, rows.stop, device=logits.device), logits, products
+
+
+def _add_gradients(
+    plan: _Plan,
+    value: Tensor,
+    rows: slice,
+    products: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+) -> None:
+    """Add the gradient of a block's value to those of anchors, candidates and parameters."""
+    segments, parameters = plan.split(tensors)
+    found = torch.autograd.grad(value, [*products, *parameters], allow_unused=True)
+    of_segments, of_parameters = plan.split(gradients)  # type: ignore[arg-type]
+    for slopes, (anchors, candidates), (of_anchors, of_candidates) in zip(found, segments, of_segments, strict=False):
+        if slopes is None:
+            continue
+        block = anchors[rows]
+        if of_anchors is not None:
+            part = of_anchors[rows]
+            part.addmm_(slopes, candidates)
+            if plan.similarity.lengths_matter:
+                part.addcmul_(block, slopes.sum(1, keepdim=True), value=-1)
+        if of_candidates is not None:
+            of_candidates.addmm_(slopes.T, block)
+            if plan.similarity.lengths_matter:
+                of_candidates.addcmul_(candidates, slopes.sum(0)[:, None], value=-1)
+    for gradient, parameter in zip(of_parameters, found[len(products) :], strict=True):
+        if gradient is not None and parameter is not None:
+            gradient.add_(parameter)

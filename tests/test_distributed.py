@@ -1,0 +1,283 @@
+"""World size does not matter: gathering by itself, and every loss of the library in several processes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from contrastive import losses
+from contrastive.distributed import RankShare, gather, world_size
+from contrastive.embedded_batch import EmbeddedBatch, loss_arguments
+from contrastive.memory import CrossBatchQueue
+from contrastive.testing import assert_world_size_invariant
+
+
+def filled_queue() -> CrossBatchQueue:
+    """Four keys of width 6; two are known positives of queries of the made-up batch."""
+    queue = CrossBatchQueue(size=8, dimension=6)
+    queue.push(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 50, 4, -1]))
+    return queue
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss by name, so that one that is not there yet is skipped; how it is made and checked."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    check: dict[str, Any] = field(default_factory=dict)
+
+
+QUEUE, POSITIVES = {"memory": "queue"}, {"several_positives": True}
+CASES = [
+    Case("InfoNCELoss"),
+    Case("InfoNCELoss", {"symmetric": True, "similarity": "euclidean"}),
+    Case("InfoNCELoss", {"symmetric": True, "learnable_temperature": True, "others_negatives": False}),
+    Case("InfoNCELoss", {"reduction": "sum"}),
+    Case("InfoNCELoss", {"symmetric": True, "learnable_temperature": True}, QUEUE),
+    Case("InfoNCELoss", {"symmetric": True}, POSITIVES),
+    Case("MultipleNegativesRankingLoss"),
+    Case("MultipleNegativesRankingLoss", {"temperature": 0.01}, QUEUE),
+    Case("TripletLoss"),
+    Case("TripletLoss", {"mining": "semi_hard", "distance": "euclidean"}, QUEUE),
+    Case("TripletLoss", {"mining": "all", "average": "active"}, POSITIVES),
+    Case("TripletLoss", {"mining": "explicit", "soft_margin": True}),
+    Case("NTXentLoss"),
+    Case("SupConLoss"),
+    Case("SupConLoss", {}, POSITIVES),
+    Case("DecoupledContrastiveLoss"),
+    Case("DebiasedContrastiveLoss"),
+    Case("HardnessWeightedLoss"),
+    Case("GISTLoss"),
+    Case("SigLIPLoss"),
+    Case("ContrastiveLoss"),
+    Case("CoSENTLoss"),
+    Case("AnglELoss"),
+    Case("MarginMSELoss"),
+    Case("DistillKLLoss"),
+]
+
+
+@pytest.mark.parametrize("check", [{}, QUEUE, POSITIVES], ids=["plain", "queue", "several-positives"])
+def test_world_size_does_not_matter(check: dict[str, Any]) -> None:
+    """All losses in the same processes: starting them is what takes time."""
+    made = [
+        getattr(losses, case.name)(**case.options)
+        for case in CASES
+        if case.check == check and hasattr(losses, case.name)
+    ]
+    options = {**check, "memory": filled_queue()} if check == QUEUE else check
+    assert_world_size_invariant(made, (2, 3) if check == {} else (3,), **options)
+
+
+def own_slice_only(batch: EmbeddedBatch) -> EmbeddedBatch:
+    """The gather most libraries have: right values, and gradients too small by the number of ranks."""
+    whole = gather(batch)
+    return replace(whole, queries=_Shrink.apply(whole.queries), keys=_Shrink.apply(whole.keys))
+
+
+class _Shrink(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient / world_size()
+
+
+def no_gather(batch: EmbeddedBatch) -> EmbeddedBatch:
+    """Each rank by itself."""
+    return batch
+
+
+def without_exclusion(batch: EmbeddedBatch) -> EmbeddedBatch:
+    """Forgets the ids of other ranks."""
+    whole = gather(batch)
+    return whole if world_size() == 1 else replace(whole, positive_ids=None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (own_slice_only, r"InfoNCELoss.*: gradient of encoder.weight on rank 0 of 2: .*cosine 1.000000"),
+        (no_gather, "loss on rank 0 of 2: relative error"),
+        (without_exclusion, "loss on rank 0 of 2: relative error"),
+    ],
+)
+def test_a_wrong_gather_is_caught(wrong: Callable[[EmbeddedBatch], EmbeddedBatch], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        assert_world_size_invariant(losses.InfoNCELoss(), (2,), gather=wrong)
+
+
+class LocalLoss(nn.Module):
+    """Has no gradient: the loss does not depend on the embeddings."""
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return (queries.sum() + keys.sum()) * 0
+
+
+def test_a_check_that_shows_nothing_is_not_passed() -> None:
+    with pytest.raises(
+        AssertionError, match=r"LocalLoss\(\) gives one process no gradient: the comparison shows nothing"
+    ):
+        assert_world_size_invariant(LocalLoss(), (2,))
+
+
+def test_what_cannot_be_sent_to_another_process_is_refused() -> None:
+    class Inner(losses.InfoNCELoss):
+        pass
+
+    with pytest.raises(ValueError, match="expected losses, memory and gather that can be pickled, got"):
+        assert_world_size_invariant(Inner(), (2,))
+
+
+def parts() -> list[EmbeddedBatch]:
+    """Three ranks: two queries with a negative each and a shared one; nothing; one query with two negatives."""
+    first = torch.arange(5.0)[:, None] * torch.ones(2)
+    last = 10 + torch.arange(3.0)[:, None] * torch.ones(2)
+    return [
+        EmbeddedBatch(
+            torch.full((2, 2), 100.0),
+            first,
+            owners=torch.tensor([0, 1, 1, 0, -1]),
+            key_ids=torch.tensor([0, 1, 2, 3, -1]),
+            positive_ids=torch.tensor([[0], [1]]),
+            positives=torch.tensor([[0, 0], [1, 1], [1, 2]]),
+            teacher_scores=torch.tensor([[0.5, 0.25], [0.75, 0.5]]),
+        ),
+        EmbeddedBatch(torch.zeros(0, 2), torch.zeros(0, 2), positive_ids=torch.zeros(0, 0, dtype=torch.long)),
+        EmbeddedBatch(
+            torch.full((1, 2), 101.0),
+            last,
+            key_ids=torch.tensor([10, 11, 12]),
+            positive_ids=torch.tensor([[10, 20]]),
+            positives=torch.tensor([[0, 0], [0, 2]]),
+            teacher_scores=torch.tensor([[0.5, 0.25, 0.125]]),
+        ),
+    ]
+
+
+def gathered_parts(rank: int) -> dict[str, Any]:
+    """What a rank gets to see, and the gradient it gets."""
+    part = parts()[rank]
+    keys = part.keys.requires_grad_()
+    whole = gather(part)
+    weights = torch.arange(len(whole.keys), dtype=torch.float)[:, None]
+    (gradient,) = torch.autograd.grad((whole.keys * weights).sum(), keys)
+    found = {"keys": whole.keys[:, 0].tolist(), "queries": whole.queries[:, 0].tolist(), "gradient": gradient[:, 0]}
+    for name in ("owners", "key_ids", "positive_ids", "positives", "teacher_scores"):
+        found[name] = getattr(whole, name)
+    halves = gather(EmbeddedBatch(part.queries.bfloat16(), part.keys.bfloat16(), owners=torch.full((len(keys),), -1)))
+    found["dtype"] = halves.keys.dtype
+    assert halves.weights is None
+    found["refused"] = [refusal(batch) for batch in misfits(part, rank)]
+    return found
+
+
+def misfits(part: EmbeddedBatch, rank: int) -> list[EmbeddedBatch]:
+    """Batches that cannot be gathered, because of what one rank holds."""
+    bare = EmbeddedBatch(part.queries, part.keys, owners=torch.full((len(part.keys),), -1))
+    return [
+        replace(bare, weights=torch.ones(len(part) + (rank == 2))),
+        replace(bare, weights=torch.ones(len(part)) if rank < 2 else None),
+        replace(bare, queries=part.queries.double() if rank == 2 else part.queries),
+        replace(bare, queries=torch.ones(1, 3) if rank == 2 else part.queries),
+        replace(bare, owners=bare.owners if rank else None),
+        replace(bare, positives=part.positives if rank == 0 else None),
+    ]
+
+
+def refusal(batch: EmbeddedBatch) -> str:
+    try:
+        gather(batch)
+    except ValueError as error:
+        return str(error)
+    return "gathered"
+
+
+def on_ranks(function: Callable[[int], Any], size: int) -> list[Any]:
+    """What a function of this module returns on each of so many ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_on_rank, args=(function, size, folder), nprocs=size)
+        return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(size)]
+
+
+def _on_rank(rank: int, function: Callable[[int], Any], size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    rendezvous = Path(folder, "rendezvous").as_uri()
+    dist.init_process_group("gloo", rendezvous, timedelta(seconds=60), world_size=size, rank=rank)
+    torch.save(function(rank), Path(folder, f"{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_every_rank_gets_all_positives_and_then_all_further_negatives() -> None:
+    ranks = on_ranks(gathered_parts, 3)
+    for found in ranks:
+        assert found["queries"] == [100, 100, 101]
+        assert found["keys"] == [0, 1, 10, 2, 3, 4, 11, 12]
+        assert found["key_ids"].tolist() == [0, 1, 10, 2, 3, -1, 11, 12]
+        assert found["owners"].tolist() == [0, 1, 2, 1, 0, -1, 2, 2]
+        assert found["positive_ids"].tolist() == [[0, -1], [1, -1], [10, 20]]
+        assert found["positives"].tolist() == [[0, 0], [1, 1], [1, 3], [2, 2], [2, 7]]
+        torch.testing.assert_close(
+            found["teacher_scores"],
+            torch.tensor([[0.5, 0.25, float("nan")], [0.75, 0.5, float("nan")], [0.5, 0.25, 0.125]]),
+            equal_nan=True,
+        )
+        assert found["dtype"] == torch.bfloat16
+    # The own slice of 0 ... 7, times three ranks.
+    assert [found["gradient"].tolist() for found in ranks] == [[0, 3, 9, 12, 15], [], [6, 18, 21]]
+    for found in ranks:
+        for message, expected in zip(
+            found["refused"],
+            [
+                "expected weights of 1 queries on rank 2, got 2",
+                "expected weights of 1 queries on rank 2, got none",
+                "expected queries of one dtype on all ranks, got torch.float32 and torch.float64",
+                "expected queries of one width on all ranks, got 2 and 3",
+                "expected owners of 5 keys on rank 0, got none",
+                "expected positives of 1 queries on rank 2, got none",
+            ],
+            strict=True,
+        ):
+            assert message == expected
+
+
+def test_one_process_is_given_its_batch_back() -> None:
+    batch = parts()[0]
+    assert world_size() == 1
+    assert gather(batch) is batch
+
+
+def test_shares_of_the_ranks_make_up_every_batch() -> None:
+    batches = [[4, 2, 7, 1], [3, 5], [6]]
+    shares = [RankShare(batches, rank=rank, num_ranks=3) for rank in range(3)]
+    assert [len(share) for share in shares] == [3, 3, 3]
+    for batch, *own in zip(batches, *shares, strict=True):
+        assert sorted(row for share in own for row in share) == sorted(batch)
+        assert max(map(len, own)) - min(map(len, own)) <= 1
+    assert shares[0].sampler is batches
+    with pytest.raises(ValueError, match="expected a rank from 0 to 2, got 3"):
+        RankShare(batches, rank=3, num_ranks=3)
+
+
+def test_a_loss_is_given_what_its_signature_names_and_the_batch_has() -> None:
+    def judge(queries: Tensor, keys: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
+        return queries.sum() + keys.sum() + targets.sum() + (0 if weights is None else weights.sum())
+
+    batch = EmbeddedBatch(torch.eye(2), torch.eye(2), targets=torch.ones(2), grades=torch.ones(2))
+    assert loss_arguments(judge, batch).keys() == {"targets"}
+    with pytest.raises(ValueError, match="judge needs targets, which the training records do not have"):
+        loss_arguments(judge, replace(batch, targets=None))
