@@ -110,10 +110,25 @@ def reduce(
     return total / sum(weights[i] for i in rows) if reduction == "mean" and rows else total
 
 
+def chances(chords: list[float], dimension: int) -> list[float]:
+    """Wu et al. 2017, section 4: min(lambda, 1 / q(d)) with lambda = 1 / q(0.5), none beyond 1.4, normalised."""
+
+    def density(chord: float) -> float:
+        return chord ** (dimension - 2) * (1 - chord**2 / 4) ** ((dimension - 3) / 2)
+
+    weights = [0.0 if chord >= 1.4 else 1 / density(max(chord, 0.5)) for chord in chords]
+    return [weight / sum(weights) if sum(weights) else 1 / len(weights) for weight in weights]
+
+
 def triplets(
-    distances: list[list[Tensor]], positives: Pairs, negatives: Pairs, mining: str
-) -> list[tuple[int, int, int]]:
-    """The (query, positive, negative) that a way of mining chooses, first of equals."""
+    distances: list[list[Tensor]],
+    positives: Pairs,
+    negatives: Pairs,
+    mining: str,
+    chords: list[list[float]],
+    width: int,
+) -> list[tuple[int, int, int, float]]:
+    """The (query, positive, negative) that a way of mining chooses, first of equals, and with what probability."""
     chosen = []
     for i in range(len(distances)):
         own = [j for j in range(len(distances[i])) if (i, j) in positives]
@@ -121,14 +136,19 @@ def triplets(
         if not own or not others:
             continue
         if mining == "hardest":
-            chosen.append((i, max(own, key=lambda j: distances[i][j]), min(others, key=lambda j: distances[i][j])))
+            chosen.append((i, max(own, key=lambda j: distances[i][j]), min(others, key=lambda j: distances[i][j]), 1))
+        if mining == "easy_positive":
+            chosen.append((i, min(own, key=lambda j: distances[i][j]), min(others, key=lambda j: distances[i][j]), 1))
         for p in own:
             if mining == "semi_hard":
                 farther = [j for j in others if distances[i][j] > distances[i][p]]
                 nearest = min(farther, key=lambda j: distances[i][j]) if farther else None
-                chosen.append((i, p, max(others, key=lambda j: distances[i][j]) if nearest is None else nearest))
+                chosen.append((i, p, max(others, key=lambda j: distances[i][j]) if nearest is None else nearest, 1))
             if mining in ("all", "explicit"):
-                chosen.extend((i, p, j) for j in others)
+                chosen.extend((i, p, j, 1) for j in others)
+            if mining == "distance_weighted":
+                likely = chances([chords[i][j] for j in others], width)
+                chosen.extend((i, p, j, chance) for j, chance in zip(others, likely, strict=True))
     return chosen
 
 
@@ -163,18 +183,22 @@ def triplet(
     if mining == "explicit":
         owners = owners or [j % num_queries for j in range(num_keys)]
         negatives = {(i, j) for i, j in negatives if j >= num_queries and owners[j] == i}
-    losses: list[tuple[int, Tensor]] = []
-    for i, p, n in triplets(distances, positives, negatives, mining):
+    chords = [[max(0.0, 2 - 2 * cosine(query, key).item()) ** 0.5 for key in keys] for query in queries]
+    losses: list[tuple[int, Tensor, float]] = []
+    for i, p, n, share in triplets(distances, positives, negatives, mining, chords, queries.shape[1]):
         gap = distances[i][p] - distances[i][n]
-        losses.append((i, torch.log(1 + torch.exp(gap)) if soft_margin else torch.clamp(gap + margin, min=0)))
+        losses.append((i, torch.log(1 + torch.exp(gap)) if soft_margin else torch.clamp(gap + margin, min=0), share))
     if average == "active":
-        losses = [(i, loss) for i, loss in losses if loss > 0]
+        losses = [(i, loss, share) for i, loss, share in losses if loss > 0]
 
     weights = weights or [1.0] * num_queries
     zero = queries.sum() * 0
     if reduction == "mean":
-        total = sum((weights[i] * loss for i, loss in losses), zero)
-        return total / sum(weights[i] for i, _ in losses) if losses else total
-    own = [[loss for j, loss in losses if j == i] for i in range(num_queries)]
-    rows = torch.stack([weights[i] * sum(mine) / len(mine) if mine else zero for i, mine in enumerate(own)])
+        total = sum((weights[i] * share * loss for i, loss, share in losses), zero)
+        return total / sum(weights[i] * share for i, _, share in losses) if losses else total
+    own = [[(loss, share) for j, loss, share in losses if j == i] for i in range(num_queries)]
+    means = [
+        sum(loss * share for loss, share in mine) / sum(share for _, share in mine) if mine else zero for mine in own
+    ]
+    rows = torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)])
     return rows.sum() if reduction == "sum" else rows

@@ -131,6 +131,66 @@ def test_all_triplets_of_pml(pml: Any, average: str, distance: str, soft: bool) 
     )
 
 
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_easy_positives_of_pml(pml: Any, distance: str) -> None:
+    from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
+    from pytorch_metric_learning.miners import BatchEasyHardMiner
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    metric = CosineSimilarity() if distance == "cosine" else LpDistance()
+    miner = BatchEasyHardMiner(pos_strategy="easy", neg_strategy="hard", distance=metric)
+    loss = pml.TripletMarginLoss(margin=0.4, distance=metric, reducer=MeanReducer())
+    assert_equal(
+        lambda x: triplet(x, x, mining="easy_positive", distance=distance, margin=0.4, **BY_LABEL),
+        lambda x: loss(x, LABELS, miner(x, LABELS)),
+        embeddings(8),
+    )
+
+
+def test_distance_weighted_draws_what_pml_draws(pml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours is the expectation over the probabilities that its miner draws with."""
+    del pml
+    from pytorch_metric_learning.miners import DistanceWeightedMiner, distance_weighted_miner
+
+    drawn_with: list[Tensor] = []
+    monkeypatch.setattr(
+        distance_weighted_miner.lmu,
+        "get_random_triplet_indices",
+        lambda *_, weights, **__: drawn_with.append(weights) or (torch.zeros(0, dtype=torch.long),) * 3,
+    )
+    x = embeddings(8) + 1  # closer than 1.4, or its probabilities are NaN
+    DistanceWeightedMiner()(x, LABELS)
+    (probabilities,) = drawn_with
+    distances = torch.cdist(*[torch.nn.functional.normalize(x)] * 2)
+    losses = torch.relu(distances[:, :, None] - distances[:, None] + 1.0)
+    pairs = SAME & ~ITSELF
+    expected = (losses * probabilities[:, None])[pairs].sum() / pairs.sum()
+    value = triplet(x, x, mining="distance_weighted", distance="euclidean", margin=1.0, **BY_LABEL)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+
+
+def test_st_counts_an_anchor_alone_in_its_class_and_trains_on_one_class(st: Any) -> None:
+    """Its batch-hard loss takes a text as its own positive, at distance 0, and a farthest text as a negative."""
+    metric = st.BatchHardTripletLossDistanceFunction.cosine_distance
+    loss = st.BatchHardTripletLoss(None, distance_metric=metric, margin=1.0)
+    labels = torch.tensor([0, 0, 1, 1, 2, 3])
+    same, itself, x = labels[:, None] == labels, torch.eye(6, dtype=torch.bool), embeddings(6)
+    rows = triplet(x, x, margin=1.0, positives=same & ~itself, exclude=itself, reduction="none")
+    theirs = loss.compute_loss_from_embeddings([x], labels)
+    alone = (
+        1 - (1 - torch.nn.functional.cosine_similarity(x[4:, None], x[None], dim=-1) + 9 * itself[4:]).amin(1)
+    ).relu()
+    torch.testing.assert_close(theirs, (rows[:4].sum() + alone.sum()) / 6)
+    assert rows[4:].eq(0).all()
+
+    ones = torch.zeros(6, dtype=torch.long)
+    assert loss.compute_loss_from_embeddings([x], ones) > 0
+    value = triplet(x, x, margin=1.0, positives=~itself, exclude=itself)
+    assert value == 0
+    (gradient,) = torch.autograd.grad(value, x)
+    assert gradient.eq(0).all()
+
+
 def test_supervised_contrastive_of_pml(pml: Any) -> None:
     loss = pml.SupConLoss(temperature=0.1)
     assert_equal(lambda x: info_nce(x, x, temperature=0.1, **BY_LABEL), lambda x: loss(x, LABELS), embeddings(8))

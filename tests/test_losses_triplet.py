@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import oracles
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from contrastive.health import Health
 from contrastive.losses import TripletLoss, triplet
+from contrastive.losses._mining import Mining, log_inverse_density
 
 
 def on_a_line(*positions: float) -> Tensor:
@@ -28,6 +29,7 @@ RAW = {"distance": "euclidean", "normalize": False}
     [
         # the positive at distance 2; negatives at 1, 3, 7; margin 2
         ("hardest", "all", 2 - 1 + 2),
+        ("easy_positive", "all", 2 - 1 + 2),
         ("semi_hard", "all", 2 - 3 + 2),
         ("all", "all", (3 + 1 + 0) / 3),
         ("all", "active", (3 + 1) / 2),
@@ -49,11 +51,13 @@ def test_semi_hard_is_farther_than_the_positive_not_as_far() -> None:
     torch.testing.assert_close(value, torch.tensor(2.0 - 3 + 2))
 
 
-def test_hardest_takes_the_farthest_positive_and_semi_hard_each() -> None:
+def test_hardest_takes_the_farthest_positive_easy_the_nearest_and_semi_hard_each() -> None:
     positives = torch.tensor([[True, True, False, False]])
     keys = on_a_line(2, 4, 3, 9)
     hardest = triplet(on_a_line(0), keys, mining="hardest", positives=positives, margin=2.0, **RAW)
     torch.testing.assert_close(hardest, torch.tensor(4.0 - 3 + 2))
+    easy = triplet(on_a_line(0), keys, mining="easy_positive", positives=positives, margin=2.0, **RAW)
+    torch.testing.assert_close(easy, torch.tensor(2.0 - 3 + 2))
     semi_hard = triplet(on_a_line(0), keys, mining="semi_hard", positives=positives, margin=2.0, **RAW)
     torch.testing.assert_close(semi_hard, torch.tensor(((2.0 - 3 + 2) + 0) / 2))
 
@@ -80,7 +84,7 @@ def test_mean_is_over_triplets_and_rows_have_their_own() -> None:
 @given(
     num_queries=st.integers(1, 4),
     rounds=st.integers(1, 2),
-    mining=st.sampled_from(["explicit", "hardest", "semi_hard", "all"]),
+    mining=st.sampled_from(get_args(Mining)),
     distance=st.sampled_from(["cosine", "euclidean"]),
     form=st.one_of(
         st.floats(0, 2).map(lambda margin: {"margin": margin}),
@@ -100,7 +104,7 @@ def test_equals_the_paper_at_any_size_and_margin(
     torch.testing.assert_close(triplet(queries, keys, **options), expected)
 
 
-@pytest.mark.parametrize("mining", ["hardest", "semi_hard", "all"])
+@pytest.mark.parametrize("mining", [mining for mining in get_args(Mining) if mining != "explicit"])
 def test_anchor_alone_in_its_class_is_dropped(mining: str) -> None:
     """sentence-transformers' batch-hard loss counts it, with a positive at distance 0."""
     embeddings = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -138,12 +142,72 @@ def test_margins_out_of_reach_are_refused(build) -> None:
         build(soft_margin=True, average="active")
     with pytest.raises(ValueError, match="distance to be one of 'cosine', 'euclidean', got 'manhattan'"):
         build(distance="manhattan")
-    with pytest.raises(ValueError, match="mining to be one of 'explicit', 'hardest', 'semi_hard', 'all', got 'hard'"):
+    with pytest.raises(ValueError, match=r"mining to be one of 'explicit', 'hardest', .*, got 'hard'"):
         build(mining="hard")
     with pytest.raises(ValueError, match="average to be one of 'all', 'active', got 'mean'"):
         build(average="mean")
     for fine in ({"margin": 2.0}, {"margin": 0.0}, {"margin": 5.0, **RAW}):
         build(**fine)
+
+
+def at_angles(*degrees: float) -> Tensor:
+    """Unit vectors in the plane, at Euclidean distance 2 sin(angle / 2) from the first axis."""
+    radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return torch.stack([radians.cos(), radians.sin()], 1)
+
+
+def test_distance_weighted_is_the_expectation_of_drawing() -> None:
+    """What the paper draws, drawn 20,000 times, comes to the same on average."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(1, 4, generator=generator, dtype=torch.float64)
+    keys = torch.randn(9, 4, generator=generator, dtype=torch.float64) + queries
+    of_keys = 1 - torch.nn.functional.cosine_similarity(queries, keys)
+    weights = log_inverse_density((2 * of_keys[1:]).sqrt(), 4).exp()
+    drawn = 1 + torch.multinomial(weights, 20_000, replacement=True, generator=generator)
+    losses = torch.relu(of_keys[0] - of_keys[drawn] + 1.0)
+    value = triplet(queries, keys, mining="distance_weighted", margin=1.0)
+    assert (value - losses.mean()).abs() < 4 * losses.std() / 20_000**0.5
+    assert losses.std() > 0.02
+    assert (value - torch.relu(of_keys[0] - of_keys[1:] + 1.0).mean()).abs() > 0.02  # what drawing evenly comes to
+
+
+def test_distance_weighted_by_hand() -> None:
+    """In the plane q(d) is (1 - d^2 / 4)^(-1/2), the secant of half the angle."""
+    queries, keys = at_angles(0), at_angles(10, 20, 60, 80, 120)
+    near, middle, far = (torch.tensor(degrees, dtype=torch.float64).deg2rad().cos() for degrees in (20, 60, 80))
+    clipped = (1 - 0.5**2 / 4) ** 0.5  # 20 degrees is nearer than 0.5; 120 degrees is beyond 1.4
+    weights = torch.stack([torch.tensor(clipped), *(torch.tensor(d).deg2rad().cos() for d in (30.0, 40.0))]).double()
+    of_positive = 1 - torch.tensor(10.0, dtype=torch.float64).deg2rad().cos()
+    losses = torch.relu(of_positive - (1 - torch.stack([near, middle, far])) + 0.7)
+    expected = (losses * weights).sum() / weights.sum()
+    torch.testing.assert_close(
+        triplet(queries, keys, mining="distance_weighted", margin=0.7), expected, rtol=1e-6, atol=0
+    )
+
+
+def test_distance_weighted_takes_far_negatives_evenly_if_there_are_no_others() -> None:
+    value = triplet(at_angles(0), at_angles(100, 150, 180), mining="distance_weighted", margin=2.0)
+    losses = 2 + (1 - at_angles(100)[0, 0]) - (1 - at_angles(150, 180)[:, 0])
+    torch.testing.assert_close(value, losses.mean())
+
+
+def test_distance_weights_are_finite_in_hundreds_of_dimensions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(8, 768, generator=generator)
+    keys = queries.repeat(3, 1) + torch.randn(24, 768, generator=generator)
+    value = triplet(queries.requires_grad_(), keys, mining="distance_weighted", margin=1.0)
+    value.backward()
+    assert value > 0
+    assert queries.grad is not None
+    assert queries.grad.isfinite().all()
+
+
+def test_distance_weighted_is_about_unit_vectors() -> None:
+    for build in (TripletLoss, lambda **options: triplet(torch.eye(2), torch.eye(2), **options)):
+        with pytest.raises(
+            ValueError, match="normalize=True with mining 'distance_weighted', which is about unit vectors"
+        ):
+            build(mining="distance_weighted", **RAW)
 
 
 def test_explicit_triplets_need_negatives() -> None:

@@ -1,7 +1,6 @@
-"""The triplet loss and four ways of choosing its triplets: explicit, hardest, semi-hard and all.
+"""The triplet loss and six ways of choosing its triplets.
 
-Shape letters: Q queries, K >= Q keys, D width, P positive pairs (query, positive). The triplets of a pair are its
-distance [P, 1] against the distances of its query's negatives [P, K], or [P, 1] when one is mined: never [P, P, K].
+Shape letters: Q queries, K >= Q keys, D width, P positive pairs (query, positive).
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ from torch.nn.functional import relu, softplus
 
 from contrastive.contracts import MaskLike, Reduction
 from contrastive.health import Health
-from contrastive.logits import masked_mean
+from contrastive.losses._distance import Distance, check_distance, distances
+from contrastive.losses._mining import Mining, log_inverse_density, mine
 from contrastive.losses._rows import check_choice, exclude_mask, key_owners, positive_mask, reduce_rows
 from contrastive.masks import dense, owned
-from contrastive.similarity import cosine, euclidean, score_pairs, unit
 
-Distance = Literal["cosine", "euclidean"]
-Mining = Literal["explicit", "hardest", "semi_hard", "all"]
 Average = Literal["all", "active"]
 
 
@@ -51,9 +48,19 @@ def triplet(
     - "explicit": each positive with each of the query's own hard negatives, by `owners` among the keys beyond Q.
     - "hardest": the farthest positive with the nearest negative, one triplet a query: batch-hard, Hermans et al. 2017
       (https://arxiv.org/abs/1703.07737, eq. 5).
+    - "easy_positive": the nearest positive with the nearest negative, one triplet a query, for answers that need not be
+      alike: Xuan et al. 2020 (https://arxiv.org/abs/1904.04370), their EPHN. They train it with a softmax over the two,
+      which is `soft_margin`, divided by a temperature. Their EPSHN takes the nearest negative farther than that
+      positive, and drops queries without one; with one positive a query "semi_hard" is that, but for its fallback.
     - "semi_hard": each positive with the nearest negative that is farther than it, Schroff et al. 2015
       (https://arxiv.org/abs/1503.03832, eq. 4); where there is none, with the farthest negative. The paper does not say
       what then; this is what TensorFlow's and other implementations do.
+    - "distance_weighted": each positive with a negative drawn evenly by distance: with a probability inverse to how
+      common its distance is between random points on the sphere, Wu et al. 2017 (https://arxiv.org/abs/1706.07567,
+      section 4). Deviation: nothing is drawn; the loss is its expectation, each negative's loss times its probability
+      (a constant: no gradient flows through it), so value and gradient have no noise and are the same on all ranks.
+      Below distance 0.5 all are as likely, beyond 1.4 (Euclidean) none is drawn unless there is no other, as in the
+      authors' code. In hundreds of dimensions nearly all the weight is on the nearest ones.
     - "all": each positive with each negative: batch-all, Hermans et al. 2017, eq. 6. Most triplets soon have no loss
       and dilute the mean, hence `average="active"` (their BA without zeros).
 
@@ -70,7 +77,8 @@ def triplet(
         average: "mean" reductions run over "all" triplets chosen, or over the "active" ones, those with a loss above 0.
         normalize: Whether Euclidean distance is between unit vectors. Cosine does not depend on it.
         positives: Which pairs are positive: a mask, a bool tensor [Q, K] or index pairs [P, 2]. Unless there is one a
-            query, "semi_hard", "all" and "explicit" list the pairs, which synchronises a GPU.
+            query, all but "hardest" and "easy_positive" list the pairs, which synchronises a GPU. Labels are positives
+            too: every other text of a query's label, with the query itself in `exclude`.
         exclude: Pairs that are not negatives, such as known positives: a mask or a bool tensor [Q, K]. Positives stay.
         owners: The query each key belongs to, [K], -1 for one that all share; by default key `n Q + i` is query `i`'s.
         weights: Weight of each query, [Q].
@@ -85,8 +93,8 @@ def triplet(
 
     Raises:
         ValueError: If shapes do not match, a word is not known, the margin is negative or cannot be reached (above 2 on
-            unit vectors), a soft margin comes with a margin or with `average="active"`, or explicit triplets are asked
-            of data without hard negatives.
+            unit vectors), a soft margin comes with a margin or with `average="active"`, "distance_weighted" with
+            vectors that are not normalised, or explicit triplets are asked of data without hard negatives.
 
     Example:
         >>> import torch
@@ -95,8 +103,7 @@ def triplet(
         >>> triplet(queries, positives, margin=0.5)
         tensor(0.3000)
     """
-    margin = check_margin(distance, margin, soft_margin, average, normalize)
-    check_choice("mining", mining, get_args(Mining))
+    margin = check_settings(distance, mining, margin, soft_margin, average, normalize)
     device, shape = keys.device, (len(queries), len(keys))
     positive = dense(positive_mask(positives, *shape, device), *shape, device)
     eligible = ~positive
@@ -105,22 +112,22 @@ def triplet(
     excluded = exclude_mask(exclude, *shape, device)
     negative = eligible if excluded is None else eligible & ~dense(excluded, *shape, device)
 
-    distances = _distances(queries, keys, distance, normalize)
-    anchors, positive_distances, negative_distances, valid = _mine(
-        distances, positive, negative, mining, one_positive_each=positives is None
-    )
-    gaps = torch.where(valid, positive_distances - negative_distances, 0)
-    losses = torch.where(valid, softplus(gaps) if soft_margin else relu(gaps + margin), 0)
+    apart = distances(queries, keys, distance, normalize)
+    weighed = _log_weights(apart, distance, queries.shape[1]) if mining == "distance_weighted" else None
+    mined = mine(apart, positive, negative, mining, one_positive_each=positives is None, log_weights=weighed)
+    valid = mined.shares > 0
+    gaps = torch.where(valid, mined.positives - mined.negatives, 0)
+    losses = mined.shares * (softplus(gaps) if soft_margin else relu(gaps + margin))
 
     active = valid & (gaps + margin > 0)
-    counted = active if average == "active" else valid
-    totals = losses.new_zeros(len(queries)).index_add(0, anchors, losses.sum(1))
-    counts = losses.new_zeros(len(queries)).index_add(0, anchors, counted.sum(1, dtype=losses.dtype))
+    counted = mined.shares * active if average == "active" else mined.shares
+    totals = losses.new_zeros(len(queries)).index_add(0, mined.anchors, losses.sum(1))
+    counts = losses.new_zeros(len(queries)).index_add(0, mined.anchors, counted.sum(1))
     if health is not None:
-        health.record("positive_distance", masked_mean(distances.detach(), positive))
-        health.record("negative_distance", masked_mean(distances.detach(), negative))
-        health.record("active_share", masked_mean(active.float(), valid))
-        health.record("excluded_share", masked_mean((~negative).float(), eligible))
+        health.record("positive_distance", apart, positive)
+        health.record("negative_distance", apart, negative)
+        health.record("active_share", (mined.shares * active).sum() / mined.shares.sum())
+        health.record("excluded_share", ~negative, eligible)
         health.record("unanswered", ~(positive.any(1) & negative.any(1)))
     return reduce_rows(totals, counts, weights, reduction)
 
@@ -147,8 +154,7 @@ class TripletLoss(nn.Module):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        check_margin(distance, margin, soft_margin, average, normalize)
-        check_choice("mining", mining, get_args(Mining))
+        check_settings(distance, mining, margin, soft_margin, average, normalize)
         check_choice("reduction", reduction, get_args(Reduction))
         self.distance: Distance = distance
         self.mining: Mining = mining
@@ -189,45 +195,42 @@ class TripletLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the settings."""
-        margin = check_margin(self.distance, self.margin, self.soft_margin, self.average, self.normalize)
+        margin = check_settings(self.distance, self.mining, self.margin, self.soft_margin, self.average, self.normalize)
         return (
             f"distance={self.distance}{'' if self.normalize else ' (raw)'}, mining={self.mining}, "
             f"margin={'soft' if self.soft_margin else margin}, average={self.average}, reduction={self.reduction}"
         )
 
 
-def check_margin(
-    distance: Distance, margin: float | None, soft_margin: bool, average: Average, normalize: bool
+def check_settings(
+    distance: Distance, mining: Mining, margin: float | None, soft_margin: bool, average: Average, normalize: bool
 ) -> float:
     """Return the margin in use, the distance's default if none is given; 0 stands for a soft one.
 
     Raises:
-        ValueError: If the distance or average is not known, or they do not go with the margin.
+        ValueError: If a word is not known, or two settings do not go together.
     """
-    check_choice("distance", distance, get_args(Distance))
+    check_choice("mining", mining, get_args(Mining))
     check_choice("average", average, get_args(Average))
-    if soft_margin:
-        if margin is not None:
-            raise ValueError(f"expected a margin or a soft margin, got margin {margin} and soft_margin=True")
-        if average == "active":
-            raise ValueError("expected average='all' with a soft margin, under which every triplet is active")
-        return 0.0
-    bounded = distance == "cosine" or normalize
-    if margin is None:
-        return 0.2 if bounded else 1.0
-    if not 0 <= margin <= (2 if bounded else float("inf")):
-        reach = f" of at most 2, the largest {distance} distance of unit vectors" if bounded else ""
-        raise ValueError(f"expected a margin of at least 0{' and' if bounded else ''}{reach}, got {margin}")
-    return margin
+    default = 0.2 if distance == "cosine" or normalize else 1.0
+    check_distance(distance, normalize, default if margin is None else margin)
+    if mining == "distance_weighted" and distance == "euclidean" and not normalize:
+        raise ValueError("expected normalize=True with mining 'distance_weighted', which is about unit vectors")
+    if not soft_margin:
+        return default if margin is None else margin
+    if margin is not None:
+        raise ValueError(f"expected a margin or a soft margin, got margin {margin} and soft_margin=True")
+    if average == "active":
+        raise ValueError("expected average='all' with a soft margin, under which every triplet is active")
+    return 0.0
 
 
-def _distances(queries: Tensor, keys: Tensor, distance: Distance, normalize: bool) -> Tensor:
-    """Return the distances [Q, K]."""
+def _log_weights(apart: Tensor, distance: Distance, dimension: int) -> Tensor:
+    """Return log weights [Q, K] for distances [Q, K] between unit vectors, cosine or Euclidean."""
+    chords = apart.detach()
     if distance == "cosine":
-        return 1 - score_pairs(cosine, queries, keys)
-    if normalize:
-        queries, keys = unit(queries), unit(keys)
-    return -score_pairs(euclidean, queries, keys)
+        chords = (2 * chords.clamp_min(0)).sqrt()
+    return log_inverse_density(chords, dimension)
 
 
 def _own_negatives(owners: Tensor | None, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
@@ -239,40 +242,3 @@ def _own_negatives(owners: Tensor | None, num_queries: int, num_keys: int, devic
         )
     mine = dense(owned(key_owners(owners, num_queries, num_keys, device)), num_queries, num_keys, device)
     return mine & (torch.arange(num_keys, device=device) >= num_queries)
-
-
-def _mine(
-    distances: Tensor, positive: Tensor, negative: Tensor, mining: Mining, *, one_positive_each: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Choose the triplets.
-
-    Returns:
-        The query of each positive pair, [P]; its distance, [P, 1]; the distances of the negatives it is held against,
-        [P, K] or [P, 1]; and which of those are triplets, of the same shape.
-    """
-    queries = torch.arange(len(distances), device=distances.device)
-    if distances.numel() == 0:
-        return queries, distances, distances, negative
-    if mining == "hardest":
-        valid = (positive.any(1) & negative.any(1))[:, None]
-        return queries, _farthest(distances, positive), _nearest(distances, negative), valid
-    anchors, chosen = (queries, queries) if one_positive_each else positive.nonzero(as_tuple=True)
-    positive_distances = distances[anchors, chosen][:, None]
-    distances, negative = distances[anchors], negative[anchors]
-    if mining == "semi_hard":
-        farther = negative & (distances > positive_distances)
-        semi_hard = torch.where(
-            farther.any(1, keepdim=True), _nearest(distances, farther), _farthest(distances, negative)
-        )
-        return anchors, positive_distances, semi_hard, negative.any(1, keepdim=True)
-    return anchors, positive_distances, distances, negative
-
-
-def _nearest(distances: Tensor, selected: Tensor) -> Tensor:
-    """Return the least selected distance of each row, [.., 1], infinity if there is none; ties share the gradient."""
-    return torch.where(selected, distances, torch.inf).amin(1, keepdim=True)
-
-
-def _farthest(distances: Tensor, selected: Tensor) -> Tensor:
-    """Return the greatest selected distance of each row, [.., 1], minus infinity if none; ties share the gradient."""
-    return torch.where(selected, distances, -torch.inf).amax(1, keepdim=True)

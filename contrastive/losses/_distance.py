@@ -1,0 +1,54 @@
+"""Distances between embeddings, lower is closer, and the margins that they can reach.
+
+Shape letters: Q queries, K keys, B pairs, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from contrastive.reduction import check_choice
+from contrastive.similarity import cosine, euclidean, full_precision, score_pairs, unit
+
+Distance = Literal["cosine", "euclidean"]
+"""1 - cosine, in [0, 2]; or the Euclidean distance, in [0, 2] between unit vectors, without bound otherwise."""
+
+
+def distances(queries: Tensor, keys: Tensor, distance: Distance, normalize: bool) -> Tensor:
+    """Return the distance of every query [Q, D] from every key [K, D], [Q, K], in float32 or better.
+
+    Raises:
+        ValueError: If the embeddings are not two matrices of the same width.
+    """
+    if distance == "cosine":
+        return 1 - score_pairs(cosine, queries, keys)
+    if normalize:
+        queries, keys = unit(queries), unit(keys)
+    return -score_pairs(euclidean, queries, keys)
+
+
+def distances_of_pairs(left: Tensor, right: Tensor, distance: Distance, normalize: bool) -> Tensor:
+    """Return the distance within each pair, left [B, D] and right [B, D], as [B], in float32 or better."""
+    if distance == "cosine":
+        return 1 - (unit(left) * unit(right)).sum(-1)
+    left, right = (unit(left), unit(right)) if normalize else (full_precision(left), full_precision(right))
+    squared = (left - right).square().sum(-1)
+    # The square root has no finite slope at 0; there the gradient is 0.
+    apart = squared > 0
+    return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
+
+
+def check_distance(distance: Distance, normalize: bool, margin: float) -> None:
+    """Refuse a distance that is not known, and a margin that it cannot reach.
+
+    Raises:
+        ValueError: Naming what there is.
+    """
+    check_choice("distance", distance, get_args(Distance))
+    bounded = distance == "cosine" or normalize
+    if not 0 <= margin <= (2 if bounded else float("inf")):
+        reach = f" of at most 2, the largest {distance} distance of unit vectors" if bounded else ""
+        raise ValueError(f"expected a margin of at least 0{' and' if bounded else ''}{reach}, got {margin}")
