@@ -160,7 +160,7 @@ def test_distance_weighted_is_the_expectation_of_drawing() -> None:
     """What the paper draws, drawn 20,000 times, comes to the same on average."""
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(1, 4, generator=generator, dtype=torch.float64)
-    keys = torch.randn(9, 4, generator=generator, dtype=torch.float64) + queries
+    keys = 3 * torch.randn(9, 4, generator=generator, dtype=torch.float64) + queries
     of_keys = 1 - torch.nn.functional.cosine_similarity(queries, keys)
     weights = log_inverse_density((2 * of_keys[1:]).sqrt(), 4).exp()
     drawn = 1 + torch.multinomial(weights, 20_000, replacement=True, generator=generator)

@@ -52,3 +52,15 @@ def check_distance(distance: Distance, normalize: bool, margin: float) -> None:
     if not 0 <= margin <= (2 if bounded else float("inf")):
         reach = f" of at most 2, the largest {distance} distance of unit vectors" if bounded else ""
         raise ValueError(f"expected a margin of at least 0{' and' if bounded else ''}{reach}, got {margin}")
+
+
+def margin_of_pairs(distance: Distance, margin: float | None, normalize: bool) -> float:
+    """Return the margin of a contrastive loss, the distance's default if none is given: 60 degrees on unit vectors.
+
+    Raises:
+        ValueError: As `check_distance`.
+    """
+    if margin is None:
+        margin = 0.5 if distance == "cosine" else 1.0
+    check_distance(distance, normalize, margin)
+    return margin
