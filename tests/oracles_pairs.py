@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from oracles import cosine, dot, euclidean, reduce
+from oracles import SIMILARITIES, Pairs, cosine, dot, euclidean, reduce
 from torch import Tensor
 
 
@@ -103,3 +103,81 @@ def angle(
             parts.append(share * (quotient.real + quotient.imag))
         scores.append(abs(sum(parts)) * length / torch.sqrt(dot(a, a)))
     return in_order(scores, targets, temperature, weights)
+
+
+def taught(
+    num_queries: int, num_keys: int, owners: list[int] | None, teacher_scores: list[list[float]]
+) -> dict[tuple[int, int], float]:
+    """The teacher's score of each (query, key) that it knows."""
+    if len(teacher_scores[0]) == num_keys:
+        known = {(i, j): teacher_scores[i][j] for i in range(num_queries) for j in range(num_keys)}
+    else:
+        owners = owners or [j % num_queries for j in range(num_keys)]
+        known = {}
+        for i, row in enumerate(teacher_scores):
+            own = [i] + [j for j in range(num_queries, num_keys) if owners[j] == i]
+            known |= {(i, j): score for j, score in zip(own, row, strict=False)}
+    return {pair: score for pair, score in known.items() if not math.isnan(score)}
+
+
+def margin_mse(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    teacher_scores: list[list[float]],
+    positives: Pairs,
+    exclude: Pairs = frozenset(),
+    owners: list[int] | None = None,
+    weights: list[float] | None = None,
+    similarity: str = "dot",
+    temperature: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Hofstaetter et al. 2020, eq. 7, for every positive and negative that the teacher knows."""
+    known = taught(len(queries), len(keys), owners, teacher_scores)
+    scores = {(i, j): SIMILARITIES[similarity](queries[i], keys[j]) / temperature for i, j in known}
+    losses = [
+        (i, (scores[i, p] - scores[i, n] - (known[i, p] - known[i, n])) ** 2)
+        for i, p in sorted(known)
+        for k, n in sorted(known)
+        if i == k and (i, p) in positives and (i, n) not in positives and (i, n) not in exclude
+    ]
+    weights = weights or [1.0] * len(queries)
+    zero = queries.sum() * 0
+    if reduction == "mean":
+        total = sum((weights[i] * loss for i, loss in losses), zero)
+        return total / sum(weights[i] for i, _ in losses) if losses else total
+    own = [[loss for j, loss in losses if j == i] for i in range(len(queries))]
+    rows = torch.stack([weights[i] * sum(mine) / len(mine) if mine else zero for i, mine in enumerate(own)])
+    return rows.sum() if reduction == "sum" else rows
+
+
+def distill_kl(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    teacher_scores: list[list[float]],
+    positives: Pairs,
+    exclude: Pairs = frozenset(),
+    owners: list[int] | None = None,
+    weights: list[float] | None = None,
+    similarity: str = "cosine",
+    temperature: float = 0.05,
+    teacher_temperature: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    known = taught(len(queries), len(keys), owners, teacher_scores)
+    rows = {}
+    for i in range(len(queries)):
+        candidates = [j for k, j in known if k == i and ((i, j) in positives or (i, j) not in exclude)]
+        if len(candidates) < 2:
+            continue
+        student = [torch.exp(SIMILARITIES[similarity](queries[i], keys[j]) / temperature) for j in candidates]
+        teacher = [math.exp(known[i, j] / teacher_temperature) for j in candidates]
+        terms = [
+            t / sum(teacher) * torch.log(t / sum(teacher) / (s / sum(student)))
+            for t, s in zip(teacher, student, strict=True)
+            if t > 0
+        ]
+        rows[i] = sum(terms)
+    return reduce(rows, len(queries), weights, reduction, queries)
