@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ from torch.autograd.function import once_differentiable
 
 from contrastive.contracts import Reduction, Similarity
 from contrastive.health import Health
-from contrastive.reduction import check_weights, reduce_rows
-from contrastive.similarity import ProductSimilarity, score_pairs
+from contrastive.reduction import check_choice, check_weights, reduce_rows
+from contrastive.similarity import ProductSimilarity, flipped, score_pairs
 
 DENSE_SCORES = 2**20
 """Up to so many scores autograd keeps them all, unless the caller says otherwise."""
@@ -34,8 +34,19 @@ DENSE_SCORES = 2**20
 BLOCK_SCORES = 2**22
 """Scores of a block, 16 MiB in float32; small enough for a cache, large enough for the matrix product."""
 
-Segment = tuple[Tensor, Tensor]
-"""Anchors [R, D] and the candidates [C, D] that each of them is scored against."""
+
+class Segment(NamedTuple):
+    """Anchors [R, D] and the candidates [C, D] that each of them is scored against.
+
+    Attributes:
+        anchors: Embeddings of the rows.
+        candidates: Embeddings of the columns.
+        flipped: Whether the candidates ask and the anchors answer, for a similarity that is not symmetric.
+    """
+
+    anchors: Tensor
+    candidates: Tensor
+    flipped: bool = False
 
 
 class Judge(Protocol):
@@ -74,51 +85,83 @@ def judge_rows(
     Raises:
         ValueError: If the weights are not one a row, or tiles are wanted of a similarity that is a mere callable.
     """
+    # One number a row, or weights that are trained, need the rows one by one.
+    by_row = reduction == "none" or (weights is not None and weights.requires_grad)
+    if by_row or not is_tiled(segments, similarity, tiled):
+        totals, counts = judge_each(
+            judge,
+            segments,
+            similarity=similarity,
+            temperature=temperature,
+            tiled=tiled,
+            health=health,
+            parameters=parameters,
+        )
+        return reduce_rows(totals, counts, weights, reduction)
+    check_choice("reduction", reduction, get_args(Reduction))
+    check_weights(weights, len(segments[0].anchors))
+    plan, tensors = _prepare(judge, segments, similarity, temperature, weights, reduction, health, parameters)
+    total, count = _sums(plan, tensors)
+    return total / torch.where(count == 0, 1, count) if reduction == "mean" else total
+
+
+def judge_each(
+    judge: Judge,
+    segments: Sequence[Segment],
+    *,
+    similarity: Similarity,
+    temperature: float | Tensor,
+    tiled: bool | None = None,
+    health: Health | None = None,
+    parameters: Sequence[Tensor] = (),
+) -> tuple[Tensor, Tensor]:
+    """Judge all rows: return what the terms of each sum to and how many they are, [R] each; see `judge_rows`."""
+    if is_tiled(segments, similarity, tiled):
+        plan, tensors = _prepare(judge, segments, similarity, temperature, None, "none", health, parameters)
+        return _rows(plan, tensors)
+    scores = [
+        score_pairs(flipped(similarity) if segment.flipped else similarity, segment.anchors, segment.candidates)
+        for segment in segments
+    ]
+    logits = (scores[0] if len(scores) == 1 else torch.cat(scores, 1)) / temperature
+    return judge(logits, torch.arange(len(logits), device=logits.device), health)
+
+
+def is_tiled(segments: Sequence[Segment], similarity: Similarity, tiled: bool | None) -> bool:
+    """Return whether to work in blocks, which a caller wants, does not want, or leaves to the size.
+
+    Raises:
+        ValueError: If tiles are wanted of a similarity that is a mere callable.
+    """
     can_tile = isinstance(similarity, ProductSimilarity)
     if tiled and not can_tile:
         raise ValueError(f"expected cosine, dot or euclidean similarity with tiled=True, got {similarity!r}")
-    num_rows = len(segments[0][0])
-    num_scores = num_rows * sum(len(candidates) for _, candidates in segments)
-    if num_scores == 0 or not can_tile or not (num_scores > DENSE_SCORES if tiled is None else tiled):
-        parts = [score_pairs(similarity, anchors, candidates) for anchors, candidates in segments]
-        scores = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        rows = torch.arange(num_rows, device=scores.device)
-        totals, counts = judge(scores / temperature, rows, health)
-        return reduce_rows(totals, counts, weights, reduction)
-    assert isinstance(similarity, ProductSimilarity)
-    return _judge_tiled(judge, segments, similarity, temperature, weights, reduction, health, parameters)
+    num_scores = len(segments[0].anchors) * sum(len(segment.candidates) for segment in segments)
+    return can_tile and num_scores > 0 and (num_scores > DENSE_SCORES if tiled is None else tiled)
 
 
-@torch.compiler.disable
-def _judge_tiled(
+def _prepare(
     judge: Judge,
     segments: Sequence[Segment],
-    similarity: ProductSimilarity,
+    similarity: Similarity,
     temperature: float | Tensor,
     weights: Tensor | None,
     reduction: Reduction,
     health: Health | None,
     parameters: Sequence[Tensor],
-) -> Tensor:
-    check_weights(weights, len(segments[0][0]))
-    with torch.autocast(segments[0][0].device.type, enabled=False):
-        tensors: list[Tensor] = []
-        for anchors, candidates in segments:
+) -> tuple[_Plan, list[Tensor]]:
+    """Return what stays the same from block to block, and the tensors that get gradients."""
+    assert isinstance(similarity, ProductSimilarity)
+    tensors: list[Tensor] = []
+    with torch.autocast(segments[0].anchors.device.type, enabled=False):
+        for anchors, candidates, _ in segments:
             score_pairs(similarity, anchors[:1], candidates[:1])  # refuses embeddings that do not match
             prepared = similarity.prepare(anchors), similarity.prepare(candidates)
-            folded = prepared[0] if similarity.lengths_matter else prepared[0] / temperature
-            tensors += [folded, prepared[1]]
-        if similarity.lengths_matter and isinstance(temperature, Tensor):
-            parameters = [*parameters, temperature]
-        tensors += [parameter for parameter in parameters if parameter.requires_grad]
-        # Weights that are trained need the rows one by one.
-        by_row = reduction == "none" or (weights is not None and weights.requires_grad)
-        plan = _Plan(judge, len(segments), similarity, temperature, None if by_row else weights, reduction, health)
-        if by_row:
-            totals, counts = _rows(plan, tensors)
-            return reduce_rows(totals, counts, weights, reduction)
-        total, count = _sums(plan, tensors)
-        return total / torch.where(count == 0, 1, count) if reduction == "mean" else total
+            tensors += [prepared[0] if similarity.lengths_matter else prepared[0] / temperature, prepared[1]]
+    if similarity.lengths_matter and isinstance(temperature, Tensor):
+        parameters = [*parameters, temperature]
+    tensors += [parameter for parameter in parameters if parameter.requires_grad]
+    return _Plan(judge, len(segments), similarity, temperature, weights, reduction, health), tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +176,8 @@ class _Plan:
     reduction: Reduction
     health: Health | None
 
-    def split(self, tensors: Sequence[Tensor]) -> tuple[list[Segment], list[Tensor]]:
-        """Return the segments and the parameters among the tensors."""
+    def split(self, tensors: Sequence[Any]) -> tuple[list[tuple[Any, Any]], list[Any]]:
+        """Return (anchors, candidates) of each segment and the parameters among the tensors, or their gradients."""
         pairs = [(tensors[2 * i], tensors[2 * i + 1]) for i in range(self.num_segments)]
         return pairs, list(tensors[2 * self.num_segments :])
 
@@ -155,16 +198,18 @@ class _Plan:
 
 def _sums(plan: _Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return the sum of the losses of all rows, with a graph if one is wanted, and what to divide it by."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        total, count = _Sum.apply(plan, *tensors)  # type: ignore[no-untyped-call]
-        return total, count
-    return _forward(plan, tensors, None)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            total, count = _Sum.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+            return total, count
+        return _forward(plan, tensors, None)
 
 
 def _rows(plan: _Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return what the terms of each row sum to and how many they are."""
-    totals, counts = _Rows.apply(plan, *tensors)  # type: ignore[no-untyped-call]
-    return totals, counts
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        totals, counts = _Rows.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        return totals, counts
 
 
 class _Sum(torch.autograd.Function):
@@ -269,7 +314,7 @@ def _add_gradients(
     """Add the gradient of a block's value to those of anchors, candidates and parameters."""
     segments, parameters = plan.split(tensors)
     found = torch.autograd.grad(value, [*products, *parameters], allow_unused=True)
-    of_segments, of_parameters = plan.split(gradients)  # type: ignore[arg-type]
+    of_segments, of_parameters = plan.split(gradients)
     for slopes, (anchors, candidates), (of_anchors, of_candidates) in zip(found, segments, of_segments, strict=False):
         if slopes is None:
             continue

@@ -172,6 +172,7 @@ def record_rows(
     share the gradient.
     """
     with torch.no_grad():
+        temperature = torch.as_tensor(temperature).detach()
         scores = logits.detach() * temperature
         health.record("positive_similarity", scores, positive)
         health.record("negative_similarity", scores, negative)

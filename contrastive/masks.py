@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from contrastive.texts import normalise_text
+
 
 class Mask:
     """A selection of (row, column) pairs; True selects the pair.
@@ -88,6 +90,41 @@ def columns(selected: Tensor) -> Mask:
     return Mask(lambda _rows, cols: selected[cols])
 
 
+def columns_from(first: int) -> Mask:
+    """Select every pair with key `first` or a later one; with the number of queries, the keys beyond the positives."""
+    return Mask(lambda _rows, cols: cols >= first)
+
+
+def same_label(row_labels: Tensor, col_labels: Tensor) -> Mask:
+    """Select the pairs of one class, by labels row_labels [Q] and col_labels [K]; negative labels are of no class."""
+    return Mask(lambda rows, cols: (row_labels[rows] == col_labels[cols]) & (row_labels[rows] >= 0))
+
+
+def same_text(row_texts: Sequence[str], col_texts: Sequence[str], device: torch.device | str = "cpu") -> Mask:
+    """Select the pairs whose texts are the same but for case, white space and Unicode form.
+
+    Args:
+        row_texts: Texts of the rows, Q.
+        col_texts: Texts of the columns, K.
+        device: Where the mask is used.
+    """
+    numbers: dict[str, int] = {}
+    rows, cols = (
+        torch.tensor(
+            [numbers.setdefault(normalise_text(text), len(numbers)) for text in texts],
+            dtype=torch.long,
+            device=device,
+        )
+        for texts in (row_texts, col_texts)
+    )
+    return same_id(rows, cols)
+
+
+def two_views(num_items: int) -> Mask:
+    """Select the pairs that are two views of one item, where all first views are followed by all second ones, [2N]."""
+    return Mask(lambda rows, cols: (rows - cols).abs() == num_items)
+
+
 def from_tensor(selected: Tensor) -> Mask:
     """Make a mask of a bool tensor [Q, K]."""
     return Mask(lambda rows, cols: selected[rows, cols])
@@ -111,21 +148,6 @@ def from_pairs(pairs: Tensor, num_rows: int, num_cols: int) -> Mask:
         place = torch.where((row >= 0) & (col >= 0), row * len(cols) + col, len(rows) * len(cols))
         selected = torch.zeros(len(rows) * len(cols) + 1, dtype=torch.bool, device=rows.device)
         return selected.index_fill(0, place, True)[:-1].view(len(rows), len(cols))
-
-    return Mask(select)
-
-
-def side_by_side(masks: Sequence[Mask], widths: Sequence[int]) -> Mask:
-    """Put masks next to each other: the first has the first `widths[0]` columns, and so on."""
-
-    def select(rows: Tensor, cols: Tensor) -> Tensor:
-        selected = torch.zeros(len(rows), cols.shape[1], dtype=torch.bool, device=rows.device)
-        start = 0
-        for mask, width in zip(masks, widths, strict=True):
-            inside = (cols >= start) & (cols < start + width)
-            selected = selected | (inside & mask._select(rows, (cols - start).clamp(0, max(width - 1, 0))))
-            start += width
-        return selected
 
     return Mask(select)
 

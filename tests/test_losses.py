@@ -220,7 +220,7 @@ def test_is_a_ranking_loss(name: str, options: dict[str, Any]) -> None:
     assert value.shape == ()
     torch.testing.assert_close(value, loss(queries, keys))
     kind = "distance" if name == "triplet" else "similarity"
-    own = {"active_share"} if name == "triplet" else {"temperature"}
+    own = {"active_share"} if name == "triplet" else {"temperature", "effective_negatives"}
     assert set(health.summary()) == {f"positive_{kind}", f"negative_{kind}", "excluded_share", "unanswered"} | own
 
 
@@ -480,7 +480,7 @@ def test_configuration_builds_the_loss(config: str, expected: RankingLoss) -> No
 
     queries, keys = BATCHES["negatives"].embeddings()
     assert configured(config)(queries, keys) == expected(queries, keys)
-    with pytest.raises(InstantiationException, match="unexpected keyword argument 'tau'"):
+    with pytest.raises(InstantiationException, match="got (an unexpected keyword argument )?'tau'"):
         configured(config, tau=0.1)
 
 
@@ -494,7 +494,7 @@ def test_similarities_are_chosen_by_name_or_callable() -> None:
     for chosen in (similarity.cosine, similarity.dot, similarity.euclidean):
         by_name = losses.info_nce(queries, keys, similarity=chosen.name, temperature=1.0)
         assert by_name == losses.info_nce(queries, keys, similarity=chosen, temperature=1.0)
-        assert by_name == losses.InfoNCELoss(1.0, chosen.name)(queries, keys)
+        assert by_name == losses.InfoNCELoss(1.0, similarity=chosen.name)(queries, keys)
 
 
 def test_losses_load_torch_and_nothing_heavier() -> None:

@@ -7,8 +7,9 @@ from contrastive.data.hub_reader import hub
 from contrastive.data.identities import Identities
 from contrastive.data.mixing import mixed
 from contrastive.data.readers import beir, check_disjoint
-from contrastive.data.records import Record, RetrievalTask, TextData, normalise_text
+from contrastive.data.records import Record, RetrievalTask, TextData
 from contrastive.data.rows import rows
+from contrastive.texts import normalise_text
 
 __all__ = [
     "Batch",

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.data.records import normalise_text
+from contrastive.texts import normalise_text
 
 Digests = NDArray[np.uint64]
 Numbers = NDArray[np.int64]

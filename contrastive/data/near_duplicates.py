@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.data.records import normalise_text
+from contrastive.texts import normalise_text
 
 _WORDS = 5
 _BANDS, _ROWS = 25, 5

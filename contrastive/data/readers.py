@@ -14,7 +14,8 @@ from typing import Literal
 from tqdm import tqdm
 
 from contrastive.data.identities import digest
-from contrastive.data.records import Record, RetrievalTask, TextData, normalise_text
+from contrastive.data.records import Record, RetrievalTask, TextData
+from contrastive.texts import normalise_text
 
 _log = logging.getLogger(__name__)
 

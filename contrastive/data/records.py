@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -64,13 +63,3 @@ class TextData:
     train: Sequence[Record] = ()
     dev: RetrievalTask | None = None
     test: RetrievalTask | None = None
-
-
-def normalise_text(text: str) -> str:
-    """Return the identity key of a text: Unicode NFKC, case folded, each run of whitespace made one space.
-
-    Example:
-        >>> normalise_text("  Data   Scientist ")
-        'data scientist'
-    """
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())

@@ -6,68 +6,50 @@ unless `positives` says otherwise; keys that are nobody's positive are hard nega
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
+from typing import Literal, Unpack, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from contrastive.contracts import MaskLike, Reduction, Similarity
-from contrastive.health import Health
-from contrastive.logits import softmax_rows
-from contrastive.losses._rows import check_choice, exclude_mask, negative_mask, positive_mask, reduce_rows
-from contrastive.losses._temperature import LearntTemperature, check_temperature
-from contrastive.masks import dense, everything
-from contrastive.similarity import SimilarityName, cosine, flipped, full_precision, named
+from contrastive.logits import RowStatistics
+from contrastive.losses._directions import Direction
+from contrastive.losses._module import SoftmaxModule
+from contrastive.losses._softmax import Formula, LossOptions, Rows, SoftmaxOptions, softmax_loss
+from contrastive.reduction import check_choice
+
+Partition = Literal["joint", "per_direction"]
 
 
 def info_nce(
-    queries: Tensor,
-    keys: Tensor,
-    *,
-    temperature: float | Tensor = 0.05,
-    similarity: Similarity | SimilarityName = cosine,
-    symmetric: bool = False,
-    others_negatives: bool = True,
-    positives: MaskLike | None = None,
-    exclude: MaskLike | None = None,
-    owners: Tensor | None = None,
-    weights: Tensor | None = None,
-    reduction: Reduction = "mean",
-    health: Health | None = None,
+    queries: Tensor, keys: Tensor, *, label_smoothing: float = 0.0, **options: Unpack[SoftmaxOptions]
 ) -> Tensor:
     r"""Compute InfoNCE: the cross-entropy of finding each query's positive among the keys.
 
     .. math:: l_i = -\frac{1}{|P_i|} \sum_{j \in P_i} \log
-        \frac{\exp(s_{ij} / t)}{\sum_{k \in P_i \cup N_i} \exp(s_{ik} / t)}
+        \frac{\exp(s_{ij} / t)}{\sum_{k \in P_i \cup N_i} w_{ik} \exp(s_{ik} / t)}
 
-    With one positive a query this is eq. 4 of van den Oord et al. 2018 (https://arxiv.org/abs/1807.03748), whose f is
-    exp(s / t); several positives are averaged as in SupCon, see `contrastive.logits`. By default the negatives N_i are
-    the positives of other queries, the query's own hard negatives, those of other queries, and shared keys (a queue).
+    With one positive a query and weights w of 1 this is eq. 4 of van den Oord et al. 2018
+    (https://arxiv.org/abs/1807.03748), whose f is exp(s / t); several positives are averaged as in SupCon. By default
+    the negatives N_i are the positives of other queries, the query's own hard negatives, those of other queries, and
+    shared keys (a queue).
 
     `symmetric` adds the opposite direction, positives looking for their query among all queries, as in CLIP (Radford
-    et al. 2021, https://arxiv.org/abs/2103.00020, fig. 3), and takes the mean of the two. Hard negatives look for
-    nothing; a query with several positives counts as their mean. Without it, keys never compete for queries.
+    et al. 2021, https://arxiv.org/abs/2103.00020, fig. 3), and takes the mean of the two. `hardness` is the weight of
+    LLaVE (Lan et al. 2025, https://arxiv.org/abs/2503.04812, eq. 5: hardness 9, hardened "in_batch") and of
+    EmbeddingGemma (Schechter Vera et al. 2025, https://arxiv.org/abs/2509.20354: hardness 5, hardened "hard").
 
     Args:
         queries: Embeddings [Q, D].
         keys: Embeddings [K, D]: the positives of all queries, then further negatives.
-        temperature: What scores are divided by, above 0; a number or a 0-dim tensor, which gets a gradient.
-        similarity: Scores of queries and keys, higher is closer: a callable, or 'cosine', 'dot' or 'euclidean'.
-        symmetric: Whether to average over both directions.
-        others_negatives: Whether hard negatives that belong to other queries, by `owners`, count.
-        positives: Which pairs are positive: a mask, a bool tensor [Q, K] or index pairs [P, 2].
-        exclude: Pairs that are not negatives, such as known positives: a mask or a bool tensor [Q, K]. Positives stay.
-        owners: The query each key belongs to, [K], -1 for one that all share; by default key `n Q + i` is query `i`'s.
-        weights: Weight of each query, [Q].
-        reduction: "mean" over the queries that have a positive and a negative, by weight; "sum"; or "none" for [Q].
-        health: Filled with positive_similarity, negative_similarity, temperature, excluded_share (of the negatives) and
-            unanswered (share of queries), all of the query-to-key direction.
+        label_smoothing: Share of the target that is spread evenly over positives and negatives, from 0 to below 1.
+        options: See `SoftmaxOptions`.
 
     Returns:
         The loss in nats, a scalar or [Q]. Queries without a positive or a negative contribute 0.
 
     Raises:
-        ValueError: If shapes do not match, the temperature is not above 0, or a word is not known.
+        ValueError: If shapes do not match, a number is out of its range, or a word is not known.
 
     Example:
         >>> import torch
@@ -76,104 +58,65 @@ def info_nce(
         >>> info_nce(queries, torch.cat([positives, hard_negatives]), temperature=1.0)
         tensor(1.0497)
     """
-    check_temperature(temperature)
-    similarity = named(similarity)
-    queries, keys = full_precision(queries), full_precision(keys)  # once, or the two directions' gradients add in bf16
-    device, shape = keys.device, (len(queries), len(keys))
-    positive = positive_mask(positives, *shape, device)
-    negative = negative_mask(positive, owners, *shape, device, others_negatives=others_negatives)
-    excluded = exclude_mask(exclude, *shape, device)
-
-    losses, answered = softmax_rows(
-        queries,
-        keys,
-        similarity=similarity,
-        temperature=temperature,
-        positives=positive,
-        negatives=negative,
-        exclude=excluded,
-        health=health,
-    )
-    loss = reduce_rows(losses, answered, weights, reduction)
-    if not symmetric:
-        return loss
-
-    anchors = keys[: len(queries)] if positives is None else keys  # an anchor without a positive would go unanswered
-    losses, answered = softmax_rows(
-        anchors,
-        queries,
-        similarity=flipped(similarity),
-        temperature=temperature,
-        positives=positive.T,
-        negatives=everything(),
-        exclude=excluded.T if excluded else None,
-    )
-    found = dense(positive, len(queries), len(anchors), device) & answered
-    back = reduce_rows(*_mean_of(losses, found), weights, reduction)
-    return (loss + back) / 2
+    return softmax_loss(_cross_entropy(label_smoothing), queries, keys, options)
 
 
 def multiple_negatives_ranking(
     queries: Tensor,
     keys: Tensor,
     *,
-    temperature: float | Tensor | None = None,
     scale: float | None = None,
-    similarity: Similarity | SimilarityName = cosine,
-    positives: MaskLike | None = None,
-    exclude: MaskLike | None = None,
-    owners: Tensor | None = None,
-    weights: Tensor | None = None,
-    reduction: Reduction = "mean",
-    health: Health | None = None,
+    directions: Sequence[Direction] = ("query_to_key",),
+    partition: Partition = "joint",
+    label_smoothing: float = 0.0,
+    **options: Unpack[SoftmaxOptions],
 ) -> Tensor:
-    """Compute the multiple-negatives ranking loss: one-sided `info_nce` in which every other key is a negative.
+    """Compute the multiple-negatives ranking loss: `info_nce` over up to four directions.
 
-    This is Henderson et al. 2017 (https://arxiv.org/abs/1705.00652, section 4.4), with a cosine scaled by 20 in place
-    of their dot product: the default of sentence-transformers, hard negatives of other queries included.
+    One direction, the default, is Henderson et al. 2017 (https://arxiv.org/abs/1705.00652, section 4.4), with a cosine
+    scaled by 20 in place of their dot product. All four in one softmax are the improved contrastive loss of GTE (Li et
+    al. 2023, https://arxiv.org/abs/2308.03281, eq. 3), in which the positive pair stands in the denominator twice, once
+    from each side. Forth and back per direction are the symmetric loss. All are those of sentence-transformers.
 
     Args:
         queries: Embeddings [Q, D].
         keys: Embeddings [K, D].
-        temperature: What scores are divided by; 0.05 by default.
         scale: 1 / temperature, its customary name for this loss; not together with `temperature`.
-        similarity: As in `info_nce`, and so are the arguments that follow.
-        positives: As in `info_nce`.
-        exclude: As in `info_nce`.
-        owners: Of no effect: whose a hard negative is does not matter here.
-        weights: As in `info_nce`.
-        reduction: As in `info_nce`.
-        health: As in `info_nce`.
+        directions: What a query and its positive are compared with: "query_to_key", which is always there,
+            "query_to_query", "key_to_query" and "key_to_key" (documents but the query's own).
+        partition: One softmax over all directions ("joint"), or the mean over one softmax for each ("per_direction");
+            the latter has no "query_to_query" and "key_to_key", where there is no positive to find.
+        label_smoothing: As in `info_nce`.
+        options: See `SoftmaxOptions`; `symmetric` and `same_side` are said by the directions.
 
     Returns:
         The loss in nats, a scalar or [Q].
 
     Raises:
-        ValueError: If both `temperature` and `scale` are given, or as in `info_nce`.
+        ValueError: If both `temperature` and `scale` are given, directions and partition do not go together, or as in
+            `info_nce`.
 
     Example:
         >>> import torch
         >>> multiple_negatives_ranking(torch.eye(2), torch.eye(2), scale=1.0)
         tensor(0.3133)
     """
-    return info_nce(
-        queries,
-        keys,
-        temperature=_one_temperature(temperature, scale),
-        similarity=similarity,
-        positives=positives,
-        exclude=exclude,
-        owners=owners,
-        weights=weights,
-        reduction=reduction,
-        health=health,
-    )
+    if scale is not None:
+        if "temperature" in options:
+            raise ValueError(f"expected temperature or scale, got both {options['temperature']} and {scale}")
+        options["temperature"] = _temperature_of(scale)
+    for name in ("symmetric", "same_side"):
+        if options.get(name):
+            raise ValueError(f"expected directions to say what is compared, got {name}=True")
+    partitions = _partitions(directions, partition)
+    return softmax_loss(_cross_entropy(label_smoothing), queries, keys, options, partitions=partitions)
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(SoftmaxModule):
     """`info_nce` as a module, with a temperature that is fixed or learnt within `temperature_bounds`.
 
     Raises:
+        TypeError: If there is no such option.
         ValueError: As `info_nce`, or if a temperature to be learnt is not within its bounds.
 
     Example:
@@ -187,129 +130,104 @@ class InfoNCELoss(nn.Module):
     def __init__(
         self,
         temperature: float = 0.05,
-        similarity: Similarity | SimilarityName = "cosine",
-        symmetric: bool = False,
-        others_negatives: bool = True,
+        *,
         learnable_temperature: bool = False,
         temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        check_choice("reduction", reduction, get_args(Reduction))
-        self.similarity = named(similarity)
-        self.symmetric = symmetric
-        self.others_negatives = others_negatives
-        self.reduction: Reduction = reduction
-        self.fixed_temperature = temperature
-        self.learnt_temperature = LearntTemperature(temperature, temperature_bounds) if learnable_temperature else None
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """The temperature in use: a number, or a 0-dim tensor with a graph if it is learnt."""
-        return self.fixed_temperature if self.learnt_temperature is None else self.learnt_temperature()
-
-    def forward(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        *,
-        positives: MaskLike | None = None,
-        exclude: MaskLike | None = None,
-        owners: Tensor | None = None,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `info_nce` of queries [Q, D] and keys [K, D]."""
-        return info_nce(
-            queries,
-            keys,
-            temperature=self.temperature,
-            similarity=self.similarity,
-            symmetric=self.symmetric,
-            others_negatives=self.others_negatives,
-            positives=positives,
-            exclude=exclude,
-            owners=owners,
-            weights=weights,
-            reduction=self.reduction,
-            health=health,
-        )
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        learnt = "" if self.learnt_temperature is None else " (learnt)"
-        return (
-            f"temperature={torch.as_tensor(self.temperature).item():.4g}{learnt}, similarity={self.similarity!r}, "
-            f"symmetric={self.symmetric}, others_negatives={self.others_negatives}, reduction={self.reduction!r}"
+        super().__init__(
+            info_nce,
+            temperature,
+            learnable_temperature,
+            temperature_bounds,
+            {**options, "label_smoothing": label_smoothing},
         )
 
 
-class MultipleNegativesRankingLoss(nn.Module):
-    """`multiple_negatives_ranking` as a module.
+class MultipleNegativesRankingLoss(SoftmaxModule):
+    """`multiple_negatives_ranking` as a module; one of `temperature` (default 0.05) and `scale` (default 20).
 
     Raises:
+        TypeError: If there is no such option.
         ValueError: As `multiple_negatives_ranking`.
 
     Example:
-        >>> MultipleNegativesRankingLoss(scale=20.0)
-        MultipleNegativesRankingLoss(temperature=0.05, similarity=cosine, reduction='mean')
+        >>> MultipleNegativesRankingLoss(scale=50)
+        MultipleNegativesRankingLoss(temperature=0.02, directions=('query_to_key',), partition=joint)
     """
 
     def __init__(
         self,
         temperature: float | None = None,
-        scale: float | None = None,
-        similarity: Similarity | SimilarityName = "cosine",
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_choice("reduction", reduction, get_args(Reduction))
-        self.temperature = _one_temperature(temperature, scale)
-        check_temperature(self.temperature)
-        self.similarity = named(similarity)
-        self.reduction: Reduction = reduction
-
-    def forward(
-        self,
-        queries: Tensor,
-        keys: Tensor,
         *,
-        positives: MaskLike | None = None,
-        exclude: MaskLike | None = None,
-        owners: Tensor | None = None,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `multiple_negatives_ranking` of queries [Q, D] and keys [K, D]."""
-        return multiple_negatives_ranking(
-            queries,
-            keys,
-            temperature=self.temperature,
-            similarity=self.similarity,
-            positives=positives,
-            exclude=exclude,
-            owners=owners,
-            weights=weights,
-            reduction=self.reduction,
-            health=health,
+        scale: float | None = None,
+        learnable_temperature: bool = False,
+        temperature_bounds: tuple[float, float] = (0.01, 1.0),
+        directions: Sequence[Direction] = ("query_to_key",),
+        partition: Partition = "joint",
+        **options: Unpack[LossOptions],
+    ) -> None:
+        if temperature is not None and scale is not None:
+            raise ValueError(f"expected temperature or scale, got both {temperature} and {scale}")
+        if scale is not None:
+            temperature = _temperature_of(scale)
+        super().__init__(
+            multiple_negatives_ranking,
+            0.05 if temperature is None else temperature,
+            learnable_temperature,
+            temperature_bounds,
+            {**options, "directions": tuple(directions), "partition": partition},
         )
 
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        return f"temperature={self.temperature:.4g}, similarity={self.similarity!r}, reduction={self.reduction!r}"
+
+def _cross_entropy(label_smoothing: float) -> Formula:
+    """Return the formula of the cross-entropy with a smoothed target.
+
+    Raises:
+        ValueError: If the share is not in [0, 1).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"expected label_smoothing from 0 to below 1, got {label_smoothing}")
+
+    def formula(rows: Rows, statistics: RowStatistics) -> Tensor:
+        losses = torch.logaddexp(statistics.positives, statistics.negatives)
+        if label_smoothing:
+            losses = losses - label_smoothing * _mean_candidate(rows, statistics.target)
+        return losses
+
+    return formula
 
 
-def _mean_of(values: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of values [K] over what each row of [Q, K] selects, [Q], and whether it selects any, [Q]."""
-    return torch.where(selected, values, 0).sum(1) / selected.sum(1).clamp_min(1), selected.any(1)
+def _mean_candidate(rows: Rows, target: Tensor) -> Tensor:
+    """Return the mean logit of each row's positives and negatives, relative to its target, [r]."""
+    candidate = torch.ones_like(rows.logits, dtype=torch.bool) if rows.negative is None else rows.negative
+    candidate = candidate | rows.is_positive()
+    relative = torch.where(candidate, rows.logits - target[:, None], 0)
+    return relative.sum(1) / candidate.sum(1).clamp_min(1)
 
 
-def _one_temperature(temperature: float | Tensor | None, scale: float | None) -> float | Tensor:
-    if scale is None:
-        return 0.05 if temperature is None else temperature
-    if temperature is not None:
-        raise ValueError(f"expected temperature or scale (1 / temperature), got {temperature} and {scale}")
+def _temperature_of(scale: float) -> float:
     if not scale > 0:
         raise ValueError(f"expected a scale above 0, got {scale}")
     return 1 / scale
+
+
+def _partitions(directions: Sequence[Direction], partition: Partition) -> list[list[Direction]]:
+    """Return which directions share a softmax.
+
+    Raises:
+        ValueError: If a word is not known, a direction is missing or twice there, or has no positive of its own.
+    """
+    check_choice("partition", partition, get_args(Partition))
+    for direction in directions:
+        check_choice("directions", direction, get_args(Direction))
+    if "query_to_key" not in directions or len(set(directions)) < len(directions):
+        raise ValueError(f"expected directions with 'query_to_key', each once, got {list(directions)}")
+    ordered = [direction for direction in get_args(Direction) if direction in directions]
+    if partition == "joint":
+        return [ordered]
+    for direction in ("query_to_query", "key_to_key"):
+        if direction in directions:
+            raise ValueError(f"expected partition='joint' with {direction}, where there is no positive to find")
+    return [[direction] for direction in ordered]

@@ -18,8 +18,8 @@ from typing import IO, Never, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
-from contrastive.data.records import normalise_text
 from contrastive.micro_batches import check_texts
+from contrastive.texts import normalise_text
 
 MOST_WORDS = 30
 """A longer line is a remark or a summary, not a query."""

@@ -1,0 +1,200 @@
+"""Who is compared with whom: queries with keys, with one another, and back; and who of them counts.
+
+Shape letters: Q queries, K >= Q keys, D width, C candidates of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from contrastive.contracts import MaskLike
+from contrastive.losses._rows import exclude_mask, key_owners, negative_mask, positive_mask
+from contrastive.masks import Mask, as_mask, columns_from, diagonal, everything, owned
+from contrastive.similarity import full_precision
+
+Direction = Literal["query_to_key", "query_to_query", "key_to_query", "key_to_key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stretch of a row's candidates, and who of them counts; None is what is usual.
+
+    Attributes:
+        anchors: Embeddings [R, D], those of the rows.
+        candidates: Embeddings [C, D].
+        positive: The positives of each row; None for none.
+        eligible: Who may be a negative; None for all.
+        exclude: Who is left out of them; None for nobody.
+        log_weights: Logarithms of the weights of the candidates, [C].
+        hardened: Which negatives are weighed by their hardness, if any are; None for all.
+        flipped: Whether the anchors answer and the candidates ask, which matters to a similarity that is not symmetric.
+    """
+
+    anchors: Tensor
+    candidates: Tensor
+    positive: Mask | None = None
+    eligible: Mask | None = None
+    exclude: Mask | None = None
+    log_weights: Tensor | None = None
+    hardened: Mask | None = None
+    flipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Queries and keys with what a call says of them."""
+
+    queries: Tensor
+    keys: Tensor
+    positive: Mask
+    eligible: Mask | None
+    exclude: Mask | None
+    own: Mask | None
+    log_weights: Tensor | None
+    hardened: Mask | None
+    merged: bool
+    one_each: bool
+    also_exclude: Mapping[Direction, MaskLike]
+
+    @classmethod
+    def of(
+        cls,
+        queries: Tensor,
+        keys: Tensor,
+        *,
+        positives: MaskLike | None,
+        exclude: MaskLike | None,
+        owners: Tensor | None,
+        others_negatives: bool,
+        merge_excluded: bool,
+        key_weights: Tensor | None,
+        hardened: str,
+        also_exclude: Mapping[Direction, MaskLike],
+    ) -> Sides:
+        """Read the arguments of a softmax loss.
+
+        Raises:
+            ValueError: If they do not fit the embeddings.
+        """
+        queries, keys = full_precision(queries), full_precision(keys)  # once, or directions add up in bfloat16
+        shape = (len(queries), len(keys))
+        positive = positive_mask(positives, *shape, keys.device)
+        eligible = negative_mask(positive, owners, *shape, keys.device, others_negatives=others_negatives)
+        own: Mask | None = None
+        if len(keys) > len(queries) and (
+            owners is not None or hardened != "all" or len(keys) % max(len(queries), 1) == 0
+        ):
+            own = owned(key_owners(owners, *shape, keys.device))
+        nobody = ~everything()
+        of_hardness = {"all": None, "in_batch": ~(own or nobody), "hard": (own or nobody) & columns_from(len(queries))}
+        return cls(
+            queries,
+            keys,
+            positive,
+            None if eligible is everything() else eligible,
+            exclude_mask(exclude, *shape, keys.device),
+            own,
+            _log_weights(key_weights, len(keys)),
+            of_hardness[hardened],
+            merge_excluded,
+            positives is None,
+            also_exclude,
+        )
+
+
+def parts_of(sides: Sides, directions: Sequence[Direction]) -> list[Part]:
+    """Return the parts of a partition.
+
+    Raises:
+        ValueError: If several positives a query were given for a direction in which a text has one.
+    """
+    if not sides.one_each and list(directions) not in (["query_to_key"], ["key_to_query"]):
+        raise ValueError(
+            f"expected key i to be the one positive of query i with directions {', '.join(directions)}, got `positives`"
+        )
+    makers = {
+        "query_to_key": _query_to_key,
+        "query_to_query": _query_to_query,
+        "key_to_query": _key_to_query,
+        "key_to_key": _key_to_key,
+    }
+    return [makers[direction](sides) for direction in directions]
+
+
+def _query_to_key(sides: Sides) -> Part:
+    merged = sides.exclude if sides.merged else None
+    return Part(
+        sides.queries,
+        sides.keys,
+        sides.positive if merged is None else sides.positive | merged,
+        sides.eligible,
+        _either(None if sides.merged else sides.exclude, _further(sides, "query_to_key", len(sides.keys))),
+        sides.log_weights,
+        sides.hardened,
+    )
+
+
+def _key_to_query(sides: Sides) -> Part:
+    """Positives look for their queries; with `positives`, every key does, and those that are nobody's go unanswered."""
+    merged = sides.exclude.T if sides.merged and sides.exclude is not None else None
+    positive = diagonal() if sides.positive is diagonal() else sides.positive.T
+    return Part(
+        sides.keys[: len(sides.queries)] if sides.one_each else sides.keys,
+        sides.queries,
+        positive if merged is None else positive | merged,
+        None,
+        _either(
+            None if sides.merged or sides.exclude is None else sides.exclude.T,
+            _further(sides, "key_to_query", len(sides.queries)),
+        ),
+        flipped=True,
+    )
+
+
+def _query_to_query(sides: Sides) -> Part:
+    """Queries of which one knows the other's document ask for the same thing."""
+    known = None if sides.exclude is None else sides.exclude | sides.exclude.T
+    return Part(
+        sides.queries,
+        sides.queries,
+        eligible=~diagonal(),
+        exclude=_either(known, _further(sides, "query_to_query", len(sides.queries))),
+    )
+
+
+def _key_to_key(sides: Sides) -> Part:
+    """Positives against other documents, but for the hard negatives of their own query and what it knows."""
+    apart = ~diagonal() if sides.own is None else ~(diagonal() | sides.own)
+    return Part(
+        sides.keys[: len(sides.queries)],
+        sides.keys,
+        eligible=apart if sides.eligible is None else apart & sides.eligible,
+        exclude=_either(sides.exclude, _further(sides, "key_to_key", len(sides.keys))),
+        log_weights=sides.log_weights,
+    )
+
+
+def _further(sides: Sides, direction: Direction, width: int) -> Mask | None:
+    mask = sides.also_exclude.get(direction)
+    return None if mask is None else as_mask(mask, len(sides.queries), width, sides.keys.device)
+
+
+def _either(one: Mask | None, other: Mask | None) -> Mask | None:
+    return other if one is None else one if other is None else one | other
+
+
+def _log_weights(key_weights: Tensor | None, num_keys: int) -> Tensor | None:
+    """Return the logarithms of the weights of the keys, -inf where they are 0.
+
+    Raises:
+        ValueError: If they are not one a key.
+    """
+    if key_weights is None:
+        return None
+    if key_weights.shape != (num_keys,):
+        raise ValueError(f"expected key_weights [{num_keys}], one a key, got {list(key_weights.shape)}")
+    return full_precision(key_weights.detach()).log()

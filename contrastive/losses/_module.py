@@ -1,0 +1,101 @@
+"""What the modules of the softmax family share: a temperature, fixed or learnt, and the options of their function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contrastive.contracts import MaskLike
+from contrastive.health import Health
+from contrastive.losses._softmax import LossOptions
+from contrastive.losses._temperature import LearntTemperature, check_temperature
+from contrastive.similarity import ProductSimilarity
+
+
+class SoftmaxModule(nn.Module):
+    """Calls a softmax loss with options that are kept, and a temperature that is fixed or learnt within bounds.
+
+    Args:
+        function: The loss.
+        temperature: What scores are divided by, above 0; where it starts if it is learnt.
+        learnable_temperature: Whether it is a parameter.
+        temperature_bounds: Where it stays if it is.
+        rehearsal: What the function cannot do without, beside embeddings, to be tried on two pairs.
+        options: As in the function.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: If the function refuses a value; at once, not at the first batch.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        temperature: float,
+        learnable_temperature: bool,
+        temperature_bounds: tuple[float, float],
+        options: dict[str, Any],
+        rehearsal: dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        known = (*(function.__kwdefaults__ or {}), *LossOptions.__annotations__)
+        for name in options:
+            if name not in known:
+                raise TypeError(f"expected options of {type(self).__name__} among {', '.join(known)}, got {name!r}")
+        self._function = function
+        self.options = options
+        self.fixed_temperature = temperature
+        self.learnt_temperature = LearntTemperature(temperature, temperature_bounds) if learnable_temperature else None
+        tried = {**options, "temperature": temperature}
+        if not isinstance(options.get("similarity", "cosine"), str | ProductSimilarity):
+            tried["similarity"] = "cosine"  # a callable may be for embeddings of another width
+        with torch.no_grad():
+            function(torch.eye(2), torch.eye(2), **tried, **(rehearsal or {}))
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """The temperature in use: a number, or a 0-dim tensor with a graph if it is learnt."""
+        return self.fixed_temperature if self.learnt_temperature is None else self.learnt_temperature()
+
+    def arguments(self) -> dict[str, Any]:
+        """The options, as they are now."""
+        return self.options
+
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        *,
+        positives: MaskLike | None = None,
+        exclude: MaskLike | None = None,
+        owners: Tensor | None = None,
+        weights: Tensor | None = None,
+        key_weights: Tensor | None = None,
+        health: Health | None = None,
+        **of_loss: Tensor,
+    ) -> Tensor:
+        """Compute the loss of queries [Q, D] and keys [K, D]; see `SoftmaxOptions` for the rest."""
+        return self._function(
+            queries,
+            keys,
+            temperature=self.temperature,
+            positives=positives,
+            exclude=exclude,
+            owners=owners,
+            weights=weights,
+            key_weights=key_weights,
+            health=health,
+            **self.arguments(),
+            **of_loss,
+        )
+
+    def extra_repr(self) -> str:
+        """Describe the settings."""
+        temperature = f"{torch.as_tensor(self.temperature).item():.4g}"
+        if self.learnt_temperature is not None:
+            temperature += " (learnt)"
+        return ", ".join([f"temperature={temperature}", *(f"{name}={value}" for name, value in self.options.items())])

@@ -1,0 +1,93 @@
+"""The decoupled contrastive loss: InfoNCE whose denominator leaves the positive out.
+
+Shape letters: Q queries, K >= Q keys, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from contrastive.logits import RowStatistics
+from contrastive.losses._module import SoftmaxModule
+from contrastive.losses._softmax import LossOptions, Rows, SoftmaxOptions, softmax_loss
+from contrastive.similarity import full_precision, unit
+
+
+def decoupled_contrastive(
+    queries: Tensor, keys: Tensor, *, sigma: float | None = None, **options: Unpack[SoftmaxOptions]
+) -> Tensor:
+    r"""Compute the decoupled contrastive loss, DCL; with `sigma`, the weighted one, DCLW.
+
+    .. math:: l_i = -w_i \, s_{ii} / t + \log \sum_{k \in N_i} \exp(s_{ik} / t),
+        \quad w_i = 2 - Q \, \frac{\exp(q_i \cdot k_i / \sigma)}{\sum_j \exp(q_j \cdot k_j / \sigma)}
+
+    Yeh et al. 2021 (https://arxiv.org/abs/2110.06848, eq. 6; weights of section 3.3 with sigma 0.5, and 1 without). In
+    InfoNCE a positive that is found easily takes the gradient away from its negatives; here it does not, which helps
+    small batches most. The weights, on unit vectors, are constants here: no gradient flows through them. With several
+    positives the first term is their mean, and the weight is that of key i. The loss has no lower bound.
+
+    The paper holds every view against both views of all others: `symmetric=True, same_side=True`, at temperature 0.1.
+
+    Args:
+        queries: Embeddings [Q, D].
+        keys: Embeddings [K, D].
+        sigma: Width of the weights, above 0; None for no weights.
+        options: See `SoftmaxOptions`.
+
+    Returns:
+        The loss in nats, a scalar or [Q].
+
+    Raises:
+        ValueError: As `info_nce`, or if sigma is not above 0.
+
+    Example:
+        >>> import torch
+        >>> decoupled_contrastive(torch.eye(2), torch.eye(2), temperature=1.0)
+        tensor(-1.)
+    """
+    if sigma is None:
+        return softmax_loss(_formula, queries, keys, options)
+    if not sigma > 0:
+        raise ValueError(f"expected sigma above 0, got {sigma}")
+    with torch.no_grad():
+        heads = keys[: len(queries)]
+        agreement = (unit(queries[: len(heads)]) * unit(heads)).sum(1) / sigma
+        weights = 2 - len(queries) * agreement.softmax(0)
+
+    def weighted(rows: Rows, statistics: RowStatistics) -> Tensor:
+        return statistics.negatives + (1 - full_precision(weights)[rows.rows]) * statistics.target
+
+    return softmax_loss(weighted, queries, keys, options)
+
+
+class DecoupledContrastiveLoss(SoftmaxModule):
+    """`decoupled_contrastive` as a module.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: As `decoupled_contrastive`.
+
+    Example:
+        >>> DecoupledContrastiveLoss(sigma=0.5)
+        DecoupledContrastiveLoss(temperature=0.05, sigma=0.5)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        *,
+        learnable_temperature: bool = False,
+        temperature_bounds: tuple[float, float] = (0.01, 1.0),
+        sigma: float | None = None,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(
+            decoupled_contrastive, temperature, learnable_temperature, temperature_bounds, {**options, "sigma": sigma}
+        )
+
+
+def _formula(_rows: Rows, statistics: RowStatistics) -> Tensor:
+    return statistics.negatives

@@ -1,0 +1,157 @@
+"""GISTEmbed: InfoNCE whose false negatives a guide, another embedding model, points out.
+
+Shape letters: Q queries, K >= Q keys, D width, G width of the guide's embeddings.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from contrastive.contracts import MaskLike
+from contrastive.guides import guide_margin
+from contrastive.health import Health
+from contrastive.logits import RowStatistics
+from contrastive.losses._directions import Direction
+from contrastive.losses._module import SoftmaxModule
+from contrastive.losses._softmax import Rows, SoftmaxOptions, softmax_loss
+from contrastive.masks import Mask, columns_from
+from contrastive.similarity import unit
+
+
+def gist(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    guide_queries: Tensor,
+    guide_keys: Tensor,
+    margin: float = 0.0,
+    relative_margin: bool = False,
+    contrast_queries: bool = True,
+    contrast_positives: bool = True,
+    **options: Unpack[SoftmaxOptions],
+) -> Tensor:
+    """Compute the GISTEmbed loss: `info_nce` without the negatives that a guide finds as close as the positive.
+
+    Solatorio 2024 (https://arxiv.org/abs/2402.16829, section 3): a query's negatives are the other keys, the other
+    queries, and the positives that its own positive is compared with, all in one softmax; one is left out if the
+    guide's cosine of the two is above that of the query and its positive. Here also if it is equal, as it is for a
+    duplicate of the positive; and a text is told from itself by its place and not by a similarity below 1. `margin`
+    leaves out more, in the way of NV-Retriever (Moreira et al. 2024, https://arxiv.org/abs/2407.15831). Any number of
+    hard negatives a query; guide scores are computed for a block at a time.
+
+    Args:
+        queries: Embeddings [Q, D].
+        keys: Embeddings [K, D].
+        guide_queries: Embeddings of the queries by the guide, [Q, G].
+        guide_keys: Embeddings of the keys by the guide, [K, G]; a row of NaN, as for a queued key, leaves nothing out.
+        margin: How far below the score of the positive a negative is left out already.
+        relative_margin: Whether the margin is a share of the positive's score instead of a difference.
+        contrast_queries: Whether the other queries are negatives of a query.
+        contrast_positives: Whether positives are to be apart from one another.
+        options: See `SoftmaxOptions`; each query has one positive, key i, so `positives` is not among them, and
+            `same_side` is said by the two switches above. `symmetric` adds positives that look for their queries.
+
+    Returns:
+        The loss in nats, a scalar or [Q].
+
+    Raises:
+        ValueError: As `info_nce`, or if the guide's embeddings are not one a text.
+
+    Example:
+        >>> import torch
+        >>> guide = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])  # finds the first two texts alike
+        >>> gist(torch.eye(3), torch.eye(3), guide_queries=guide, guide_keys=guide, margin=0.1, temperature=1.0)
+        tensor(0.8843)
+    """
+    if options.get("positives") is not None or options.get("same_side"):
+        raise ValueError("expected key i to be the one positive of query i, got `positives` or same_side=True")
+    symmetric = options.pop("symmetric", False)
+    for name, guides, texts in (("guide_queries", guide_queries, queries), ("guide_keys", guide_keys, keys)):
+        if guides.ndim != 2 or len(guides) != len(texts):
+            raise ValueError(f"expected {name} [{len(texts)}, G], got {list(guides.shape)}")
+    with torch.no_grad():
+        guide_queries, guide_keys = unit(guide_queries), unit(guide_keys)
+        heads = guide_keys[: len(queries)]
+        least = (guide_queries[: len(heads)] * heads).sum(1)
+
+    def suspicious(rows: Tensor, cols: Tensor) -> Mask:
+        return guide_margin(rows, cols, margin=margin, relative=relative_margin, least=least)
+
+    directions: list[Direction] = ["query_to_key"]
+    left_out: dict[Direction, MaskLike] = {
+        "query_to_key": suspicious(guide_queries, guide_keys),
+        "key_to_query": suspicious(heads, guide_queries),
+    }
+    if contrast_queries:
+        directions.append("query_to_query")
+        left_out["query_to_query"] = suspicious(guide_queries, guide_queries)
+    if contrast_positives:
+        directions.append("key_to_key")
+        left_out["key_to_key"] = suspicious(heads, guide_keys) | columns_from(len(queries))
+    partitions: list[list[Direction]] = [directions, ["key_to_query"]] if symmetric else [directions]
+    return softmax_loss(_cross_entropy, queries, keys, options, partitions=partitions, also_exclude=left_out)
+
+
+class GISTLoss(SoftmaxModule):
+    """`gist` as a module, at the temperature of 0.05.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: As `gist`.
+
+    Example:
+        >>> GISTLoss(margin=0.05)
+        GISTLoss(temperature=0.05, margin=0.05, relative_margin=False)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        *,
+        learnable_temperature: bool = False,
+        temperature_bounds: tuple[float, float] = (0.01, 1.0),
+        margin: float = 0.0,
+        relative_margin: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            gist,
+            temperature,
+            learnable_temperature,
+            temperature_bounds,
+            {**options, "margin": margin, "relative_margin": relative_margin},
+            rehearsal={"guide_queries": torch.eye(2), "guide_keys": torch.eye(2)},
+        )
+
+    def forward(  # type: ignore[override]  # it cannot do without the guide
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        *,
+        guide_queries: Tensor,
+        guide_keys: Tensor,
+        exclude: MaskLike | None = None,
+        owners: Tensor | None = None,
+        weights: Tensor | None = None,
+        key_weights: Tensor | None = None,
+        health: Health | None = None,
+    ) -> Tensor:
+        """Compute `gist` of queries [Q, D] and keys [K, D] with the guide's [Q, G] and [K, G]."""
+        return super().forward(
+            queries,
+            keys,
+            exclude=exclude,
+            owners=owners,
+            weights=weights,
+            key_weights=key_weights,
+            health=health,
+            guide_queries=guide_queries,
+            guide_keys=guide_keys,
+        )
+
+
+def _cross_entropy(_rows: Rows, statistics: RowStatistics) -> Tensor:
+    return torch.logaddexp(statistics.positives, statistics.negatives)

@@ -1,0 +1,184 @@
+"""Losses that correct for what a sample of negatives is: debiased, and weighted towards the hard ones.
+
+Shape letters: Q queries, K >= Q keys, D width. Both are functions of a row's positive and of log-sums over its n
+negatives; everything is in logarithms relative to the positive, so nothing overflows at a low temperature.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from contrastive.logits import RowStatistics
+from contrastive.losses._module import SoftmaxModule
+from contrastive.losses._softmax import Formula, LossOptions, Rows, SoftmaxOptions, softmax_loss
+
+
+def debiased_contrastive(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    positive_prior: float = 0.1,
+    lowest_score: float = -1.0,
+    **options: Unpack[SoftmaxOptions],
+) -> Tensor:
+    r"""Compute the debiased contrastive loss: InfoNCE less what false negatives are expected to add.
+
+    .. math:: l_i = -\log \frac{e^{s_{ii} / t}}{e^{s_{ii} / t} + g_i}, \quad
+        g_i = \max\left( \frac{\sum_{k \in N_i} e^{s_{ik} / t} - n \tau^+ e^{s_{ii} / t}}{1 - \tau^+},
+        \; n e^{s_{\min} / t} \right)
+
+    Chuang et al. 2020 (https://arxiv.org/abs/2007.00224, eq. 7 and 8), where each of n random negatives is a false one
+    with probability tau+. The lower bound of g is what n negatives of the lowest score would give; there the gradient
+    of g ends, and none flows to the temperature. Several positives stand for their mean, as the paper's M do. The paper
+    holds every view against both views of all others: `symmetric=True, same_side=True`, at temperature 0.5.
+
+    Args:
+        queries: Embeddings [Q, D].
+        keys: Embeddings [K, D].
+        positive_prior: Probability that a negative is false, tau+, from 0 to below 1; 0 gives `info_nce`.
+        lowest_score: Least score there can be: -1 for cosine, -2 for Euclidean distance of unit vectors.
+        options: See `SoftmaxOptions`.
+
+    Returns:
+        The loss in nats, a scalar or [Q].
+
+    Raises:
+        ValueError: As `info_nce`, or if the probability is not in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> debiased_contrastive(torch.eye(3), torch.eye(3), temperature=1.0, positive_prior=0.0)
+        tensor(0.5514)
+    """
+    formula = _formula(0.0, positive_prior, lowest_score, options.get("temperature", 0.05))
+    return softmax_loss(formula, queries, keys, options)
+
+
+def hard_weighted(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    concentration: float = 1.0,
+    positive_prior: float = 0.1,
+    lowest_score: float = -1.0,
+    **options: Unpack[SoftmaxOptions],
+) -> Tensor:
+    r"""Compute the contrastive loss with hard negative samples: the debiased one, its negatives weighted.
+
+    .. math:: \sum_{k \in N_i} e^{s_{ik} / t} \;\text{ becomes }\; n \,
+        \frac{\sum_{k \in N_i} e^{(1 + \beta) s_{ik} / t}}{\sum_{k \in N_i} e^{\beta s_{ik} / t}}
+
+    Robinson et al. 2021 (https://arxiv.org/abs/2010.04592, eq. 4 and section 3.3): importance sampling of negatives
+    that are close to the query. As in the authors' code the gradient flows through the weights too. `hardness` of
+    `SoftmaxOptions` is another way, with weights that are constants and do not depend on the temperature.
+
+    Args:
+        queries: Embeddings [Q, D].
+        keys: Embeddings [K, D].
+        concentration: How much the hard ones count, beta, 0 or above; 0 gives `debiased_contrastive`.
+        positive_prior: As in `debiased_contrastive`.
+        lowest_score: As in `debiased_contrastive`.
+        options: See `SoftmaxOptions`.
+
+    Returns:
+        The loss in nats, a scalar or [Q].
+
+    Raises:
+        ValueError: As `debiased_contrastive`, or if beta is below 0.
+
+    Example:
+        >>> import torch
+        >>> hard_weighted(torch.eye(3), torch.eye(3), temperature=1.0, positive_prior=0.0)
+        tensor(0.5514)
+    """
+    formula = _formula(concentration, positive_prior, lowest_score, options.get("temperature", 0.05))
+    return softmax_loss(formula, queries, keys, options)
+
+
+class DebiasedContrastiveLoss(SoftmaxModule):
+    """`debiased_contrastive` as a module.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: As `debiased_contrastive`.
+
+    Example:
+        >>> DebiasedContrastiveLoss(positive_prior=0.05)
+        DebiasedContrastiveLoss(temperature=0.05, positive_prior=0.05)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        *,
+        learnable_temperature: bool = False,
+        temperature_bounds: tuple[float, float] = (0.01, 1.0),
+        positive_prior: float = 0.1,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        own = {**options, "positive_prior": positive_prior}
+        super().__init__(debiased_contrastive, temperature, learnable_temperature, temperature_bounds, own)
+
+
+class HardWeightedLoss(SoftmaxModule):
+    """`hard_weighted` as a module.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: As `hard_weighted`.
+
+    Example:
+        >>> HardWeightedLoss(concentration=0.5)
+        HardWeightedLoss(temperature=0.05, concentration=0.5, positive_prior=0.1)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        *,
+        learnable_temperature: bool = False,
+        temperature_bounds: tuple[float, float] = (0.01, 1.0),
+        concentration: float = 1.0,
+        positive_prior: float = 0.1,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        own = {**options, "concentration": concentration, "positive_prior": positive_prior}
+        super().__init__(hard_weighted, temperature, learnable_temperature, temperature_bounds, own)
+
+
+def _formula(concentration: float, prior: float, lowest_score: float, temperature: float | Tensor) -> Formula:
+    """Return the formula of both losses.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+    if not 0 <= prior < 1:
+        raise ValueError(f"expected positive_prior from 0 to below 1, got {prior}")
+    if not concentration >= 0:
+        raise ValueError(f"expected concentration of at least 0, got {concentration}")
+    lowest = lowest_score / (temperature.detach() if isinstance(temperature, Tensor) else temperature)
+
+    def formula(rows: Rows, statistics: RowStatistics) -> Tensor:
+        log_count = rows.count_negatives().clamp_min(1).log()
+        negatives = statistics.negatives
+        if concentration:
+            # Relative to the positive at (1 + beta), beta and 1: what is taken off cancels.
+            tilted = rows.statistics(1 + concentration).negatives - rows.statistics(concentration).negatives
+            negatives = log_count + tilted
+        if not prior:
+            return torch.logaddexp(statistics.positives, negatives)
+        mean_positive = statistics.positives
+        if rows.positive.dtype == torch.bool:
+            mean_positive = mean_positive - rows.positive.sum(1).clamp_min(1).log()
+        false = log_count + math.log(prior) + mean_positive
+        floor = log_count + lowest - statistics.target
+        above = false < negatives
+        gap = torch.where(above, false - negatives, -1.0)
+        true = negatives + (-gap.expm1()).log() - math.log1p(-prior)
+        return torch.logaddexp(statistics.positives, torch.where(above & (true > floor), true, floor))
+
+    return formula

@@ -1,0 +1,123 @@
+"""SigLIP: every pair of a query and a key judged on its own, by a sigmoid.
+
+Shape letters: Q queries, K >= Q keys, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from contrastive.blocks import Segment, judge_rows
+from contrastive.health import Health
+from contrastive.losses._directions import parts_of
+from contrastive.losses._module import SoftmaxModule
+from contrastive.losses._softmax import Choice, LossOptions, SoftmaxOptions, read
+from contrastive.similarity import cosine, named
+
+
+def siglip(queries: Tensor, keys: Tensor, *, bias: float | Tensor = -10.0, **options: Unpack[SoftmaxOptions]) -> Tensor:
+    r"""Compute the sigmoid loss: is this key the query's positive or not, for every pair.
+
+    .. math:: l_i = \sum_j w_{ij} \log(1 + \exp(-z_{ij} (s_{ij} / t + b))), \quad
+        z_{ij} = 1 \text{ for positives, } -1 \text{ for negatives}
+
+    Zhai et al. 2023 (https://arxiv.org/abs/2303.15343, eq. 1), who start at t = 0.1 and b = -10 and learn both: at
+    first nearly all pairs are negatives, and the bias makes up for that. The mean is over the queries, as the paper's
+    1 / |B|. There is nothing to normalise, so the two directions are one and the same.
+
+    Args:
+        queries: Embeddings [Q, D].
+        keys: Embeddings [K, D].
+        bias: What is added to the logits, b; a number or a 0-dim tensor, which gets a gradient.
+        options: See `SoftmaxOptions`, at temperature 0.1; neither `symmetric` nor `same_side`.
+
+    Returns:
+        The loss in nats, a scalar or [Q]. Queries without a positive contribute 0.
+
+    Raises:
+        ValueError: As `info_nce`.
+
+    Example:
+        >>> import torch
+        >>> siglip(torch.eye(2), torch.eye(2), temperature=1.0, bias=0.0)
+        tensor(1.0064)
+    """
+    for name in ("symmetric", "same_side"):
+        if options.get(name):
+            raise ValueError(f"expected pairs of a query and a key, each judged once, got {name}=True")
+    temperature = options.setdefault("temperature", 0.1)
+    sides, selection = read(queries, keys, options, {})
+    (part,) = parts_of(sides, ["query_to_key"])
+    return judge_rows(
+        SigmoidJudge(bias, Choice(temperature, [part], selection)),
+        [Segment(part.anchors, part.candidates)],
+        similarity=named(options.get("similarity", cosine)),
+        temperature=temperature,
+        weights=options.get("weights"),
+        reduction=options.get("reduction", "mean"),
+        tiled=options.get("tiled"),
+        health=options.get("health"),
+        parameters=[bias] if isinstance(bias, Tensor) else [],
+    )
+
+
+class SigLIPLoss(SoftmaxModule):
+    """`siglip` as a module; temperature and bias are learnt, as in the paper, unless they are said not to be.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: As `siglip`.
+
+    Example:
+        >>> SigLIPLoss()
+        SigLIPLoss(temperature=0.1 (learnt), bias=-10 (learnt))
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        learnable_temperature: bool = True,
+        temperature_bounds: tuple[float, float] = (0.01, 1.0),
+        bias: float = -10.0,
+        learnable_bias: bool = True,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(siglip, temperature, learnable_temperature, temperature_bounds, {**options, "bias": bias})
+        self.bias = nn.Parameter(torch.tensor(float(bias))) if learnable_bias else None
+
+    def arguments(self) -> dict[str, Any]:
+        """The options, with the bias as it is now."""
+        return self.options if self.bias is None else {**self.options, "bias": self.bias}
+
+    def extra_repr(self) -> str:
+        """Describe the settings."""
+        return super().extra_repr() + (" (learnt)" if self.bias is not None else "")
+
+
+@dataclass(frozen=True, slots=True)
+class SigmoidJudge:
+    """Judges every pair of a block on its own; see `blocks.Judge`."""
+
+    bias: float | Tensor
+    choose: Choice
+
+    def __call__(self, logits: Tensor, rows: Tensor, health: Health | None) -> tuple[Tensor, Tensor]:
+        """Map logits [r, K] of rows [r] to the sum over their pairs, and to whether there is a positive."""
+        block = self.choose(logits, rows)
+        positive = block.is_positive()
+        biased = logits + self.bias
+        losses = softplus(torch.where(positive, -biased, biased))
+        if block.log_weights is not None:
+            losses = losses * torch.where(positive, 1, block.log_weights.exp())
+        if block.negative is not None:
+            losses = torch.where(positive | block.negative, losses, 0)
+        answered = positive.any(1)
+        if health is not None:
+            self.choose.record(block, answered, health)
+        return torch.where(answered, losses.sum(1), 0), answered
