@@ -75,8 +75,9 @@ LOSS_ARGUMENTS: dict[str, Callable[[EmbeddedBatch], Any]] = {
 
 
 def parameters_of(loss: Callable[..., Tensor]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a loss function, or of a module's `forward`."""
-    return inspect.signature(getattr(loss, "forward", loss)).parameters
+    """Return the parameters of a loss function or of a module's `forward`, or those that `__signature__` says."""
+    takes = loss if hasattr(loss, "__signature__") else getattr(loss, "forward", loss)
+    return inspect.signature(takes).parameters
 
 
 def loss_arguments(loss: Callable[..., Tensor], batch: EmbeddedBatch) -> dict[str, Any]:
@@ -87,9 +88,9 @@ def loss_arguments(loss: Callable[..., Tensor], batch: EmbeddedBatch) -> dict[st
 
     Example:
         >>> import torch
-        >>> from contrastive.losses import info_nce
+        >>> from contrastive.losses import InfoNCELoss
         >>> batch = EmbeddedBatch(torch.eye(2), torch.eye(2), owners=torch.arange(2), targets=torch.ones(2))
-        >>> loss_arguments(info_nce, batch)
+        >>> loss_arguments(InfoNCELoss(), batch)
         {'owners': tensor([0, 1])}
     """
     arguments = {}

@@ -108,11 +108,11 @@ class ContrastiveModule(lightning.LightningModule):
         Raises:
             ValueError: Whatever the loss objects to.
         """
-        generator = torch.Generator().manual_seed(0)
-        queries, keys = (torch.randn(count, 8, generator=generator) for count in (len(batch), len(batch.documents)))
-        memory = None if self.memory is None else CrossBatchQueue(size=2, dimension=8)
+        generator, width = torch.Generator().manual_seed(0), self.encoder.dimension
+        queries, keys = (torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents)))
+        memory = None if self.memory is None else CrossBatchQueue(size=2, dimension=width)
         if memory is not None:
-            memory.push(torch.randn(2, 8, generator=generator), torch.tensor([-1, -1]))
+            memory.push(torch.randn(2, width, generator=generator), torch.tensor([-1, -1]))
         with torch.no_grad():
             self.judge(recall(embedded(batch, queries, keys), memory))
         self.health.clear()
