@@ -308,7 +308,7 @@ def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: En
     module = alone(tiny_encoder, OfPairs())
     module.rehearse(batch)
     module.memory = CrossBatchQueue(size=6, dimension=32)
-    with pytest.raises(ValueError, match=r"expected pairs, got \[4, 8\] and \[6, 8\]"):
+    with pytest.raises(ValueError, match=r"expected pairs, got \[4, 32\] and \[6, 32\]"):
         module.rehearse(batch)
     assert len(module.memory) == 0
 
