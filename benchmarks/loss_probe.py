@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.loss_peers import CONTESTANTS, Case, Inputs, Run
+from benchmarks.loss_cases import Case, Inputs
+from benchmarks.loss_peers import CONTESTANTS, Run
 
 LIMIT = 8 * 2**30
 """Bytes beyond inputs and gradients at which a contestant is stopped."""

@@ -33,7 +33,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
 import torch
 from tqdm import tqdm
 
-from benchmarks.loss_peers import CONTESTANTS, FLOORS, OURS, PLAIN, Case, Inputs
+from benchmarks.loss_cases import Case, Inputs
+from benchmarks.loss_peers import CONTESTANTS, FLOORS, OURS, PLAIN
 from benchmarks.loss_plot import draw
 from benchmarks.loss_probe import probe, seconds_of
 from benchmarks.loss_tables import bars, markdown
