@@ -15,7 +15,7 @@ Notable decisions:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, get_args
 
@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from contrastive.contracts import Reduction, Similarity
 from contrastive.health import Health
+from contrastive.logits import RowStatistics, overwrite_with_softmax, row_statistics
 from contrastive.reduction import check_choice, check_weights, reduce_rows
 from contrastive.similarity import ProductSimilarity, flipped, score_pairs
 
@@ -33,6 +34,9 @@ DENSE_SCORES = 2**20
 
 BLOCK_SCORES = 2**22
 """Scores of a block, 16 MiB in float32; small enough for a cache, large enough for the matrix product."""
+
+LEAST_ROWS, MOST_ROWS = 256, 1024
+"""Rows of a block all the same: fewer starve the matrix product, more gain nothing."""
 
 
 class Segment(NamedTuple):
@@ -49,10 +53,32 @@ class Segment(NamedTuple):
     flipped: bool = False
 
 
-class Judge(Protocol):
-    """Judges a block of rows by their logits."""
+class Summarise(Protocol):
+    """Sums up rows of logits: `row_statistics`, or what stands in for it."""
 
-    def __call__(self, logits: Tensor, rows: Tensor, health: Health | None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, logits: Tensor, positive: Tensor, negative: Tensor | None, log_weights: Tensor | None
+    ) -> RowStatistics:
+        """Map logits [r, C] and who counts in them to log-sums."""
+        ...
+
+
+class Judge(Protocol):
+    """Judges a block of rows by their logits.
+
+    Attributes:
+        by_log_sums: Whether it looks at nothing but the log-sums of rows of one positive each, so that the block may be
+            overwritten once they are known.
+    """
+
+    @property
+    def by_log_sums(self) -> bool:
+        """See above."""
+        ...
+
+    def __call__(
+        self, logits: Tensor, rows: Tensor, health: Health | None, summarise: Summarise
+    ) -> tuple[Tensor, Tensor]:
         """Map logits [r, C] of the rows [r] to what each row's terms sum to and how many terms they are, both [r]."""
         ...
 
@@ -124,7 +150,7 @@ def judge_each(
         for segment in segments
     ]
     logits = (scores[0] if len(scores) == 1 else torch.cat(scores, 1)) / temperature
-    return judge(logits, torch.arange(len(logits), device=logits.device), health)
+    return judge(logits, torch.arange(len(logits), device=logits.device), health, row_statistics)
 
 
 def is_tiled(segments: Sequence[Segment], similarity: Similarity, tiled: bool | None) -> bool:
@@ -189,11 +215,10 @@ class _Plan:
             totals = totals / counts.clamp_min(1)
         return (weights * totals).sum(), (weights * counts).sum()
 
-    def logits(self, products: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """Return the logits of a block of one segment from the dot products of what was prepared."""
-        if not self.similarity.lengths_matter:
-            return products  # the anchors carry the temperature
-        return self.similarity.score(products, anchors, candidates) / self.temperature
+    @property
+    def overwrites(self) -> bool:
+        """Whether the gradient of a block is made of the softmax that stands in its place."""
+        return self.judge.by_log_sums and not self.similarity.lengths_matter
 
 
 def _sums(plan: _Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -242,9 +267,7 @@ class _Rows(torch.autograd.Function):
         """Return totals and counts, [R] each."""
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
-        judged = [
-            plan.judge(logits, indices, plan.health) for _, indices, logits, _ in _blocks(plan, tensors, grad=False)
-        ]
+        judged = [block.judged(plan.health) for block in _blocks(plan, tensors, grad=False)]
         totals, counts = (torch.cat(list(values)) for values in zip(*judged, strict=True))
         ctx.mark_non_differentiable(counts)
         return totals, counts
@@ -258,11 +281,11 @@ class _Rows(torch.autograd.Function):
             torch.zeros_like(tensor) if needed else None
             for tensor, needed in zip(tensors, ctx.needs_input_grad[1:], strict=True)
         ]
-        for rows, indices, logits, products in _blocks(ctx.plan, tensors, grad=True):
+        for block in _blocks(ctx.plan, tensors, grad=True):
             with torch.enable_grad():
-                totals, _ = ctx.plan.judge(logits, indices, None)
-                value = (totals * of_totals[rows]).sum()
-            _add_gradients(ctx.plan, value, rows, products, tensors, gradients)
+                totals, _ = block.judged(None)
+                value = (totals * of_totals[block.rows]).sum()
+            block.add_gradients(value, gradients)
         return None, *gradients
 
 
@@ -271,12 +294,12 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Judge all blocks and add up what they give; with `gradients`, add to those too."""
     total = count = None
-    for rows, indices, logits, products in _blocks(plan, tensors, grad=gradients is not None):
+    for block in _blocks(plan, tensors, grad=gradients is not None):
         with torch.set_grad_enabled(gradients is not None):
-            losses, counts = plan.judge(logits, indices, plan.health)
-            value, counted = plan.weigh(losses, counts, rows)
+            losses, counts = block.judged(plan.health)
+            value, counted = plan.weigh(losses, counts, block.rows)
         if gradients is not None:
-            _add_gradients(plan, value, rows, products, tensors, gradients)
+            block.add_gradients(value, gradients)
         total = value.detach() if total is None else total + value.detach()
         count = counted.detach() if count is None else count + counted.detach()
     assert total is not None
@@ -284,50 +307,139 @@ def _forward(
     return total, count
 
 
-def _blocks(plan: _Plan, tensors: Sequence[Tensor], *, grad: bool) -> Any:
-    """Yield slice, indices, logits [r, C] and the dot products they are made of, for each block of rows.
-
-    With `grad`, the products are leaves and the logits have a graph down to them.
-    """
-    segments, _ = plan.split([tensor.detach() for tensor in tensors])
-    num_rows, num_columns = len(segments[0][0]), sum(len(candidates) for _, candidates in segments)
-    size = min(num_rows, max(256, min(1024, BLOCK_SCORES // num_columns)))
+def _blocks(plan: _Plan, tensors: Sequence[Tensor], *, grad: bool) -> Iterator[_Block]:
+    """Yield the blocks of rows; they share their memory, so each is to be done with before the next is asked for."""
+    segments, parameters = plan.split(tensors)
+    num_rows, widths = len(segments[0][0]), [len(candidates) for _, candidates in segments]
+    size = min(num_rows, max(LEAST_ROWS, min(MOST_ROWS, BLOCK_SCORES // sum(widths))))
+    buffer = segments[0][0].new_empty(size, sum(widths))
     for start in range(0, num_rows, size):
         rows = slice(start, min(start + size, num_rows))
-        products = [anchors[rows] @ candidates.T for anchors, candidates in segments]
-        with torch.set_grad_enabled(grad):
-            for product in products:
-                product.requires_grad_(grad)
-            parts = [plan.logits(product, a[rows], c) for product, (a, c) in zip(products, segments, strict=True)]
-            logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        yield rows, torch.arange(rows.start, rows.stop, device=logits.device), logits, products
+        products = buffer[: rows.stop - start]
+        for (anchors, candidates), part in zip(segments, torch.split(products, widths, 1), strict=True):
+            torch.mm(anchors[rows].detach(), candidates.detach().T, out=part)
+        make = _OverwrittenBlock if plan.overwrites else _DifferentiatedBlock
+        yield make(plan, rows, products, segments, widths, parameters, grad)
 
 
-def _add_gradients(
-    plan: _Plan,
-    value: Tensor,
-    rows: slice,
-    products: Sequence[Tensor],
-    tensors: Sequence[Tensor],
-    gradients: Sequence[Tensor | None],
-) -> None:
-    """Add the gradient of a block's value to those of anchors, candidates and parameters."""
-    segments, parameters = plan.split(tensors)
-    found = torch.autograd.grad(value, [*products, *parameters], allow_unused=True)
-    of_segments, of_parameters = plan.split(gradients)
-    for slopes, (anchors, candidates), (of_anchors, of_candidates) in zip(found, segments, of_segments, strict=False):
-        if slopes is None:
-            continue
-        block = anchors[rows]
+@dataclass(slots=True)
+class _Block:
+    """Some rows, and the dot products [r, C] of their prepared embeddings with those of the columns.
+
+    Attributes:
+        plan: What stays the same.
+        rows: Which rows.
+        products: The dot products; memory that the next block uses again.
+        segments: Prepared anchors and candidates, the anchors of cosine and dot divided by the temperature.
+        widths: Columns of each segment.
+        parameters: Further tensors that are trained.
+        grad: Whether gradients are wanted.
+    """
+
+    plan: _Plan
+    rows: slice
+    products: Tensor
+    segments: list[tuple[Tensor, Tensor]]
+    widths: list[int]
+    parameters: list[Tensor]
+    grad: bool
+
+    def judged(self, health: Health | None) -> tuple[Tensor, Tensor]:
+        """Return what the judge says of the rows."""
+        raise NotImplementedError
+
+    def add_gradients(self, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradient of a function of what was judged to those of anchors, candidates and parameters."""
+        raise NotImplementedError
+
+    def indices(self) -> Tensor:
+        """Return the rows as a tensor, [r]."""
+        return torch.arange(self.rows.start, self.rows.stop, device=self.products.device)
+
+
+class _OverwrittenBlock(_Block):
+    """A block whose softmax takes the place of the products, and is all that the gradient needs.
+
+    The derivative of the row's log-sums by the logits is that softmax for the negatives and one number for the
+    positive: scaling the rows of what goes into the matrix products replaces a pass over the block.
+    """
+
+    __slots__ = ("positive", "statistics")
+
+    def judged(self, health: Health | None) -> tuple[Tensor, Tensor]:
+        return self.plan.judge(self.products, self.indices(), health, self._summarise)
+
+    def _summarise(
+        self, logits: Tensor, positive: Tensor, negative: Tensor | None, log_weights: Tensor | None
+    ) -> RowStatistics:
+        self.positive = positive
+        with torch.no_grad():
+            self.statistics = overwrite_with_softmax(logits, positive, negative, log_weights)
+        if self.grad:
+            self.statistics.target.requires_grad_()
+            self.statistics.negatives.requires_grad_()
+        return self.statistics
+
+    def add_gradients(self, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        target, negatives = self.statistics.target, self.statistics.negatives
+        found = torch.autograd.grad(
+            value, [target, negatives, *self.parameters], allow_unused=True, materialize_grads=True
+        )
+        of_negatives = found[1][:, None]
+        of_target = found[0][:, None] - of_negatives  # the negatives are relative to the target
+        of_segments, of_parameters = self.plan.split(gradients)
+        for softmax, (anchors, candidates), (of_anchors, of_candidates) in zip(
+            torch.split(self.products, self.widths, 1), self.segments, of_segments, strict=True
+        ):
+            if of_anchors is not None:
+                of_anchors[self.rows].addcmul_(softmax @ candidates, of_negatives)
+            if of_candidates is not None:
+                of_candidates.addmm_(softmax.T, anchors[self.rows] * of_negatives)
+        (anchors, candidates), (of_anchors, of_candidates) = self.segments[0], of_segments[0]
         if of_anchors is not None:
-            part = of_anchors[rows]
-            part.addmm_(slopes, candidates)
-            if plan.similarity.lengths_matter:
-                part.addcmul_(block, slopes.sum(1, keepdim=True), value=-1)
+            of_anchors[self.rows].addcmul_(candidates[self.positive], of_target)
         if of_candidates is not None:
-            of_candidates.addmm_(slopes.T, block)
-            if plan.similarity.lengths_matter:
-                of_candidates.addcmul_(candidates, slopes.sum(0)[:, None], value=-1)
-    for gradient, parameter in zip(of_parameters, found[len(products) :], strict=True):
-        if gradient is not None and parameter is not None:
-            gradient.add_(parameter)
+            of_candidates.index_add_(0, self.positive, anchors[self.rows] * of_target)
+        _accumulate(of_parameters, found[2:])
+
+
+class _DifferentiatedBlock(_Block):
+    """A block whose gradient autograd finds, which any judge and similarity can have."""
+
+    __slots__ = ("leaves",)
+
+    def judged(self, health: Health | None) -> tuple[Tensor, Tensor]:
+        self.leaves = [part.clone().requires_grad_(self.grad) for part in torch.split(self.products, self.widths, 1)]
+        parts = self.leaves
+        if self.plan.similarity.lengths_matter:
+            parts = [
+                self.plan.similarity.score(leaf, anchors[self.rows].detach(), candidates.detach())
+                / self.plan.temperature
+                for leaf, (anchors, candidates) in zip(self.leaves, self.segments, strict=True)
+            ]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return self.plan.judge(logits, self.indices(), health, row_statistics)
+
+    def add_gradients(self, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        found = torch.autograd.grad(value, [*self.leaves, *self.parameters], allow_unused=True, materialize_grads=True)
+        of_segments, of_parameters = self.plan.split(gradients)
+        for slopes, (anchors, candidates), (of_anchors, of_candidates) in zip(
+            found, self.segments, of_segments, strict=False
+        ):
+            block = anchors[self.rows]
+            if of_anchors is not None:
+                part = of_anchors[self.rows]
+                part.addmm_(slopes, candidates)
+                if self.plan.similarity.lengths_matter:
+                    part.addcmul_(block, slopes.sum(1, keepdim=True), value=-1)
+            if of_candidates is not None:
+                of_candidates.addmm_(slopes.T, block)
+                if self.plan.similarity.lengths_matter:
+                    of_candidates.addcmul_(candidates, slopes.sum(0)[:, None], value=-1)
+        _accumulate(of_parameters, found[len(self.leaves) :])
+
+
+def _accumulate(gradients: Sequence[Tensor | None], found: Sequence[Tensor]) -> None:
+    for gradient, more in zip(gradients, found, strict=True):
+        if gradient is not None:
+            gradient.add_(more)

@@ -44,7 +44,7 @@ class RowStatistics:
 def row_statistics(
     logits: Tensor, positive: Tensor, negative: Tensor | None = None, log_weights: Tensor | None = None
 ) -> RowStatistics:
-    """Sum up the rows of a block of logits.
+    """Sum up the rows of a block of logits, with a graph.
 
     Args:
         logits: Scores divided by the temperature, [r, C], float32 or better.
@@ -53,14 +53,54 @@ def row_statistics(
         log_weights: Logarithms of the weights of the negatives, broadcast to [r, C], without a gradient; -inf leaves a
             negative out.
     """
-    one_each = positive.dtype != torch.bool
-    if logits.shape[0] == 0 or logits.shape[1] == 0:
+    if logits.numel() == 0:
         nothing = logits.sum(1)
         return RowStatistics(nothing, nothing, nothing, torch.zeros_like(nothing, dtype=torch.bool))
+    negative, log_weights, answered = _settle(logits, positive, negative, log_weights)
+    target, positives, negatives = _RowStatistics.apply(  # type: ignore[no-untyped-call]
+        logits, positive, negative, log_weights
+    )
+    return RowStatistics(target, positives, negatives, answered)
+
+
+def overwrite_with_softmax(
+    logits: Tensor, positive: Tensor, negative: Tensor | None = None, log_weights: Tensor | None = None
+) -> RowStatistics:
+    """Sum up the rows as `row_statistics` does, without a graph, and overwrite the logits.
+
+    What stands in the block afterwards is the softmax over the negatives of each row, which is the derivative of
+    `negatives + target`: 0 for the positive, and without a meaning in a row that goes unanswered.
+
+    Args:
+        logits: As in `row_statistics`, and so are the others.
+        positive: The one positive of each row, an index [r].
+        negative: Which are negatives.
+        log_weights: Logarithms of their weights.
+    """
+    negative, log_weights, answered = _settle(logits, positive, negative, log_weights)
+    target = logits.gather(1, positive[:, None])[:, 0]
+    if log_weights is not None:
+        logits += log_weights.to(logits.dtype)
+    if negative is not None:
+        logits.masked_fill_(~negative, torch.finfo(logits.dtype).min)
+    if logits.shape[1] > 1:
+        logits.scatter_(1, positive[:, None], -torch.inf)
+    largest = logits.amax(1)
+    torch.softmax(logits, 1, out=logits)
+    negatives = (largest - target) - logits.amax(1).log()
+    return RowStatistics(target, torch.zeros_like(target), negatives, answered)
+
+
+def _settle(
+    logits: Tensor, positive: Tensor, negative: Tensor | None, log_weights: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Return negatives without positives and weights of 0, the log-weights, and which rows can be answered."""
+    one_each = positive.dtype != torch.bool
     if log_weights is not None:
         log_weights = log_weights.detach().expand_as(logits)
         present = log_weights > -math.inf
         negative = present if negative is None else negative & present
+        log_weights = log_weights.clamp_min(torch.finfo(log_weights.dtype).min)  # -inf less -inf is NaN
     if not one_each:
         negative = ~positive if negative is None else negative & ~positive
     elif negative is not None:
@@ -69,11 +109,7 @@ def row_statistics(
         has_negative = torch.full_like(logits[:, 0], logits.shape[1] > 1, dtype=torch.bool)
     else:
         has_negative = negative.any(1)
-    answered = has_negative if one_each else has_negative & positive.any(1)
-    target, positives, negatives = _RowStatistics.apply(  # type: ignore[no-untyped-call]
-        logits, positive, negative, log_weights
-    )
-    return RowStatistics(target, positives, negatives, answered)
+    return negative, log_weights, has_negative if one_each else has_negative & positive.any(1)
 
 
 class _RowStatistics(torch.autograd.Function):
@@ -164,7 +200,6 @@ def record_rows(
     positive: Tensor,
     eligible: Tensor,
     negative: Tensor,
-    answered: Tensor,
 ) -> None:
     """Record what a block of rows tells: similarities, temperature, shares of excluded pairs and unanswered rows.
 
@@ -178,7 +213,7 @@ def record_rows(
         health.record("negative_similarity", scores, negative)
         health.record("temperature", temperature)
         health.record("excluded_share", (~negative).float(), eligible)
-        health.record("unanswered", ~answered)
+        health.record("unanswered", ~(positive.any(1) & negative.any(1)))
         probabilities = torch.where(negative, logits, torch.finfo(logits.dtype).min).softmax(1)
         entropy = torch.special.entr(probabilities).sum(1)
         health.record("effective_negatives", entropy.exp(), negative.any(1))

@@ -56,6 +56,7 @@ class Sides:
     own: Mask | None
     log_weights: Tensor | None
     hardened: Mask | None
+    hardened_elsewhere: Mask | None
     merged: bool
     one_each: bool
     also_exclude: Mapping[Direction, MaskLike]
@@ -100,6 +101,7 @@ class Sides:
             own,
             _log_weights(key_weights, len(keys)),
             of_hardness[hardened],
+            nobody if hardened == "hard" else None,  # hard negatives are compared with their query alone
             merge_excluded,
             positives is None,
             also_exclude,
@@ -151,6 +153,7 @@ def _key_to_query(sides: Sides) -> Part:
             None if sides.merged or sides.exclude is None else sides.exclude.T,
             _further(sides, "key_to_query", len(sides.queries)),
         ),
+        hardened=sides.hardened_elsewhere,
         flipped=True,
     )
 
@@ -163,6 +166,7 @@ def _query_to_query(sides: Sides) -> Part:
         sides.queries,
         eligible=~diagonal(),
         exclude=_either(known, _further(sides, "query_to_query", len(sides.queries))),
+        hardened=sides.hardened_elsewhere,
     )
 
 
@@ -175,6 +179,7 @@ def _key_to_key(sides: Sides) -> Part:
         eligible=apart if sides.eligible is None else apart & sides.eligible,
         exclude=_either(sides.exclude, _further(sides, "key_to_key", len(sides.keys))),
         log_weights=sides.log_weights,
+        hardened=sides.hardened_elsewhere,
     )
 
 

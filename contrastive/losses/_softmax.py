@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict, get_args
 import torch
 from torch import Tensor
 
-from contrastive.blocks import Segment, judge_each, judge_rows
+from contrastive.blocks import Segment, Summarise, judge_each, judge_rows
 from contrastive.contracts import MaskLike, Reduction, Similarity
 from contrastive.health import Health
 from contrastive.logits import RowStatistics, record_rows, row_statistics
@@ -110,10 +110,9 @@ class Rows:
     negative: Tensor | None
     log_weights: Tensor | None
 
-    def statistics(self, factor: float = 1.0) -> RowStatistics:
+    def tilted(self, factor: float) -> RowStatistics:
         """Return the log-sums of the logits times a factor, as at another temperature."""
-        logits = self.logits if factor == 1 else self.logits * factor
-        return row_statistics(logits, self.positive, self.negative, self.log_weights)
+        return row_statistics(self.logits * factor, self.positive, self.negative, self.log_weights)
 
     def count_negatives(self) -> Tensor:
         """Return the number of negatives of each row, [r]."""
@@ -133,6 +132,20 @@ class Rows:
 
 Formula = Callable[[Rows, RowStatistics], Tensor | tuple[Tensor, Tensor]]
 """Maps rows and their log-sums to the loss of each, [r]; or to what the terms of each sum to and how many they are."""
+
+
+def cross_entropy(_rows: Rows, statistics: RowStatistics) -> Tensor:
+    """Return the cross-entropy of finding the positives of a row."""
+    return torch.logaddexp(statistics.positives, statistics.negatives)
+
+
+def without_positive(_rows: Rows, statistics: RowStatistics) -> Tensor:
+    """Return the same without the positives in the denominator."""
+    return statistics.negatives
+
+
+BY_LOG_SUMS = frozenset({cross_entropy, without_positive})
+"""Formulas that do not look at the rows themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +189,14 @@ class Choice:
     parts: Sequence[Part]
     selection: Selection = field(default_factory=Selection)
 
+    @property
+    def one_each(self) -> bool:
+        """Whether candidate i is the one positive of row i."""
+        return self.parts[0].positive is diagonal() and all(part.positive is None for part in self.parts[1:])
+
     def __call__(self, logits: Tensor, rows: Tensor) -> Rows:
         """Return the rows [r] of logits [r, C] with their positives, negatives and weights."""
-        one_each = self.parts[0].positive is diagonal() and all(part.positive is None for part in self.parts[1:])
-        positive = rows if one_each else self._block("positive", rows, default=False)
+        positive = rows if self.one_each else self._block("positive", rows, default=False)
         assert positive is not None
         eligible, excluded = self._block("eligible", rows, default=True), self._block("exclude", rows, default=False)
         negative = eligible if excluded is None else ~excluded if eligible is None else eligible & ~excluded
@@ -218,11 +235,11 @@ class Choice:
             blocks.append(each.expand(len(rows), len(columns)))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 
-    def record(self, block: Rows, answered: Tensor, health: Health) -> None:
+    def record(self, block: Rows, health: Health) -> None:
         """Record what the block tells."""
         eligible = ~block.is_positive() if block.eligible is None else block.eligible & ~block.is_positive()
         negative = eligible if block.negative is None else eligible & block.negative
-        record_rows(health, block.logits, self.temperature, block.is_positive(), eligible, negative, answered)
+        record_rows(health, block.logits, self.temperature, block.is_positive(), eligible, negative)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +249,21 @@ class SoftmaxJudge:
     formula: Formula
     choose: Choice
 
-    def __call__(self, logits: Tensor, rows: Tensor, health: Health | None) -> tuple[Tensor, Tensor]:
+    @property
+    def by_log_sums(self) -> bool:
+        """Whether the formula looks at nothing but the log-sums of rows with one positive each."""
+        return self.formula in BY_LOG_SUMS and self.choose.one_each
+
+    def __call__(
+        self, logits: Tensor, rows: Tensor, health: Health | None, summarise: Summarise
+    ) -> tuple[Tensor, Tensor]:
         """Map logits [r, C] of rows [r] to the sum of their terms, and to how many they are: 0 if unanswered."""
         block = self.choose(logits, rows)
-        statistics = block.statistics()
+        if health is not None:
+            self.choose.record(block, health)
+        statistics = summarise(logits, block.positive, block.negative, block.log_weights)
         losses = self.formula(block, statistics)
         losses, counts = losses if isinstance(losses, tuple) else (losses, statistics.answered)
-        if health is not None:
-            self.choose.record(block, statistics.answered, health)
         return torch.where(statistics.answered, losses, 0), torch.where(statistics.answered, counts, 0)
 
 

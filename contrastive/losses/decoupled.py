@@ -12,8 +12,8 @@ from torch import Tensor
 
 from contrastive.logits import RowStatistics
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import LossOptions, Rows, SoftmaxOptions, softmax_loss
-from contrastive.similarity import full_precision, unit
+from contrastive.losses._softmax import LossOptions, Rows, SoftmaxOptions, softmax_loss, without_positive
+from contrastive.similarity import check_shapes, full_precision, unit
 
 
 def decoupled_contrastive(
@@ -27,7 +27,7 @@ def decoupled_contrastive(
     Yeh et al. 2021 (https://arxiv.org/abs/2110.06848, eq. 6; weights of section 3.3 with sigma 0.5, and 1 without). In
     InfoNCE a positive that is found easily takes the gradient away from its negatives; here it does not, which helps
     small batches most. The weights, on unit vectors, are constants here: no gradient flows through them. With several
-    positives the first term is their mean, and the weight is that of key i. The loss has no lower bound.
+    positives the first term is their mean, and there are no weights. The loss has no lower bound.
 
     The paper holds every view against both views of all others: `symmetric=True, same_side=True`, at temperature 0.1.
 
@@ -35,7 +35,7 @@ def decoupled_contrastive(
         queries: Embeddings [Q, D].
         keys: Embeddings [K, D].
         sigma: Width of the weights, above 0; None for no weights.
-        options: See `SoftmaxOptions`.
+        options: See `SoftmaxOptions`; with `sigma` each query has one positive, key i, so `positives` is not among them.
 
     Returns:
         The loss in nats, a scalar or [Q].
@@ -49,9 +49,12 @@ def decoupled_contrastive(
         tensor(-1.)
     """
     if sigma is None:
-        return softmax_loss(_formula, queries, keys, options)
+        return softmax_loss(without_positive, queries, keys, options)
     if not sigma > 0:
         raise ValueError(f"expected sigma above 0, got {sigma}")
+    if options.get("positives") is not None:
+        raise ValueError("expected key i to be the one positive of query i with sigma, got `positives`")
+    check_shapes(queries, keys)
     with torch.no_grad():
         heads = keys[: len(queries)]
         agreement = (unit(queries[: len(heads)]) * unit(heads)).sum(1) / sigma
@@ -87,7 +90,3 @@ class DecoupledContrastiveLoss(SoftmaxModule):
         super().__init__(
             decoupled_contrastive, temperature, learnable_temperature, temperature_bounds, {**options, "sigma": sigma}
         )
-
-
-def _formula(_rows: Rows, statistics: RowStatistics) -> Tensor:
-    return statistics.negatives

@@ -13,10 +13,9 @@ from torch import Tensor
 from contrastive.contracts import MaskLike
 from contrastive.guides import guide_margin
 from contrastive.health import Health
-from contrastive.logits import RowStatistics
 from contrastive.losses._directions import Direction
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import Rows, SoftmaxOptions, softmax_loss
+from contrastive.losses._softmax import SoftmaxOptions, cross_entropy, softmax_loss
 from contrastive.masks import Mask, columns_from
 from contrastive.similarity import unit
 
@@ -92,7 +91,7 @@ def gist(
         directions.append("key_to_key")
         left_out["key_to_key"] = suspicious(heads, guide_keys) | columns_from(len(queries))
     partitions: list[list[Direction]] = [directions, ["key_to_query"]] if symmetric else [directions]
-    return softmax_loss(_cross_entropy, queries, keys, options, partitions=partitions, also_exclude=left_out)
+    return softmax_loss(cross_entropy, queries, keys, options, partitions=partitions, also_exclude=left_out)
 
 
 class GISTLoss(SoftmaxModule):
@@ -151,7 +150,3 @@ class GISTLoss(SoftmaxModule):
             guide_queries=guide_queries,
             guide_keys=guide_keys,
         )
-
-
-def _cross_entropy(_rows: Rows, statistics: RowStatistics) -> Tensor:
-    return torch.logaddexp(statistics.positives, statistics.negatives)

@@ -167,13 +167,13 @@ def _formula(concentration: float, prior: float, lowest_score: float, temperatur
         negatives = statistics.negatives
         if concentration:
             # Relative to the positive at (1 + beta), beta and 1: what is taken off cancels.
-            tilted = rows.statistics(1 + concentration).negatives - rows.statistics(concentration).negatives
+            tilted = rows.tilted(1 + concentration).negatives - rows.tilted(concentration).negatives
             negatives = log_count + tilted
         if not prior:
             return torch.logaddexp(statistics.positives, negatives)
         mean_positive = statistics.positives
         if rows.positive.dtype == torch.bool:
-            mean_positive = mean_positive - rows.positive.sum(1).clamp_min(1).log()
+            mean_positive = mean_positive - rows.positive.sum(1, dtype=rows.logits.dtype).clamp_min(1).log()
         false = log_count + math.log(prior) + mean_positive
         floor = log_count + lowest - statistics.target
         above = false < negatives

@@ -6,13 +6,13 @@ Shape letters: Q queries, K >= Q keys, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from contrastive.blocks import Segment, judge_rows
+from contrastive.blocks import Segment, Summarise, judge_rows
 from contrastive.health import Health
 from contrastive.losses._directions import parts_of
 from contrastive.losses._module import SoftmaxModule
@@ -107,7 +107,15 @@ class SigmoidJudge:
     bias: float | Tensor
     choose: Choice
 
-    def __call__(self, logits: Tensor, rows: Tensor, health: Health | None) -> tuple[Tensor, Tensor]:
+    by_log_sums: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        logits: Tensor,
+        rows: Tensor,
+        health: Health | None,
+        summarise: Summarise,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         """Map logits [r, K] of rows [r] to the sum over their pairs, and to whether there is a positive."""
         block = self.choose(logits, rows)
         positive = block.is_positive()
@@ -119,5 +127,5 @@ class SigmoidJudge:
             losses = torch.where(positive | block.negative, losses, 0)
         answered = positive.any(1)
         if health is not None:
-            self.choose.record(block, answered, health)
+            self.choose.record(block, health)
         return torch.where(answered, losses.sum(1), 0), answered

@@ -15,7 +15,7 @@ from torch import Tensor
 from contrastive.logits import RowStatistics
 from contrastive.losses._directions import Direction
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import Formula, LossOptions, Rows, SoftmaxOptions, softmax_loss
+from contrastive.losses._softmax import Formula, LossOptions, Rows, SoftmaxOptions, cross_entropy, softmax_loss
 from contrastive.reduction import check_choice
 
 Partition = Literal["joint", "per_direction"]
@@ -58,7 +58,7 @@ def info_nce(
         >>> info_nce(queries, torch.cat([positives, hard_negatives]), temperature=1.0)
         tensor(1.0497)
     """
-    return softmax_loss(_cross_entropy(label_smoothing), queries, keys, options)
+    return softmax_loss(_with_label_smoothing(label_smoothing), queries, keys, options)
 
 
 def multiple_negatives_ranking(
@@ -109,7 +109,7 @@ def multiple_negatives_ranking(
         if options.get(name):
             raise ValueError(f"expected directions to say what is compared, got {name}=True")
     partitions = _partitions(directions, partition)
-    return softmax_loss(_cross_entropy(label_smoothing), queries, keys, options, partitions=partitions)
+    return softmax_loss(_with_label_smoothing(label_smoothing), queries, keys, options, partitions=partitions)
 
 
 class InfoNCELoss(SoftmaxModule):
@@ -181,7 +181,7 @@ class MultipleNegativesRankingLoss(SoftmaxModule):
         )
 
 
-def _cross_entropy(label_smoothing: float) -> Formula:
+def _with_label_smoothing(label_smoothing: float) -> Formula:
     """Return the formula of the cross-entropy with a smoothed target.
 
     Raises:
@@ -190,18 +190,17 @@ def _cross_entropy(label_smoothing: float) -> Formula:
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"expected label_smoothing from 0 to below 1, got {label_smoothing}")
 
-    def formula(rows: Rows, statistics: RowStatistics) -> Tensor:
-        losses = torch.logaddexp(statistics.positives, statistics.negatives)
-        if label_smoothing:
-            losses = losses - label_smoothing * _mean_candidate(rows, statistics.target)
-        return losses
+    def smoothed(rows: Rows, statistics: RowStatistics) -> Tensor:
+        return cross_entropy(rows, statistics) - label_smoothing * _mean_candidate(rows, statistics.target)
 
-    return formula
+    return smoothed if label_smoothing else cross_entropy
 
 
 def _mean_candidate(rows: Rows, target: Tensor) -> Tensor:
     """Return the mean logit of each row's positives and negatives, relative to its target, [r]."""
     candidate = torch.ones_like(rows.logits, dtype=torch.bool) if rows.negative is None else rows.negative
+    if rows.log_weights is not None:
+        candidate = candidate & (rows.log_weights > -torch.inf)
     candidate = candidate | rows.is_positive()
     relative = torch.where(candidate, rows.logits - target[:, None], 0)
     return relative.sum(1) / candidate.sum(1).clamp_min(1)

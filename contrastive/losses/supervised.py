@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from contrastive.logits import RowStatistics
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import LossOptions, Rows, SoftmaxOptions, softmax_loss
+from contrastive.losses._softmax import LossOptions, Rows, SoftmaxOptions, cross_entropy, softmax_loss
 
 
 def sup_con(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) -> Tensor:
@@ -50,7 +50,7 @@ def sup_con(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) ->
         >>> sup_con(embeddings, embeddings, positives=positives, exclude=diagonal())
         tensor(1.0986)
     """
-    return softmax_loss(_cross_entropy, queries, keys, {"temperature": 0.1, **options})
+    return softmax_loss(cross_entropy, queries, keys, {"temperature": 0.1, **options})
 
 
 def nt_xent(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) -> Tensor:
@@ -130,10 +130,6 @@ class NTXentLoss(SoftmaxModule):
         **options: Unpack[LossOptions],
     ) -> None:
         super().__init__(nt_xent, temperature, learnable_temperature, temperature_bounds, {**options})
-
-
-def _cross_entropy(_rows: Rows, statistics: RowStatistics) -> Tensor:
-    return torch.logaddexp(statistics.positives, statistics.negatives)
 
 
 def _pairwise(rows: Rows, statistics: RowStatistics) -> Tensor | tuple[Tensor, Tensor]:
