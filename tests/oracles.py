@@ -1,6 +1,7 @@
 """The papers as plain loops over scalars, to be read beside them and to know nothing of the library.
 
 Everything takes and gives float64 tensors with a graph, so that gradients can be compared too. Pairs are Python sets.
+Here what all share, and triplets; the softmax family is in oracles_softmax.py, pairs and teachers in oracles_pairs.py.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ Pairs = set[tuple[int, int]]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    return sum(x * y for x, y in zip(a, b, strict=True)) / torch.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+    return dot(a, b) / torch.sqrt(dot(a, a) * dot(b, b))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    return sum(x * y for x, y in zip(a, b, strict=True))
+    return (a * b).sum()
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    return -torch.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+    return -torch.sqrt(((a - b) ** 2).sum())
 
 
 SIMILARITIES = {"cosine": cosine, "dot": dot, "euclidean": euclidean}
@@ -46,57 +47,6 @@ def negative_pairs(
         and (i, j) not in exclude
         and (others_negatives or j in anyones or owners[j] in (i, -1))
     }
-
-
-def softmax_rows(
-    scores: list[list[Tensor]], positives: Pairs, negatives: Pairs, temperature: float
-) -> dict[int, Tensor]:
-    """Khosla et al. 2020, eq. 2; with one positive van den Oord et al. 2018, eq. 4. The loss of each answered row."""
-    rows = {}
-    for i in range(len(scores)):
-        own = [j for j in range(len(scores[i])) if (i, j) in positives]
-        others = [j for j in range(len(scores[i])) if (i, j) in negatives]
-        if not own or not others:
-            continue
-        partition = sum(torch.exp(scores[i][j] / temperature) for j in own + others)
-        rows[i] = -sum(torch.log(torch.exp(scores[i][j] / temperature) / partition) for j in own) / len(own)
-    return rows
-
-
-def info_nce(
-    queries: Tensor,
-    keys: Tensor,
-    *,
-    positives: Pairs,
-    exclude: Pairs = frozenset(),
-    owners: list[int] | None = None,
-    weights: list[float] | None = None,
-    temperature: float = 0.05,
-    similarity: str = "cosine",
-    symmetric: bool = False,
-    others_negatives: bool = True,
-    reduction: str = "mean",
-) -> Tensor:
-    num_queries, num_keys = len(queries), len(keys)
-    score = SIMILARITIES[similarity]
-    scores = [[score(query, key) for key in keys] for query in queries]
-    negatives = negative_pairs(num_queries, num_keys, positives, exclude, owners, others_negatives)
-    forth = softmax_rows(scores, positives, negatives, temperature)
-    if not symmetric:
-        return reduce(forth, num_queries, weights, reduction, queries)
-
-    columns = [[scores[i][j] for i in range(num_queries)] for j in range(num_keys)]
-    asked = {(j, i) for i, j in positives}
-    against = {(j, i) for i, j in negative_pairs(num_queries, num_keys, positives, exclude)}
-    of_key = softmax_rows(columns, asked, against, temperature)
-    back = {}
-    for i in range(num_queries):
-        found = [of_key[j] for j in range(num_keys) if (i, j) in positives and j in of_key]
-        if found:
-            back[i] = sum(found) / len(found)
-    return (
-        reduce(forth, num_queries, weights, reduction, queries) + reduce(back, num_queries, weights, reduction, queries)
-    ) / 2
 
 
 def reduce(
@@ -156,7 +106,7 @@ def triplet(
     queries: Tensor,
     keys: Tensor,
     *,
-    positives: Pairs,
+    positives: Pairs | None = None,
     exclude: Pairs = frozenset(),
     owners: list[int] | None = None,
     weights: list[float] | None = None,
@@ -169,6 +119,8 @@ def triplet(
     reduction: str = "mean",
 ) -> Tensor:
     num_queries, num_keys = len(queries), len(keys)
+    if positives is None:
+        positives = {(i, i) for i in range(num_queries)}
     if margin is None:
         margin = 0.2 if distance == "cosine" or normalize else 1.0
     if distance == "cosine":
