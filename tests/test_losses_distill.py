@@ -37,6 +37,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 ITS_OWN = {(i, i) for i in range(4)}
 SEVERAL = {(0, 0), (0, 4), (1, 1), (2, 2), (3, 3), (3, 7)}
 RAGGED = [0, 1, 2, 3, 0, 3, 1, 3, 3, 0, -1, -1]
+UNEVEN = [0, 1, 2, 3, 0, 0, 0, 1, 2, 3, -1, -1]
 OWN_TAUGHT = [[3.0, 1.0, 2.5], [1.0, -1.0, 0.5], [0.0, 0.2, -4.0], [2.0, 1.9, 1.8]]
 RAGGED_TAUGHT = [[3.0, 1.0, 2.5, NAN], [1.0, -1.0, NAN, NAN], [0.0, NAN, NAN, NAN], [2.0, NAN, 1.9, 1.8]]
 
@@ -65,7 +66,10 @@ BATCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # what the loss is given, and what the oracle is told, beside positives
     "own negatives": ({"teacher_scores": OWN_TAUGHT}, {}),
     "ragged": ({"teacher_scores": RAGGED_TAUGHT, "owners": torch.tensor(RAGGED)}, {"owners": RAGGED}),
-    "not all asked": ({"teacher_scores": [row[:2] for row in OWN_TAUGHT], "owners": torch.arange(12) % 4}, {}),
+    "not all asked": (
+        {"teacher_scores": [row[:2] for row in OWN_TAUGHT], "owners": torch.tensor(UNEVEN)},
+        {"owners": UNEVEN},
+    ),
     "everyone": ({"teacher_scores": everyone()}, {}),
     "excluded": ({"teacher_scores": everyone(), "exclude": selection(EXCLUDED)}, {"exclude": EXCLUDED}),
     "ragged, excluded": (

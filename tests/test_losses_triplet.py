@@ -191,6 +191,14 @@ def test_distance_weighted_takes_far_negatives_evenly_if_there_are_no_others() -
     torch.testing.assert_close(value, losses.mean())
 
 
+def test_a_query_with_far_negatives_only_counts_as_much_as_another() -> None:
+    queries, keys = at_angles(0, 0), at_angles(100, 10, 150, 180, 30)
+    exclude = torch.tensor([[False, True, False, False, True], [True, False, True, True, False]])
+    call = {"mining": "distance_weighted", "margin": 2.0, "exclude": exclude}
+    rows = triplet(queries, keys, reduction="none", **call)
+    torch.testing.assert_close(triplet(queries, keys, **call), rows.mean())
+
+
 def test_distance_weights_are_finite_in_hundreds_of_dimensions() -> None:
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(8, 768, generator=generator)

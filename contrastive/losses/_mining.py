@@ -76,14 +76,13 @@ def mine(
 
 
 def log_inverse_density(distances: Tensor, dimension: int) -> Tensor:
-    r"""Return how rare each Euclidean distance is between random points on a sphere in R^n, as log weights, detached.
+    r"""Return how rare each Euclidean distance is between random points on a sphere in R^n, as log weights.
 
     .. math:: -\log q(d) = (2 - n) \log d - \tfrac{n - 3}{2} \log(1 - d^2 / 4)
 
     Wu et al. 2017, section 4. Distances below 0.5 weigh what 0.5 does, which is the paper's clipping by lambda; beyond
     1.4 negatives weigh nothing, as in the authors' code: towards 2 distances are rare again, but of no use.
     """
-    distances = distances.detach()
     clipped = distances.clamp(_NEAREST, _FARTHEST)
     log_weights = (2 - dimension) * clipped.log() - (dimension - 3) / 2 * (1 - clipped.square() / 4).log()
     return log_weights.masked_fill(distances >= _FARTHEST, -torch.inf)

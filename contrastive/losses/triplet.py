@@ -227,10 +227,8 @@ def check_settings(
 
 def _log_weights(apart: Tensor, distance: Distance, dimension: int) -> Tensor:
     """Return log weights [Q, K] for distances [Q, K] between unit vectors, cosine or Euclidean."""
-    chords = apart.detach()
-    if distance == "cosine":
-        chords = (2 * chords.clamp_min(0)).sqrt()
-    return log_inverse_density(chords, dimension)
+    apart = apart.detach()
+    return log_inverse_density((2 * apart.clamp_min(0)).sqrt() if distance == "cosine" else apart, dimension)
 
 
 def _own_negatives(owners: Tensor | None, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
