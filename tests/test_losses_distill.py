@@ -37,7 +37,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 ITS_OWN = {(i, i) for i in range(4)}
 SEVERAL = {(0, 0), (0, 4), (1, 1), (2, 2), (3, 3), (3, 7)}
 RAGGED = [0, 1, 2, 3, 0, 3, 1, 3, 3, 0, -1, -1]
-UNEVEN = [0, 1, 2, 3, 0, 0, 0, 1, 2, 3, -1, -1]
+UNEVEN = [0, 1, 2, 3, 0, 0, 0, 2, 2, 3, -1, -1]  # more than two, or none, where two were scored
 OWN_TAUGHT = [[3.0, 1.0, 2.5], [1.0, -1.0, 0.5], [0.0, 0.2, -4.0], [2.0, 1.9, 1.8]]
 RAGGED_TAUGHT = [[3.0, 1.0, 2.5, NAN], [1.0, -1.0, NAN, NAN], [0.0, NAN, NAN, NAN], [2.0, NAN, 1.9, 1.8]]
 
