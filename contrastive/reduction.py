@@ -23,6 +23,8 @@ def reduce_rows(totals: Tensor, counts: Tensor, weights: Tensor | None, reductio
     check_choice("reduction", reduction, get_args(Reduction))
     check_weights(weights, len(totals))
     if weights is None:
+        if reduction == "mean":
+            return totals.sum() / counts.sum().clamp_min(1)
         weights = totals.new_ones(len(totals))
     weights, counts = weights.to(totals), counts.to(totals)
     if reduction == "mean":

@@ -57,7 +57,7 @@ class ProductSimilarity:
         Raises:
             ValueError: If the embeddings are not two matrices of the same width.
         """
-        _check_shapes(queries, keys)
+        check_shapes(queries, keys)
         with torch.autocast(queries.device.type, enabled=False):
             queries, keys = self.prepare(queries), self.prepare(keys)
             return self.score(queries @ keys.T, queries, keys)
@@ -134,7 +134,7 @@ def score_pairs(similarity: Similarity, queries: Tensor, keys: Tensor) -> Tensor
     Raises:
         ValueError: If the embeddings are not two matrices of the same width, or the scores are not [Q, K].
     """
-    _check_shapes(queries, keys)
+    check_shapes(queries, keys)
     with torch.autocast(queries.device.type, enabled=False):
         scores = full_precision(similarity(full_precision(queries), full_precision(keys)))
     if scores.shape != (len(queries), len(keys)):
@@ -142,7 +142,12 @@ def score_pairs(similarity: Similarity, queries: Tensor, keys: Tensor) -> Tensor
     return scores
 
 
-def _check_shapes(queries: Tensor, keys: Tensor) -> None:
+def check_shapes(queries: Tensor, keys: Tensor) -> None:
+    """Refuse embeddings that are not two matrices of the same width.
+
+    Raises:
+        ValueError: Naming both shapes.
+    """
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(
             f"expected queries [Q, D] and keys [K, D] with the same D, got {list(queries.shape)} and {list(keys.shape)}"

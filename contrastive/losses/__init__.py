@@ -1,6 +1,6 @@
 """Contrastive losses: each a function of embeddings, and a thin module around it. Loads torch and nothing heavier."""
 
-from contrastive.losses._softmax import SoftmaxOptions
+from contrastive.losses._options import SoftmaxOptions
 from contrastive.losses.decoupled import DecoupledContrastiveLoss, decoupled_contrastive
 from contrastive.losses.gist import GISTLoss, gist
 from contrastive.losses.reweighted import (

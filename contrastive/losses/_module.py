@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from contrastive.contracts import MaskLike
 from contrastive.health import Health
-from contrastive.losses._softmax import LossOptions
+from contrastive.losses._options import LossOptions
 from contrastive.losses._temperature import LearntTemperature, check_temperature
 from contrastive.similarity import ProductSimilarity
 

@@ -15,7 +15,8 @@ from contrastive.guides import guide_margin
 from contrastive.health import Health
 from contrastive.losses._directions import Direction
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import SoftmaxOptions, cross_entropy, softmax_loss
+from contrastive.losses._options import SoftmaxOptions
+from contrastive.losses._softmax import cross_entropy, softmax_loss
 from contrastive.masks import Mask, columns_from
 from contrastive.similarity import unit
 

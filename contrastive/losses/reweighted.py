@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from contrastive.logits import RowStatistics
+from contrastive.losses._choice import Rows
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import Formula, LossOptions, Rows, SoftmaxOptions, softmax_loss
+from contrastive.losses._options import LossOptions, SoftmaxOptions
+from contrastive.losses._softmax import Formula, softmax_loss
 
 
 def debiased_contrastive(

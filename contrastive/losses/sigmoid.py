@@ -14,9 +14,10 @@ from torch.nn.functional import softplus
 
 from contrastive.blocks import Segment, Summarise, judge_rows
 from contrastive.health import Health
+from contrastive.losses._choice import Choice
 from contrastive.losses._directions import parts_of
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import Choice, LossOptions, SoftmaxOptions, read
+from contrastive.losses._options import LossOptions, SoftmaxOptions, read
 from contrastive.similarity import cosine, named
 
 

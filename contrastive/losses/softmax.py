@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from contrastive.logits import RowStatistics
+from contrastive.losses._choice import Rows
 from contrastive.losses._directions import Direction
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import Formula, LossOptions, Rows, SoftmaxOptions, cross_entropy, softmax_loss
+from contrastive.losses._options import LossOptions, SoftmaxOptions
+from contrastive.losses._softmax import Formula, cross_entropy, softmax_loss
 from contrastive.reduction import check_choice
 
 Partition = Literal["joint", "per_direction"]

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from contrastive.logits import RowStatistics
+from contrastive.losses._choice import Rows
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import LossOptions, Rows, SoftmaxOptions, cross_entropy, softmax_loss
+from contrastive.losses._options import LossOptions, SoftmaxOptions
+from contrastive.losses._softmax import cross_entropy, softmax_loss
 
 
 def sup_con(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) -> Tensor:
