@@ -89,7 +89,8 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches())
+        # Not before the first batch is asked for: resuming, Lightning makes the iterator first and then sets the epoch.
+        yield from self._batches()
 
     def __len__(self) -> int:
         if self._sources or self.identities is not None:

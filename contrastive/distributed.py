@@ -48,9 +48,10 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
 def gather(batch: EmbeddedBatch, group: dist.ProcessGroup | None = None) -> EmbeddedBatch:
     """Put the batches of all ranks together, with gradients; every rank gets the same.
 
-    Queries come in the order of the ranks. Keys are all ranks' positives and then all ranks' further negatives, so key
-    `i` still is the positive of query `i`. Owners and index pairs are offset to match; an owner of -1 stays -1. What
-    is ragged (known positives, teacher scores) is padded to the widest.
+    Queries come in the order of the ranks. Keys are all ranks' positives, so that key `i` still is the positive of
+    query `i`; then the first further key of every query that has one, all second ones and so on, and those that all
+    share: the order that one process with all rows would have. Owners and index pairs are changed to match; an owner of
+    -1 stays -1. What is ragged (known positives, teacher scores) is padded to the widest.
 
     Without a process group, or with one rank, the batch is returned as it is.
 
@@ -92,14 +93,14 @@ def gather(batch: EmbeddedBatch, group: dist.ProcessGroup | None = None) -> Embe
             heads = [part[:count] for part, count in zip(parts, num_heads, strict=True)]
             parts = heads + [part[count:] for part, count in zip(parts, num_heads, strict=True)]
         values[name] = torch.cat(parts)
-    return EmbeddedBatch(**values)
+    return EmbeddedBatch(**_in_order(values, sum(num_heads)))
 
 
 class RankShare(Sampler[list[int]]):
-    """This rank's share of the batches of another sampler: of every batch the rows `rank`, `rank + num_ranks`, ...
+    """This rank's share of the batches of another sampler: a run of rows of every batch, the first for the first rank.
 
     Shares differ by at most one row, and are empty where a batch has fewer rows than there are ranks: all ranks take
-    the same number of steps, and together see what one process would.
+    the same number of steps, and together see what one process would, in its order.
 
     Args:
         batches: Makes the global batches, the same on every rank.
@@ -111,7 +112,7 @@ class RankShare(Sampler[list[int]]):
 
     Example:
         >>> [list(RankShare([[4, 2, 7], [5]], rank=rank, num_ranks=2)) for rank in range(2)]
-        [[[4, 7], [5]], [[2], []]]
+        [[[4], []], [[2, 7], [5]]]
     """
 
     def __init__(self, batches: Iterable[list[int]], *, rank: int, num_ranks: int) -> None:
@@ -127,7 +128,9 @@ class RankShare(Sampler[list[int]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank :: self.num_ranks] for batch in self.batches)
+        for batch in self.batches:
+            start, stop = (len(batch) * rank // self.num_ranks for rank in (self.rank, self.rank + 1))
+            yield batch[start:stop]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -190,6 +193,23 @@ def _conform(value: Tensor | None, name: str, shapes: Sequence[_Shape], device: 
     if value.ndim == 2 and value.shape[1] != example.width:
         value = pad(value, (0, example.width - value.shape[1]), value=_PADDING.get(name, 0))
     return value.to(dtype)
+
+
+def _in_order(values: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    """Put the keys behind the positives into the order of one process: each query's first, each one's second, ..."""
+    if "owners" not in values or len(values["owners"]) == num_heads:
+        return values
+    owners = values["owners"][num_heads:]
+    by_owner = owners.argsort(stable=True)
+    owners = owners[by_owner]
+    turn = torch.arange(len(owners), device=owners.device) - torch.searchsorted(owners, owners)
+    order = by_owner[torch.where(owners < 0, len(owners), turn).argsort(stable=True)]
+    order = torch.cat([torch.arange(num_heads, device=order.device), num_heads + order])
+    values = {name: value[order] if _ROWS[name] == "keys" else value for name, value in values.items()}
+    if "positives" in values:
+        rows, keys = values["positives"].unbind(1)
+        values["positives"] = torch.stack([rows, order.argsort()[keys]], 1)
+    return values
 
 
 def _gather_rows(rows: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None) -> list[Tensor]:

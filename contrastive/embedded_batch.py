@@ -83,6 +83,8 @@ def parameters_of(loss: Callable[..., Tensor]) -> Mapping[str, inspect.Parameter
 def loss_arguments(loss: Callable[..., Tensor], batch: EmbeddedBatch) -> dict[str, Any]:
     """Return those fields of a batch that the signature of a loss names, by name.
 
+    What `**options` of a function may hold is not named: pass the module of a loss, whose `forward` says all it takes.
+
     Raises:
         ValueError: If the loss cannot do without one that the batch does not have.
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from contrastive.contracts import Memory
 from contrastive.embedded_batch import EmbeddedBatch
@@ -164,7 +165,7 @@ class CrossBatchQueue(nn.Module):
 
 
 def recall(batch: EmbeddedBatch, memory: Memory | None) -> EmbeddedBatch:
-    """Return the batch with the keys that a memory appends.
+    """Return the batch with the keys that a memory appends; those have no guide embedding: a row of NaN.
 
     Raises:
         ValueError: If the keys of the batch have no ids or owners.
@@ -174,7 +175,10 @@ def recall(batch: EmbeddedBatch, memory: Memory | None) -> EmbeddedBatch:
     if batch.key_ids is None or batch.owners is None:
         raise ValueError("expected key_ids and owners in a batch that a memory is to extend, got none")
     keys, key_ids, owners = memory.extend(batch.keys, batch.key_ids, batch.owners)
-    return replace(batch, keys=keys, key_ids=key_ids, owners=owners)
+    guides = batch.guide_keys
+    if guides is not None:
+        guides = pad(guides, (0, 0, 0, len(keys) - len(guides)), value=float("nan"))
+    return replace(batch, keys=keys, key_ids=key_ids, owners=owners, guide_keys=guides)
 
 
 class MomentumEncoder(nn.Module):

@@ -106,15 +106,25 @@ class ContrastiveModule(lightning.LightningModule):
         """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
 
         Raises:
-            ValueError: Whatever the loss objects to.
+            ValueError: Whatever the loss objects to, the further keys of a memory among it.
         """
         generator, width = torch.Generator().manual_seed(0), self.encoder.dimension
-        queries, keys = (torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents)))
-        memory = None if self.memory is None else CrossBatchQueue(size=2, dimension=width)
-        if memory is not None:
-            memory.push(torch.randn(2, width, generator=generator), torch.tensor([-1, -1]))
+        queries, keys, queued = (
+            torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents), 2)
+        )
+        made_up = embedded(batch, queries, keys)
         with torch.no_grad():
-            self.judge(recall(embedded(batch, queries, keys), memory))
+            self.judge(made_up)
+            if self.memory is not None:
+                memory = CrossBatchQueue(size=2, dimension=width)
+                memory.push(queued, torch.tensor([-1, -1]))
+                try:
+                    self.judge(recall(made_up, memory))
+                except ValueError as error:
+                    name = type(self.loss).__name__
+                    raise ValueError(
+                        f"expected a loss that can use further keys, with a memory, got {name}: {error}"
+                    ) from error
         self.health.clear()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -165,7 +175,8 @@ class ContrastiveModule(lightning.LightningModule):
         if self.memory is None:
             return
         if self.momentum_encoder is not None:
-            keys = self.momentum_encoder(local.documents, side="document")
+            with self.trainer.precision_plugin.forward_context():  # in the precision of a step
+                keys = self.momentum_encoder(local.documents, side="document")
             latest = gather(embedded(local, keys[: len(local)], keys))
         assert latest.key_ids is not None
         self.memory.push(latest.keys, latest.key_ids)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import all_losses
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,10 +17,11 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from contrastive import losses
+from contrastive.data import Collator, Record
 from contrastive.distributed import RankShare, gather, world_size
 from contrastive.embedded_batch import EmbeddedBatch, loss_arguments
 from contrastive.memory import CrossBatchQueue
-from contrastive.testing import assert_world_size_invariant
+from contrastive.testing import WorldSizeCase, assert_world_size_invariant
 
 
 def filled_queue() -> CrossBatchQueue:
@@ -29,71 +31,49 @@ def filled_queue() -> CrossBatchQueue:
     return queue
 
 
-@dataclass(frozen=True)
-class Case:
-    """A loss by name, so that one that is not there yet is skipped; how it is made and checked."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    check: dict[str, Any] = field(default_factory=dict)
-
-
-QUEUE, POSITIVES = {"memory": "queue"}, {"several_positives": True}
-CASES = [
-    Case("InfoNCELoss"),
-    Case("InfoNCELoss", {"symmetric": True, "similarity": "euclidean"}),
-    Case("InfoNCELoss", {"symmetric": True, "learnable_temperature": True, "others_negatives": False}),
-    Case("InfoNCELoss", {"reduction": "sum"}),
-    Case("InfoNCELoss", {"symmetric": True, "learnable_temperature": True}, QUEUE),
-    Case("InfoNCELoss", {"symmetric": True}, POSITIVES),
-    Case("MultipleNegativesRankingLoss"),
-    Case("MultipleNegativesRankingLoss", {"temperature": 0.01}, QUEUE),
-    Case("TripletLoss"),
-    Case("TripletLoss", {"mining": "semi_hard", "distance": "euclidean"}, QUEUE),
-    Case("TripletLoss", {"mining": "all", "average": "active"}, POSITIVES),
-    Case("TripletLoss", {"mining": "explicit", "soft_margin": True}),
-    Case("NTXentLoss"),
-    Case("SupConLoss"),
-    Case("SupConLoss", {}, POSITIVES),
-    Case("DecoupledContrastiveLoss"),
-    Case("DebiasedContrastiveLoss"),
-    Case("HardnessWeightedLoss"),
-    Case("GISTLoss"),
-    Case("SigLIPLoss"),
-    Case("ContrastiveLoss"),
-    Case("CoSENTLoss"),
-    Case("AnglELoss"),
-    Case("MarginMSELoss"),
-    Case("DistillKLLoss"),
-]
+def cases() -> list[WorldSizeCase]:
+    """Every loss; with hard negatives and a queue, and with several positives, where it can have them."""
+    found = []
+    for name, options in all_losses.SETTINGS:
+        loss, queue = all_losses.make(name, options), all_losses.takes_a_queue(name, options)
+        found.append(WorldSizeCase(loss))
+        if queue:
+            found.append(WorldSizeCase(loss, memory=filled_queue()))
+        if all_losses.takes_several_positives(name, options):
+            found.append(WorldSizeCase(loss, several_positives=True, memory=filled_queue() if queue else None))
+    return found
 
 
-@pytest.mark.parametrize("check", [{}, QUEUE, POSITIVES], ids=["plain", "queue", "several-positives"])
-def test_world_size_does_not_matter(check: dict[str, Any]) -> None:
+def test_no_loss_is_left_out() -> None:
+    assert {name for name, _ in all_losses.SETTINGS} == all_losses.CLASSES.keys()
+
+
+def test_world_size_does_not_matter() -> None:
     """All losses in the same processes: starting them is what takes time."""
-    made = [
-        getattr(losses, case.name)(**case.options)
-        for case in CASES
-        if case.check == check and hasattr(losses, case.name)
-    ]
-    options = {**check, "memory": filled_queue()} if check == QUEUE else check
-    assert_world_size_invariant(made, (2, 3) if check == {} else (3,), **options)
+    assert_world_size_invariant(cases())
 
 
-def own_slice_only(batch: EmbeddedBatch) -> EmbeddedBatch:
-    """The gather most libraries have: right values, and gradients too small by the number of ranks."""
-    whole = gather(batch)
-    return replace(whole, queries=_Shrink.apply(whole.queries), keys=_Shrink.apply(whole.keys))
-
-
-class _Shrink(torch.autograd.Function):
+class _Scale(torch.autograd.Function):
     @staticmethod
-    def forward(_ctx: Any, value: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
         return value.clone()
 
     @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient / world_size()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def own_slice_only(batch: EmbeddedBatch) -> EmbeddedBatch:
+    """The gather of open_clip's default: right values, and gradients too small by the number of ranks."""
+    whole, factor = gather(batch), 1 / world_size()
+    return replace(whole, queries=_Scale.apply(whole.queries, factor), keys=_Scale.apply(whole.keys, factor))
+
+
+def factor_twice(batch: EmbeddedBatch) -> EmbeddedBatch:
+    """As contrastors and PyLate: gradients are summed over ranks, and the loss multiplied by their number."""
+    whole, factor = gather(batch), world_size()
+    return replace(whole, queries=_Scale.apply(whole.queries, factor), keys=_Scale.apply(whole.keys, factor))
 
 
 def no_gather(batch: EmbeddedBatch) -> EmbeddedBatch:
@@ -107,17 +87,24 @@ def without_exclusion(batch: EmbeddedBatch) -> EmbeddedBatch:
     return whole if world_size() == 1 else replace(whole, positive_ids=None)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (own_slice_only, r"InfoNCELoss.*: gradient of encoder.weight on rank 0 of 2: .*cosine 1.000000"),
-        (no_gather, "loss on rank 0 of 2: relative error"),
-        (without_exclusion, "loss on rank 0 of 2: relative error"),
-    ],
-)
-def test_a_wrong_gather_is_caught(wrong: Callable[[EmbeddedBatch], EmbeddedBatch], message: str) -> None:
-    with pytest.raises(AssertionError, match=message):
-        assert_world_size_invariant(losses.InfoNCELoss(), (2,), gather=wrong)
+def test_a_wrong_gather_is_caught() -> None:
+    wrong = {0.1: own_slice_only, 0.2: factor_twice, 0.3: no_gather, 0.4: without_exclusion, 0.5: gather}
+    tried = [WorldSizeCase(losses.InfoNCELoss(temperature), gather=each) for temperature, each in wrong.items()]
+    with pytest.raises(AssertionError) as caught:
+        assert_world_size_invariant(tried, (2,))
+    told = {
+        temperature: [line for line in str(caught.value).splitlines() if f"temperature={temperature}" in line]
+        for temperature in wrong
+    }
+    for temperature, error in ((0.1, "0.5"), (0.2, "1")):
+        assert len(told[temperature]) == 2
+        for rank, line in enumerate(told[temperature]):
+            assert f": gradient of encoder.weight on rank {rank} of 2: relative error {error}, expected" in line
+            assert "; cosine 1.000000; size " in line
+    for temperature in (0.3, 0.4):
+        assert ": loss on rank 0 of 2: relative error" in told[temperature][0]
+        assert len(told[temperature]) == 4  # value and gradient on both ranks
+    assert not told[0.5]
 
 
 class LocalLoss(nn.Module):
@@ -182,7 +169,41 @@ def gathered_parts(rank: int) -> dict[str, Any]:
     found["dtype"] = halves.keys.dtype
     assert halves.weights is None
     found["refused"] = [refusal(batch) for batch in misfits(part, rank)]
+    found["shares"] = [gather(each) for each in served(rank)]
     return found
+
+
+def served(rank: int, num_ranks: int = 3) -> list[EmbeddedBatch]:
+    """What a rank has of two batches with made-up embeddings; negatives are ragged, the second batch has two rows."""
+    items, batches = records(9), []
+    collate = Collator(items)
+    for rows in RankShare([[5, 3, 8, 0, 7, 2, 6], [4, 1]], rank=rank, num_ranks=num_ranks):
+        if not rows:
+            batches.append(EmbeddedBatch(torch.zeros(0, 1), torch.zeros(0, 1)))
+            continue
+        batch = collate([items[row] for row in rows])
+        embeddings = [ids[:, None].float() for ids in (batch.query_ids, batch.document_ids)]
+        ids = {"key_ids": batch.document_ids, "positive_ids": batch.positive_ids}
+        known = {"owners": batch.owners, "teacher_scores": batch.teacher_scores, **ids}
+        batches.append(EmbeddedBatch(*embeddings, **known))
+    return batches
+
+
+def records(count: int) -> list[Record]:
+    """Records of 0, 1 or 2 negatives, all scored by a teacher."""
+    return [
+        Record(
+            query=f"q{i}",
+            positive=f"d{i}",
+            query_id=f"q{i}",
+            positive_id=f"d{i}",
+            negatives=tuple(f"n{i} {place}" for place in range(i % 3)),
+            negative_ids=tuple(f"n{i} {place}" for place in range(i % 3)),
+            grades={f"d{i}": 1, f"d{(i + 1) % count}": 1},
+            teacher_scores=tuple(float(i + place) for place in range(1 + i % 3)),
+        )
+        for i in range(count)
+    ]
 
 
 def misfits(part: EmbeddedBatch, rank: int) -> list[EmbeddedBatch]:
@@ -226,19 +247,23 @@ def test_every_rank_gets_all_positives_and_then_all_further_negatives() -> None:
     ranks = on_ranks(gathered_parts, 3)
     for found in ranks:
         assert found["queries"] == [100, 100, 101]
-        assert found["keys"] == [0, 1, 10, 2, 3, 4, 11, 12]
-        assert found["key_ids"].tolist() == [0, 1, 10, 2, 3, -1, 11, 12]
-        assert found["owners"].tolist() == [0, 1, 2, 1, 0, -1, 2, 2]
+        assert found["keys"] == [0, 1, 10, 3, 2, 11, 12, 4]
+        assert found["key_ids"].tolist() == [0, 1, 10, 3, 2, 11, 12, -1]
+        assert found["owners"].tolist() == [0, 1, 2, 0, 1, 2, 2, -1]
         assert found["positive_ids"].tolist() == [[0, -1], [1, -1], [10, 20]]
-        assert found["positives"].tolist() == [[0, 0], [1, 1], [1, 3], [2, 2], [2, 7]]
+        assert found["positives"].tolist() == [[0, 0], [1, 1], [1, 4], [2, 2], [2, 6]]
         torch.testing.assert_close(
             found["teacher_scores"],
             torch.tensor([[0.5, 0.25, float("nan")], [0.75, 0.5, float("nan")], [0.5, 0.25, 0.125]]),
             equal_nan=True,
         )
         assert found["dtype"] == torch.bfloat16
+        for whole, expected in zip(found["shares"], served(0, num_ranks=1), strict=True):
+            assert len(expected) in (7, 2)
+            for name in ("queries", "keys", "owners", "key_ids", "positive_ids", "teacher_scores"):
+                torch.testing.assert_close(getattr(whole, name), getattr(expected, name), equal_nan=True)
     # The own slice of 0 ... 7, times three ranks.
-    assert [found["gradient"].tolist() for found in ranks] == [[0, 3, 9, 12, 15], [], [6, 18, 21]]
+    assert [found["gradient"].tolist() for found in ranks] == [[0, 3, 12, 9, 21], [], [6, 15, 18]]
     for found in ranks:
         for message, expected in zip(
             found["refused"],
@@ -266,7 +291,7 @@ def test_shares_of_the_ranks_make_up_every_batch() -> None:
     shares = [RankShare(batches, rank=rank, num_ranks=3) for rank in range(3)]
     assert [len(share) for share in shares] == [3, 3, 3]
     for batch, *own in zip(batches, *shares, strict=True):
-        assert sorted(row for share in own for row in share) == sorted(batch)
+        assert [row for share in own for row in share] == batch
         assert max(map(len, own)) - min(map(len, own)) <= 1
     assert shares[0].sampler is batches
     with pytest.raises(ValueError, match="expected a rank from 0 to 2, got 3"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from contrastive.embedded_batch import EmbeddedBatch
-from contrastive.losses import InfoNCELoss, info_nce
+from contrastive.losses import GISTLoss, InfoNCELoss, info_nce
 from contrastive.masks import known_positive
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall, with_queue
 
@@ -148,6 +150,39 @@ def test_queued_keys_are_negatives_of_all_but_whose_positive_they_are() -> None:
         ),
     )
     assert recall(batch, None) is batch
+
+
+def test_what_has_one_row_a_key_has_one_a_queued_key_too() -> None:
+    """A queued key has no guide embedding, and the guide leaves none out."""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, queued, guides = (torch.randn(count, 5, generator=generator) for count in (3, 4, 2, 4))
+    queue = CrossBatchQueue(size=8, dimension=5)
+    queue.push(queued, torch.tensor([1, 9]))
+    guides = guides.double()
+    given = {"guide_queries": guides[:3], "guide_keys": guides}
+    whole = recall(EmbeddedBatch(queries, keys, owners=torch.arange(4), key_ids=torch.arange(4), **given), queue)
+    for each in fields(whole):
+        value = getattr(whole, each.name)
+        if value is not None and each.metadata["rows"] == "keys":
+            assert len(value) == 6, each.name
+    assert whole.guide_keys.dtype == torch.float64
+    assert torch.equal(whole.guide_keys[:4], given["guide_keys"])
+    assert whole.guide_keys[4:].isnan().all()
+    loss = GISTLoss(contrast_queries=False, contrast_positives=False, margin=-2.0)  # the guide leaves nothing out
+    by_guide = loss(queries, whole.keys, owners=whole.owners, guide_queries=guides[:3], guide_keys=whole.guide_keys)
+    torch.testing.assert_close(by_guide, info_nce(queries, whole.keys, owners=whole.owners))
+    loss = GISTLoss(contrast_queries=False, contrast_positives=False, margin=2.1)  # all but the queued ones
+    by_guide = loss(queries, whole.keys, owners=whole.owners, guide_queries=guides[:3], guide_keys=whole.guide_keys)
+    torch.testing.assert_close(
+        by_guide,
+        info_nce(
+            queries, torch.cat([keys[:3], queued]), owners=torch.tensor([0, 1, 2, -1, -1]), exclude=~_queued_or_own()
+        ),
+    )
+
+
+def _queued_or_own() -> Tensor:
+    return torch.cat([torch.eye(3, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)], 1)
 
 
 def test_slots_that_are_not_filled_are_nobodys_negatives() -> None:
