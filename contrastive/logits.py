@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from contrastive.differentiation import differentiable_once
 from contrastive.health import Health
 
 
@@ -136,7 +136,7 @@ class _RowStatistics(torch.autograd.Function):
         return target, positives, ctx.negatives
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, of_target: Tensor, of_positives: Tensor, of_negatives: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits, [r, C]."""
         softmax, positive = ctx.saved_tensors

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from contrastive.texts import normalise_text
 
+MASK_ROWS = 1024
+"""Rows at a time where a whole mask has to be looked at."""
+
 
 class Mask:
     """A selection of (row, column) pairs; True selects the pair.
@@ -150,6 +153,14 @@ def from_pairs(pairs: Tensor, num_rows: int, num_cols: int) -> Mask:
         return selected.index_fill(0, place, True)[:-1].view(len(rows), len(cols))
 
     return Mask(select)
+
+
+def any_row(mask: Mask, num_rows: int, num_cols: int, device: torch.device) -> Tensor:
+    """Return which columns are selected in some row, bool [num_cols], looking at a block of rows at a time."""
+    found = torch.zeros(num_cols, dtype=torch.bool, device=device)
+    for rows in torch.split(torch.arange(num_rows, device=device), MASK_ROWS):
+        found |= mask(rows, torch.arange(num_cols, device=device)).any(0)
+    return found
 
 
 def as_mask(mask: Mask | Tensor, num_rows: int, num_cols: int, device: torch.device) -> Mask:

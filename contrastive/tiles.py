@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from contrastive.contracts import Reduction, Similarity
+from contrastive.differentiation import differentiable_once
 from contrastive.health import Health
 from contrastive.logits import RowStatistics, overwrite_with_softmax, row_statistics
 from contrastive.similarity import ProductSimilarity, check_shapes
@@ -132,7 +132,7 @@ class _Sum(torch.autograd.Function):
         return total, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, of_total: Tensor, _of_count: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients; they stay as they are for another backward pass."""
         return None, *(None if gradient is None else gradient * of_total for gradient in ctx.saved_tensors)
@@ -152,7 +152,7 @@ class _Rows(torch.autograd.Function):
         return totals, counts
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, of_totals: Tensor, _of_counts: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the blocks again, and their gradients."""
         tensors = ctx.saved_tensors

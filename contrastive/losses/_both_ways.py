@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from contrastive.contracts import Reduction
+from contrastive.differentiation import differentiable_once
 from contrastive.health import Health
 from contrastive.logits import RowStatistics, row_statistics
 from contrastive.losses._choice import Choice, Selection
@@ -189,7 +189,7 @@ class _BothWays(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients; they stay as they are for another backward pass."""
         return None, *(gradient * of_value for gradient in ctx.saved_tensors)

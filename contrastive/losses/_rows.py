@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from contrastive.contracts import MaskLike
-from contrastive.masks import Mask, as_mask, columns, dense, diagonal, everything, from_pairs, owned
+from contrastive.masks import Mask, any_row, as_mask, columns, diagonal, everything, from_pairs, owned
 from contrastive.reduction import check_choice, reduce_rows
 
 __all__ = ["check_choice", "exclude_mask", "key_owners", "negative_mask", "positive_mask", "reduce_rows"]
@@ -48,7 +48,7 @@ def negative_mask(
     if others_negatives:
         return everything()
     owners = key_owners(owners, num_queries, num_keys, device)
-    is_positive = dense(positive, num_queries, num_keys, device).any(0)
+    is_positive = any_row(positive, num_queries, num_keys, device)
     return owned(owners) | columns(is_positive | (owners < 0))
 
 

@@ -24,8 +24,8 @@ from contrastive.losses._both_ways import BothWays
 from contrastive.losses._choice import Choice, Rows
 from contrastive.losses._directions import Direction, Sides, parts_of
 from contrastive.losses._options import SoftmaxOptions, read
-from contrastive.masks import dense
-from contrastive.reduction import reduce_rows
+from contrastive.masks import MASK_ROWS, dense
+from contrastive.reduction import check_weights, reduce_rows
 from contrastive.similarity import cosine, named
 
 Formula = Callable[[Rows, RowStatistics], Tensor | tuple[Tensor, Tensor]]
@@ -129,7 +129,20 @@ def _mean_of_positives(
     totals: Tensor, counts: Tensor, sides: Sides, weights: Tensor | None, reduction: Reduction
 ) -> Tensor:
     """Reduce the losses of keys that look for their queries, [K], to those of queries, each the mean of its keys."""
-    of_keys = totals / counts.clamp_min(1)
-    found = dense(sides.positive, len(sides.queries), len(sides.keys), totals.device) & (counts > 0)
-    shares = found / found.sum(1, keepdim=True).clamp_min(1).to(of_keys)
-    return reduce_rows(shares @ of_keys, found.any(1), weights, reduction)
+    of_keys, num_queries, device = totals / counts.clamp_min(1), len(sides.queries), totals.device
+    if reduction == "none" or (weights is not None and weights.requires_grad):
+        found = dense(sides.positive, num_queries, len(of_keys), device) & (counts > 0)
+        shares = found / found.sum(1, keepdim=True).clamp_min(1).to(of_keys)
+        return reduce_rows(shares @ of_keys, found.any(1), weights, reduction)
+    # What each key counts for in the sum over the queries, a block of queries at a time.
+    check_weights(weights, num_queries)
+    weights = of_keys.new_ones(num_queries) if weights is None else weights.to(of_keys)
+    key_weights, total_weight = torch.zeros_like(of_keys), of_keys.new_zeros(())
+    for rows in torch.split(torch.arange(num_queries, device=device), MASK_ROWS):
+        found = sides.positive(rows, torch.arange(len(of_keys), device=device)) & (counts > 0)
+        num_found = found.sum(1)
+        share = torch.where(num_found > 0, weights[rows], 0) / num_found.clamp_min(1)
+        key_weights += share @ found.to(of_keys)
+        total_weight = total_weight + torch.where(num_found > 0, weights[rows], 0).sum()
+    total = (key_weights * of_keys).sum()
+    return total / torch.where(total_weight == 0, 1, total_weight) if reduction == "mean" else total

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from contrastive.logits import RowStatistics
+from contrastive.losses._choice import Rows
 from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._softmax import LossOptions, Rows, SoftmaxOptions, softmax_loss, without_positive
+from contrastive.losses._options import LossOptions, SoftmaxOptions
+from contrastive.losses._softmax import softmax_loss, without_positive
 from contrastive.similarity import check_shapes, full_precision, unit
 
 
@@ -35,7 +37,7 @@ def decoupled_contrastive(
         queries: Embeddings [Q, D].
         keys: Embeddings [K, D].
         sigma: Width of the weights, above 0; None for no weights.
-        options: See `SoftmaxOptions`; with `sigma` each query has one positive, key i, so `positives` is not among them.
+        options: See `SoftmaxOptions`; without `positives` if there is a `sigma`.
 
     Returns:
         The loss in nats, a scalar or [Q].
