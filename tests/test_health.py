@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from contrastive import blocks
+from contrastive import tiles
 from contrastive.embedded_batch import parameters_of
 from contrastive.health import Health
 
@@ -125,8 +125,9 @@ def test_filling_it_asks_nothing_of_the_device(name: str, options: dict[str, Any
 def test_blocks_tell_what_the_whole_tells(
     name: str, options: dict[str, Any], reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_SCORES", 1)
-    options, given = {**options, "reduction": reduction}, batch(300, 600)
+    monkeypatch.setattr(tiles, "LEAST_ROWS", 32)
+    monkeypatch.setattr(tiles, "BLOCK_SCORES", 1)
+    options, given = {**options, "reduction": reduction}, batch(100, 200)
     summaries, pieces = [], []
     for tiled in (False, True):
         loss, health = all_losses.make(name, {**options, "tiled": tiled}), Health()
