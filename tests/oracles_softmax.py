@@ -65,7 +65,7 @@ class Call:
     hardness: float = 0.0
     hardened: str = "all"
     reduction: str = "mean"
-    guided: Callable[[str, int, int], bool] = lambda direction, i, j: False
+    guided: Callable[[str, int, int], bool] | None = None
 
     def row(self, directions: Sequence[str], i: int) -> Row:
         """Anchor i against all it is compared with."""
@@ -149,7 +149,7 @@ class Call:
         ]
 
     def counts(self, direction: str, i: int, j: int, allowed: bool) -> bool:
-        return allowed and not self.guided(direction, i, j)
+        return allowed and not (self.guided and self.guided(direction, i, j))
 
     def pairs(self) -> set[tuple[int, int]]:
         return {(i, i) for i in range(len(self.queries))} if self.positives is None else set(self.positives)

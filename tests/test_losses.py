@@ -229,7 +229,7 @@ def test_configuration_builds_the_loss(config: str, expected: RankingLoss) -> No
 
     queries, keys = BATCHES["negatives"].embeddings()
     assert configured(config)(queries, keys) == expected(queries, keys)
-    with pytest.raises(InstantiationException, match="got (an unexpected keyword argument )?'tau'"):
+    with pytest.raises(InstantiationException, match=r"got (an unexpected keyword argument )?'tau'"):
         configured(config, tau=0.1)
 
 

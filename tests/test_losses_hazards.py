@@ -102,10 +102,10 @@ def test_batch_with_nothing_to_answer_gives_zero_with_a_graph(name: str, options
             cases["one pair"] = (Batch(1, 1), {})
             if not one_positive_only(name, options):
                 cases["all positives"] = (Batch(2, 2), {"positives": torch.ones(2, 2, dtype=torch.bool)})
-    for case, (batch, given) in cases.items():
+    for case, (batch, said) in cases.items():
         for reduction in ("mean", "sum", "none"):
             queries, keys = batch.embeddings()
-            value = call(name, options, queries, keys, **given, reduction=reduction)
+            value = call(name, options, queries, keys, **said, reduction=reduction)
             assert value.requires_grad, case
             assert value.shape == ((batch.num_queries,) if reduction == "none" else ()), case
             assert value.eq(0).all(), case
