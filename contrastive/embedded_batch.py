@@ -73,6 +73,14 @@ LOSS_ARGUMENTS: dict[str, Callable[[EmbeddedBatch], Any]] = {
 }
 """What a loss can ask for by the name of a parameter, and where in the batch it is found."""
 
+_SOURCES = {
+    "targets": "the score of each pair, as from files with a column of scores (data=files data.columns.score=NAME)",
+    "teacher_scores": "what a teacher model gave each query's documents (Record.teacher_scores)",
+    "guide_queries": "embeddings of the queries by a guide model",
+    "guide_keys": "embeddings of the documents by a guide model",
+}
+"""What the fields are that few data sets have, and who has them."""
+
 
 def parameters_of(loss: Callable[..., Tensor]) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a loss function or of a module's `forward`, or those that `__signature__` says."""
@@ -102,5 +110,6 @@ def loss_arguments(loss: Callable[..., Tensor], batch: EmbeddedBatch) -> dict[st
             arguments[name] = value
         elif name in LOSS_ARGUMENTS and parameter.default is inspect.Parameter.empty:
             who = getattr(loss, "__name__", type(loss).__name__)
-            raise ValueError(f"{who} needs {name}, which the training records do not have")
+            what = f": {_SOURCES[name]}" if name in _SOURCES else ""
+            raise ValueError(f"{who} needs {name}, which the training records do not have{what}")
     return arguments
