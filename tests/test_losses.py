@@ -79,6 +79,17 @@ def test_gradcheck(name: str, options: dict[str, Any]) -> None:
         assert torch.autograd.gradcheck(partial(call, name, options, **batch.given), batch.embeddings(seed))
 
 
+@pytest.mark.parametrize(("name", "options"), [each for each in OPTIONS if each[0] != "triplet"], ids=label)
+def test_temperature_as_a_tensor_gets_the_gradient_of_the_paper(name: str, options: dict[str, Any]) -> None:
+    queries, keys = BATCHES["negatives"].embeddings()
+    options = {option: value for option, value in options.items() if option not in ("temperature", "scale")}
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    value = call(name, options, queries, keys, temperature=temperature)
+    expected = LOSSES[name][2](queries, keys, **options, temperature=temperature, **guide(name, queries, keys))
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(gradients(value, temperature), gradients(expected, temperature), rtol=1e-8, atol=1e-10)
+
+
 @every_case
 def test_module_equals_function(name: str, options: dict[str, Any], batch: Batch) -> None:
     queries, keys = batch.embeddings()
