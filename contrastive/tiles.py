@@ -259,12 +259,10 @@ class _OverwrittenBlock(_Block):
 
     def add_gradients(self, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
         target, negatives = self.statistics.target, self.statistics.negatives
-        found = torch.autograd.grad(
-            value, [target, negatives, *self.parameters], allow_unused=True, materialize_grads=True
-        )
+        found = torch.autograd.grad(value, [target, negatives], allow_unused=True, materialize_grads=True)
         of_negatives = found[1][:, None]
         of_target = found[0][:, None] - of_negatives  # the negatives are relative to the target
-        of_segments, of_parameters = self.plan.split(gradients)
+        of_segments, _ = self.plan.split(gradients)  # log-sums are all that is judged: there is nothing else to train
         for softmax, (anchors, candidates), (of_anchors, of_candidates) in zip(
             torch.split(self.products, self.widths, 1), self.segments, of_segments, strict=True
         ):
@@ -277,7 +275,6 @@ class _OverwrittenBlock(_Block):
             of_anchors[self.rows].addcmul_(candidates[self.positive], of_target)
         if of_candidates is not None:
             of_candidates.index_add_(0, self.positive, anchors[self.rows] * of_target)
-        _accumulate(of_parameters, found[2:])
 
 
 class _DifferentiatedBlock(_Block):
@@ -313,10 +310,6 @@ class _DifferentiatedBlock(_Block):
                 of_candidates.addmm_(slopes.T, block)
                 if self.plan.similarity.lengths_matter:
                     of_candidates.addcmul_(candidates, slopes.sum(0)[:, None], value=-1)
-        _accumulate(of_parameters, found[len(self.leaves) :])
-
-
-def _accumulate(gradients: Sequence[Tensor | None], found: Sequence[Tensor]) -> None:
-    for gradient, more in zip(gradients, found, strict=True):
-        if gradient is not None:
-            gradient.add_(more)
+        for gradient, more in zip(of_parameters, found[len(self.leaves) :], strict=True):
+            if gradient is not None:
+                gradient.add_(more)

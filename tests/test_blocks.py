@@ -192,13 +192,22 @@ def test_two_backward_passes_add_the_same_gradient_twice(options: dict[str, Any]
     torch.testing.assert_close(queries.grad, 4 * once)
 
 
-@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("function", [losses.info_nce, losses.decoupled_contrastive, losses.nt_xent])
 @by_rows_and_both_ways
-def test_second_derivative_is_refused(options: dict[str, Any], tiled: bool) -> None:
+def test_second_derivative_is_refused(function: Loss, options: dict[str, Any]) -> None:
     """And not taken for 0, though the incoming gradient is a constant."""
     queries, keys = embeddings()
-    value = losses.info_nce(queries, keys, **options, tiled=tiled).sum()
+    value = function(queries, keys, **options, tiled=True).sum()
     (gradient,) = torch.autograd.grad(value, queries, create_graph=True)
+    with pytest.raises(RuntimeError, match="contrastive losses can be differentiated once"):
+        gradient.square().sum().backward()
+
+
+def test_second_derivative_of_the_dense_path_is_right_or_refused() -> None:
+    queries, keys = embeddings()
+    queries, keys = queries[:3].detach().requires_grad_(), keys[:5].detach().requires_grad_()
+    assert torch.autograd.gradgradcheck(losses.info_nce, (queries, keys))
+    (gradient,) = torch.autograd.grad(losses.decoupled_contrastive(queries, keys), queries, create_graph=True)
     with pytest.raises(RuntimeError, match="contrastive losses can be differentiated once"):
         gradient.square().sum().backward()
 
