@@ -106,25 +106,28 @@ class ContrastiveModule(lightning.LightningModule):
         """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
 
         Raises:
-            ValueError: Whatever the loss objects to, the further keys of a memory among it.
+            ValueError: Whatever the loss objects to; or if it has no use for the further keys of a memory.
         """
         generator, width = torch.Generator().manual_seed(0), self.encoder.dimension
-        queries, keys, queued = (
-            torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents), 2)
+        queries, keys, unrelated = (
+            torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents), 64)
         )
         made_up = embedded(batch, queries, keys)
         with torch.no_grad():
-            self.judge(made_up)
+            alone = self.judge(made_up)
             if self.memory is not None:
-                memory = CrossBatchQueue(size=2, dimension=width)
-                memory.push(queued, torch.tensor([-1, -1]))
+                # The closest there are, for a loss that takes the hardest, and others, for one that leaves those out.
+                queued = torch.cat([unrelated, queries])
+                memory = CrossBatchQueue(len(queued), width)
+                memory.push(queued, torch.full((len(queued),), -1))
                 try:
-                    self.judge(recall(made_up, memory))
+                    useless = torch.equal(self.judge(recall(made_up, memory)), alone)
+                    why = "they make no difference to it"
                 except ValueError as error:
+                    useless, why = True, str(error)
+                if useless:
                     name = type(self.loss).__name__
-                    raise ValueError(
-                        f"expected a loss that can use further keys, with a memory, got {name}: {error}"
-                    ) from error
+                    raise ValueError(f"expected a loss that uses the further keys of a memory, got {name}: {why}")
         self.health.clear()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

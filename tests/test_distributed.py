@@ -166,7 +166,7 @@ def gathered_parts(rank: int) -> dict[str, Any]:
     for name in ("owners", "key_ids", "positive_ids", "positives", "teacher_scores"):
         found[name] = getattr(whole, name)
     halves = gather(EmbeddedBatch(part.queries.bfloat16(), part.keys.bfloat16(), owners=torch.full((len(keys),), -1)))
-    found["dtype"] = halves.keys.dtype
+    found["dtype"], found["shared"] = halves.keys.dtype, halves.owners
     assert halves.weights is None
     found["refused"] = [refusal(batch) for batch in misfits(part, rank)]
     found["shares"] = [gather(each) for each in served(rank)]
@@ -258,6 +258,7 @@ def test_every_rank_gets_all_positives_and_then_all_further_negatives() -> None:
             equal_nan=True,
         )
         assert found["dtype"] == torch.bfloat16
+        assert found["shared"].tolist() == [-1] * 8
         for whole, expected in zip(found["shares"], served(0, num_ranks=1), strict=True):
             assert len(expected) in (7, 2)
             for name in ("queries", "keys", "owners", "key_ids", "positive_ids", "teacher_scores"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import all_losses
 import lightning
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from contrastive.contracts import ChosenNegatives
 from contrastive.data import Batch, Record, RetrievalTask
+from contrastive.embedded_batch import parameters_of
 from contrastive.encoder import Encoder
-from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, SupConLoss, TripletLoss
+from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.memory import CrossBatchQueue, MomentumEncoder
 from contrastive.optimization import LinearDecayAdamW, planned_steps
 from contrastive.training import ContrastiveData, ContrastiveModule, add_negatives
@@ -329,16 +331,50 @@ def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: En
     module = alone(tiny_encoder, OfPairs())
     module.rehearse(batch)
     module.memory = CrossBatchQueue(size=6, dimension=32)
-    with pytest.raises(
-        ValueError,
-        match=r"can use further keys, with a memory, got OfPairs: expected pairs, got \[4, 32\] and \[6, 32\]",
-    ):
+    refusal = (
+        r"a loss that uses the further keys of a memory, got OfPairs: expected pairs, got \[4, 32\] and \[72, 32\]"
+    )
+    with pytest.raises(ValueError, match=refusal):
         module.rehearse(batch)
     assert len(module.memory) == 0
-    for loss in (InfoNCELoss(symmetric=True), TripletLoss(), SupConLoss()):
-        module.loss = loss
+
+
+@pytest.mark.parametrize(("name", "options"), all_losses.SETTINGS, ids=str)
+def test_every_loss_uses_a_queue_or_says_before_training_that_it_does_not(
+    name: str, options: dict[str, Any], tiny_encoder: Encoder
+) -> None:
+    taught = [
+        replace(record, teacher_scores=(1.0,) + (0.5,) * len(record.negatives), score=float(i % 2))
+        for i, record in enumerate(with_negatives(8))
+    ]
+    of_pairs = not all_losses.takes_a_queue(name, options)
+    batch = ContrastiveData(taught, None, batch_size=8, num_negatives=0 if of_pairs else None).collate(taught)
+    loss = all_losses.make(name, options)
+    loss = WithGuide(loss) if "guide_keys" in parameters_of(loss) else loss
+    module = alone(tiny_encoder, loss)
+    module.rehearse(batch)
+    module.memory = CrossBatchQueue(size=6, dimension=32)
+    knows_its_own_only = name in ("MarginMSELoss", "DistillKLLoss") or options.get("mining") == "explicit"
+    if all_losses.takes_a_queue(name, options) and not knows_its_own_only:
         module.rehearse(batch)
-    assert not module.health.summary()
+        assert not module.health.summary()
+        return
+    with pytest.raises(ValueError, match=rf"uses the further keys of a memory, got {name}: (they make|expected left)"):
+        module.rehearse(batch)
+
+
+class WithGuide(nn.Module):
+    """Makes the guide's embeddings up, which training cannot yet."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, queries: Tensor, keys: Tensor, *, owners: Tensor, health: Any = None) -> Tensor:
+        guides = torch.randn(len(keys), 4, generator=torch.Generator().manual_seed(0))
+        guides[owners == -1] = torch.nan
+        given = {"guide_queries": guides[: len(queries)], "guide_keys": guides, "owners": owners, "health": health}
+        return self.loss(queries, keys, **given)
 
 
 def test_momentum_encoder_runs_in_the_precision_of_a_step(tiny_encoder: Encoder, tmp_path: Path) -> None:
@@ -384,7 +420,7 @@ def test_two_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -
     for options in ({}, {"devices": 2, "strategy": "ddp_spawn", "use_distributed_sampler": False}):
         encoder = Encoder.from_pretrained(tiny_model_folder, normalize=True)
         loss = InfoNCELoss(symmetric=True, learnable_temperature=True)
-        training = {"momentum": 0.5, "max_epochs": 1, "callbacks": [SameOnAllRanks()], **options}
+        training = {"momentum": 0.5, "callbacks": [SameOnAllRanks()], **options}
         module, trainer = fit_with_memory(encoder, loss, tmp_path, items=with_negatives(9), **training)
         metrics = {name: value for name, value in trainer.callback_metrics.items() if "per_second" not in name}
         results.append((dict(module.state_dict()), metrics))
