@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from contrastive.differentiation import differentiable_once
 from contrastive.health import Health
 from contrastive.losses._pairs import check_pairs
 from contrastive.losses._temperature import check_temperature
@@ -221,9 +222,8 @@ class _InOrder(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """Return the gradient of the logits; with a graph it would be a constant, and a second derivative wrong."""
-        if torch.is_grad_enabled():
-            raise RuntimeError("cosent and angle cannot be differentiated twice (create_graph=True)")
+    @differentiable_once
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the logits."""
         (of_logits,) = ctx.saved_tensors
         return gradient * of_logits, None, None, None
