@@ -214,7 +214,7 @@ def _in_order(values: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:
 
 def _gather_rows(rows: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None) -> list[Tensor]:
     """Return the rows of each rank, which has `counts` of them, with the gradient of this rank's."""
-    most = max(1, *counts)
+    most = max(1, *counts)  # not every backend gathers what is empty on all ranks
     padding = rows.new_zeros(most - len(rows), *rows.shape[1:])
     gathered: Tensor = _AllGather.apply(torch.cat([rows, padding]), group)  # type: ignore[no-untyped-call]
     return [gathered[rank, :count] for rank, count in enumerate(counts)]

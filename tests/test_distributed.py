@@ -165,7 +165,9 @@ def gathered_parts(rank: int) -> dict[str, Any]:
     found = {"keys": whole.keys[:, 0].tolist(), "queries": whole.queries[:, 0].tolist(), "gradient": gradient[:, 0]}
     for name in ("owners", "key_ids", "positive_ids", "positives", "teacher_scores"):
         found[name] = getattr(whole, name)
-    halves = gather(EmbeddedBatch(part.queries.bfloat16(), part.keys.bfloat16(), owners=torch.full((len(keys),), -1)))
+    # The one without rows has them in another type than the others.
+    sides = (side if rank == 1 else side.bfloat16() for side in (part.queries, part.keys))
+    halves = gather(EmbeddedBatch(*sides, owners=torch.full((len(keys),), -1)))
     found["dtype"], found["shared"] = halves.keys.dtype, halves.owners
     assert halves.weights is None
     found["refused"] = [refusal(batch) for batch in misfits(part, rank)]
