@@ -11,6 +11,7 @@ from loss_battery import BATCHES, EXCLUDED, LOSSES, SEVERAL, gradients, label, s
 from torch import Tensor
 
 from contrastive import losses
+from contrastive.health import Health
 from contrastive.masks import diagonal, two_views
 
 QUERIES, KEYS = BATCHES["negatives"].embeddings()
@@ -128,6 +129,17 @@ def test_hard_negatives_are_hardened_in_no_other_direction() -> None:
     hardened = {"hardness": 5.0, "hardened": "hard"}
     changed = losses.info_nce(QUERIES, KEYS, **call, **hardened) - losses.info_nce(QUERIES, KEYS, **call)
     torch.testing.assert_close(changed, (forth(**hardened) - forth()) / 2)
+
+
+def test_health_tells_of_the_way_to_the_keys_alone() -> None:
+    summaries = []
+    for symmetric in (False, True):
+        for tiled in (False, True):
+            health = Health()
+            losses.info_nce(QUERIES, KEYS, symmetric=symmetric, tiled=tiled, temperature=0.3, health=health)
+            summaries.append(health.summary())
+    for summary in summaries[1:]:
+        assert summary == pytest.approx(summaries[0])
 
 
 def test_bias_and_temperature_of_siglip_are_learnt() -> None:
