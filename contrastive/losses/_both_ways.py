@@ -108,10 +108,7 @@ class BothWays:
         slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         of_target = slopes[0] - slopes[1] + slopes[2] - slopes[3]  # the negatives are relative to the target
         of_rows, of_columns = slopes[1][:, None], slopes[3][None]
-        # An unanswered row has no softmax: at +inf all its exponentials are 0.
-        of_row, of_column = (
-            torch.where(sums.answered, sums.negatives + sums.target, torch.inf) for sums in (forth, back)
-        )
+        of_row, of_column = forth.negatives + forth.target, back.negatives + back.target
         gradients = torch.zeros_like(anchors), torch.zeros_like(candidates)
         for rows, logits in self._blocks(anchors, candidates):
             block = self.forth(logits, rows)
