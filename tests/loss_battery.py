@@ -60,6 +60,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("info_nce", {"merge_excluded": True, "symmetric": True, "temperature": 0.3}),
     ("info_nce", {"hardness": 9.0, "temperature": 0.3}),
     ("info_nce", {"hardness": 9.0, "hardened": "in_batch", "symmetric": True, "temperature": 0.3}),
+    ("info_nce", {"hardness": 5.0, "hardened": "hard", "temperature": 0.3}),
     ("info_nce", {"hardness": 5.0, "hardened": "hard", "symmetric": True, "same_side": True, "temperature": 0.3}),
     ("multiple_negatives_ranking", {}),
     ("multiple_negatives_ranking", {"scale": 3.0, "label_smoothing": 0.1}),

@@ -132,6 +132,14 @@ def test_row_without_candidates_has_zero_value_and_zero_gradient() -> None:
     assert logits.grad.eq(0).all()
 
 
+def test_row_of_no_negatives_has_no_softmax_over_them() -> None:
+    logits = torch.tensor([[3.0, 7.0, 5.0]], requires_grad=True)
+    statistics = row_statistics(logits, torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool))
+    assert statistics.negatives.abs() < 10  # of the size of a logit, whatever is done with it
+    (gradient,) = torch.autograd.grad(statistics.negatives.sum(), logits)
+    assert gradient.tolist() == [[-1, 0, 0]]  # of the target that it is relative to
+
+
 def test_negative_of_weight_0_is_none_even_if_it_is_the_only_one() -> None:
     logits = random_logits(2, 2).requires_grad_()
     log_weights = torch.tensor([0.0, -math.inf])
