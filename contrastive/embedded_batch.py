@@ -74,7 +74,7 @@ LOSS_ARGUMENTS: dict[str, Callable[[EmbeddedBatch], Any]] = {
 """What a loss can ask for by the name of a parameter, and where in the batch it is found."""
 
 _SOURCES = {
-    "targets": "the score of each pair, as from files with a column of scores (data=files data.columns.score=NAME)",
+    "targets": "the score of each pair, as data=files reads it from a column (data.columns.score=NAME, no min_score)",
     "teacher_scores": "what a teacher model gave each query's documents (Record.teacher_scores)",
     "guide_queries": "embeddings of the queries by a guide model",
     "guide_keys": "embeddings of the documents by a guide model",

@@ -127,7 +127,10 @@ def build(config: DictConfig, folder: Path) -> Parts:
     data: TextData = instantiate(config.data)
     task = data.dev if config.judge == "dev" else data.test
     if task is None:
-        raise ValueError(f"expected data {data.name!r} to have a {config.judge} split to judge on, it has none")
+        raise ValueError(
+            f"expected data {data.name!r} to have a {config.judge} split to judge on, it has none; "
+            "data=mixed judges on another source than it trains on"
+        )
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
     datamodule = ContrastiveData(
