@@ -138,12 +138,12 @@ def judge_each(
     if is_tiled(segments, similarity, tiled):
         plan, tensors = prepare(judge, segments, similarity, temperature, None, "none", health, parameters)
         return each_row(plan, tensors)
-    logits = [_logits(segment, similarity, temperature) for segment in segments]
+    logits = [logits_of(segment, similarity, temperature) for segment in segments]
     block = logits[0] if len(logits) == 1 else torch.cat(logits, 1)
     return judge(block, torch.arange(len(block), device=block.device), health, row_statistics)
 
 
-def _logits(segment: Segment, similarity: Similarity, temperature: float | Tensor) -> Tensor:
+def logits_of(segment: Segment, similarity: Similarity, temperature: float | Tensor) -> Tensor:
     """Return the scores of a segment divided by the temperature, [R, C]."""
     if isinstance(similarity, ProductSimilarity) and not similarity.lengths_matter:
         with torch.autocast(segment.anchors.device.type, enabled=False):

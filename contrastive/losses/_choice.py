@@ -42,12 +42,6 @@ class Rows:
     negative: Tensor | None
     log_weights: Tensor | None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether each row has one positive, every other candidate is its negative, and there is one at least."""
-        unmasked = self.negative is None and self.log_weights is None
-        return unmasked and self.positive.dtype != torch.bool and self.logits.shape[1] > 1
-
     def tilted(self, factor: float) -> RowStatistics:
         """Return the log-sums of the logits times a factor, as at another temperature."""
         return row_statistics(self.logits * factor, self.positive, self.negative, self.log_weights)

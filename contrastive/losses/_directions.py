@@ -86,9 +86,8 @@ class Sides:
         positive = positive_mask(positives, *shape, keys.device)
         eligible = negative_mask(positive, owners, *shape, keys.device, others_negatives=others_negatives)
         own: Mask | None = None
-        if len(keys) > len(queries) and (
-            owners is not None or hardened != "all" or len(keys) % max(len(queries), 1) == 0
-        ):
+        told = owners is not None or len(keys) % max(len(queries), 1) == 0
+        if hardened != "all" or (len(keys) > len(queries) and told):
             own = owned(key_owners(owners, *shape, keys.device))
         nobody = ~everything()
         of_hardness = {"all": None, "in_batch": ~(own or nobody), "hard": (own or nobody) & columns_from(len(queries))}

@@ -75,6 +75,32 @@ class SoftmaxOptions(LossOptions, total=False):
     health: Health | None
 
 
+USUAL: SoftmaxOptions = {
+    "symmetric": False,
+    "same_side": False,
+    "others_negatives": True,
+    "false_negative_margin": None,
+    "drop_hardest": 0.0,
+    "merge_excluded": False,
+    "hardness": 0.0,
+    "hardened": "all",
+    "key_weights": None,
+    "positives": None,
+    "exclude": None,
+    "owners": None,
+    "weights": None,
+    "reduction": "mean",
+    "health": None,
+}
+"""Options that change nothing; similarity, temperature and tiles are a matter of the scores."""
+
+
+def is_usual(options: SoftmaxOptions) -> bool:
+    """Whether the options choose nothing but how scores are made."""
+    of_scores = ("similarity", "temperature", "tiled")
+    return all(name in of_scores or (name in USUAL and value is USUAL[name]) for name, value in options.items())  # type: ignore[literal-required]
+
+
 def read(
     queries: Tensor, keys: Tensor, options: SoftmaxOptions, also_exclude: Mapping[Direction, MaskLike]
 ) -> tuple[Sides, Selection]:
