@@ -273,7 +273,8 @@ def hard_weighted(
             total = row.sum_of_negatives()
         positive = row.sum_of_positives() / len(row.positives)
         true = (total - count * positive_prior * positive) / (1 - positive_prior)
-        lowest = count * math.exp(lowest_score / float(torch.as_tensor(row.temperature).detach()))
+        temperature = row.temperature.item() if isinstance(row.temperature, Tensor) else row.temperature
+        lowest = count * math.exp(lowest_score / temperature)
         partition = row.sum_of_positives() + torch.clamp(true, min=lowest)
         return [-sum(torch.log(row.exp(score) / partition) for score in row.positives) / len(row.positives)]
 
