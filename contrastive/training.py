@@ -101,8 +101,13 @@ class ContrastiveModule(lightning.LightningModule):
         """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
 
         Raises:
-            ValueError: Whatever the loss objects to.
+            ValueError: Whatever the loss objects to, or that it would take pairs of any score as relevant.
         """
+        if batch.scores is not None and "targets" not in self._loss_parameters:
+            raise ValueError(
+                f"{type(self.loss).__name__} takes every pair as relevant, and the training records have scores: "
+                "min_score says which are (columns.score=false says that all are)"
+            )
         generator = torch.Generator().manual_seed(0)
         queries, keys = (torch.randn(count, 8, generator=generator) for count in (len(batch), len(batch.documents)))
         with torch.no_grad():

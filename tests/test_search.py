@@ -484,7 +484,7 @@ def test_a_dimension_is_passed_to_the_encoder(
             {"encoder": {"_target_": "contrastive.encoder.Encoder.from_pretrained", "name_or_path": model}}
         )
 
-    monkeypatch.setattr("experiments.composing.compose", stand_in)
+    monkeypatch.setattr(program, "compose", stand_in)
     ask("nurse")
     assert composed == {str(tiny_model_folder): []}
     ask("nurse", "--dimension", "16", "encoder.pooling=cls")
