@@ -18,7 +18,8 @@ def compose(*, model: str | None = None, data: str | None = None, overrides: Seq
 
     Args:
         model: Folder of a run, folder of a model, hub name, or `minilm`; None leaves the default encoder.
-        data: A choice of `configs/data`, a folder in the BEIR layout, or a file of pairs; None leaves the default.
+        data: A choice of `configs/data`, a folder (in the BEIR layout, or of files of pairs) or a file of pairs; None
+            leaves the default.
         overrides: Further values as `name=value`, applied last.
 
     Raises:
@@ -77,7 +78,8 @@ def _data(data: str | None) -> list[str]:
         return []
     path = Path(data)
     if path.is_dir():
-        return ["data=beir", f"data.path='{path.resolve()}'"]
+        in_beir_layout = (path / "qrels").is_dir() or (path / "corpus.jsonl").is_file()
+        return [f"data={'beir' if in_beir_layout else 'files'}", f"data.path='{path.resolve()}'"]
     if path.is_file():
         return ["data=files", f"data.path='{path.resolve()}'"]
     choices = sorted(config.stem for config in (CONFIGS / "data").glob("*.yaml"))

@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inspecting.add_argument(
-        "--data", default="jobs", help="a choice of configs/data, a folder in the BEIR layout, or a file of pairs"
+        "--data",
+        default="jobs",
+        help="a file of pairs, a folder of them (train.*, ...) or in the BEIR layout, or a choice of configs/data",
     )
     inspecting.add_argument(
         "--model", default="minilm", help="whose tokens count: folder of a run or model, hub name, or minilm"

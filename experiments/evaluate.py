@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     )
     described.add_argument("--model", required=True, help="folder of a run, folder of a model, hub name, or minilm")
     described.add_argument(
-        "--data", default="jobs", help="a choice of configs/data, a folder in the BEIR layout, or a file of pairs"
+        "--data",
+        default="jobs",
+        help="a file of pairs, a folder of them (train.*, ...) or in the BEIR layout, or a choice of configs/data",
     )
     described.add_argument("--split", default="test", choices=["dev", "test"], help="split to judge on (%(default)s)")
     described.add_argument("--query", default=None, help="also print the best documents for this query")

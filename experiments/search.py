@@ -175,6 +175,10 @@ def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, 
     """Return name and corpus of a data set: of its test split, or else of dev, unless a split is given."""
     from hydra.utils import instantiate
 
+    from contrastive.data.documents import documents
+
+    if config._target_ == "contrastive.data.corpus.corpus":  # queries are not needed, and take long or a language model
+        return Path(config.path).stem, documents(config.path, columns=config.get("columns"))
     data = instantiate(config)
     tasks = {"test": data.test, "dev": data.dev}
     wanted = [split] if split else list(tasks)

@@ -22,7 +22,7 @@ from test_tracking import read_back
 from contrastive.encoder import Encoder
 from contrastive.evaluation import Rankings, evaluate_rankings
 from contrastive.training import ContrastiveModule
-from experiments import evaluate
+from experiments import evaluate, run
 from experiments.jobs.generator import jobs
 from experiments.training_run import train_and_judge
 
@@ -299,6 +299,19 @@ def test_what_cannot_work_fails_before_anything_is_judged(
     with pytest.raises(CompactHydraException, match=f"^error: .*{message}"):  # which Hydra shows without a traceback
         train_and_judge(config)
     assert not list(Path(config.folder).glob("*.trec"))
+
+
+def test_an_interruption_is_said_without_a_traceback(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(_: DictConfig) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.training_run.train_and_judge", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run.main.__wrapped__(configure())
+    assert stopped.value.code == 130
+    assert "interrupted" in caplog.messages
 
 
 def test_help_answers_without_loading_torch() -> None:
