@@ -106,8 +106,14 @@ class ContrastiveModule(lightning.LightningModule):
         """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
 
         Raises:
-            ValueError: Whatever the loss objects to; or if it has no use for the further keys of a memory.
+            ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; or that it has
+                no use for the further keys of a memory.
         """
+        if batch.scores is not None and "targets" not in parameters_of(self.loss):
+            raise ValueError(
+                f"{type(self.loss).__name__} takes every pair as relevant, and the training records have scores: "
+                "min_score says which are (columns.score=false says that all are)"
+            )
         generator, width = torch.Generator().manual_seed(0), self.encoder.dimension
         queries, keys, unrelated = (
             torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents), 64)

@@ -1,11 +1,14 @@
-"""From a command line's `--model` and `--data` to the same configuration that a training run composes."""
+"""From a command line to the configuration that a training run composes, and what is wrong with it in plain words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parents[1].resolve() / "configs"
 
@@ -15,7 +18,8 @@ def compose(*, model: str | None = None, data: str | None = None, overrides: Seq
 
     Args:
         model: Folder of a run, folder of a model, hub name, or `minilm`; None leaves the default encoder.
-        data: A choice of `configs/data`, a folder in the BEIR layout, or a file of pairs; None leaves the default.
+        data: A choice of `configs/data`, a folder (in the BEIR layout, or of files of pairs) or a file of pairs; None
+            leaves the default.
         overrides: Further values as `name=value`, applied last.
 
     Raises:
@@ -27,10 +31,34 @@ def compose(*, model: str | None = None, data: str | None = None, overrides: Seq
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose_config("config", overrides=[*_encoder(model), *_data(data), *overrides])
-    for part in ("encoder", "data"):  # the rest has interpolations that only a run resolves
+    check_complete(config, ("encoder", "data"))  # the rest has interpolations that only a run resolves
+    return config
+
+
+def check_complete(config: DictConfig, parts: Iterable[Any]) -> None:
+    """Refuse parts of a configuration in which a setting that has no default is not given.
+
+    Raises:
+        ValueError: If there is one; it names the first.
+    """
+    for part in parts:
+        if not isinstance(config[part], DictConfig):
+            continue
         for name in sorted(OmegaConf.missing_keys(config[part])):
             raise ValueError(f"expected a value for {name}, which has no default: add {name}=...")
-    return config
+
+
+MISTAKES = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
+"""What is raised while parts are built from what a person typed."""
+
+
+def said(error: Exception) -> str:
+    """Say what is wrong without what Hydra and OmegaConf put around it."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return str(error.__cause__)
+    if isinstance(error, OmegaConfBaseException):  # the setting and its type follow on lines of their own
+        return str(error).splitlines()[0]
+    return str(error)
 
 
 def model_folder(model: str) -> str:
@@ -50,7 +78,8 @@ def _data(data: str | None) -> list[str]:
         return []
     path = Path(data)
     if path.is_dir():
-        return ["data=beir", f"data.path='{path.resolve()}'"]
+        in_beir_layout = (path / "qrels").is_dir() or (path / "corpus.jsonl").is_file()
+        return [f"data={'beir' if in_beir_layout else 'files'}", f"data.path='{path.resolve()}'"]
     if path.is_file():
         return ["data=files", f"data.path='{path.resolve()}'"]
     choices = sorted(config.stem for config in (CONFIGS / "data").glob("*.yaml"))

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from inspect import signature
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
+
+from experiments.composing import MISTAKES, compose, said
 
 if TYPE_CHECKING:
     from contrastive.contracts import Side
@@ -47,12 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="replace")  # half an emoji, or a terminal that knows few characters
     try:
         inspect(options)
-    except HydraException as error:  # wraps what the part itself said
-        sys.exit(f"error: {error.__cause__ or error}")
-    except OmegaConfBaseException as error:  # a value that has to be given, with its place on further lines
-        sys.exit(f"error: {str(error).splitlines()[0]}")
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    except MISTAKES as error:
+        sys.exit(f"error: {said(error)}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inspecting.add_argument(
-        "--data", default="jobs", help="a choice of configs/data, a folder in the BEIR layout, or a file of pairs"
+        "--data",
+        default="jobs",
+        help="a file of pairs, a folder of them (train.*, ...) or in the BEIR layout, or a choice of configs/data",
     )
     inspecting.add_argument(
         "--model", default="minilm", help="whose tokens count: folder of a run or model, hub name, or minilm"
@@ -84,7 +82,6 @@ def inspect(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from experiments import inspection
-    from experiments.composing import compose
     from experiments.inspection_report import findings, print_inspection
 
     if options.examples < 0:

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from hydra.errors import HydraException
+from experiments.composing import MISTAKES, compose, said
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
 
@@ -29,10 +29,8 @@ def main(arguments: list[str] | None = None) -> float:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
     try:
         return evaluate(options)
-    except HydraException as error:  # wraps what the part itself said
-        sys.exit(f"error: {error.__cause__ or error}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except MISTAKES as error:
+        sys.exit(f"error: {said(error)}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     described.add_argument("--model", required=True, help="folder of a run, folder of a model, hub name, or minilm")
-    described.add_argument("--data", default="jobs", help="a choice of configs/data, or a folder in the BEIR layout")
+    described.add_argument(
+        "--data",
+        default="jobs",
+        help="a file of pairs, a folder of them (train.*, ...) or in the BEIR layout, or a choice of configs/data",
+    )
     described.add_argument("--split", default="test", choices=["dev", "test"], help="split to judge on (%(default)s)")
     described.add_argument("--query", default=None, help="also print the best documents for this query")
     described.add_argument("--output", type=Path, default=None, help="folder for the results (outputs/evaluations/...)")
@@ -60,7 +62,6 @@ def evaluate(options: argparse.Namespace) -> float:
     from rich.console import Console
 
     from experiments import results
-    from experiments.composing import compose
     from experiments.judging import judge_bm25, judge_encoder
 
     config = compose(model=options.model, data=options.data, overrides=options.overrides)

@@ -19,7 +19,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from experiments.provenance import base_models, generated, hub_data_sets, leaves, portable, pseudo_queries
+from contrastive.data.corpus import PSEUDO_QUERIES
+from experiments.provenance import base_models, generated, hub_data_sets, leaves, portable, query_author
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
@@ -74,7 +75,8 @@ def model_card(run: Path, *, repo_id: str | None = None, licence: str | None = N
         "loss": _short(config["loss"]["_target_"]),
         "encoders": describe_encoders(run / "model", repo_id),
         "generated": generated(config["data"]),
-        "pseudo_queries": pseudo_queries(config["data"]),
+        "query_author": query_author(config["data"]),
+        "judged_on_pseudo_queries": report["data"]["judged_on"].endswith(PSEUDO_QUERIES),
         "licence": licence or inherited,
         "inherited": licence is None,
         "repo_id": repo_id,

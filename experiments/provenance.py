@@ -82,9 +82,12 @@ def generated(data: Mapping[str, Any]) -> bool:
     return any("experiments.jobs" in target for target in _targets(data))
 
 
-def pseudo_queries(data: Mapping[str, Any]) -> bool:
-    """Whether some of the queries were made from documents."""
-    return any("data.corpus" in target for target in _targets(data))
+def query_author(data: Mapping[str, Any]) -> str | None:
+    """Return what made some of the training queries from documents; None if nothing did."""
+    targets = _targets(data)
+    if not any("data.corpus" in target for target in targets):
+        return None
+    return "a language model" if any("query_generation" in t and t.endswith("Writer") for t in targets) else "a program"
 
 
 def hub_data_sets(data: Any) -> list[str]:

@@ -3,7 +3,9 @@
 Only Hydra is imported at the top, so that `--help` and a misspelt key answer in a second.
 """
 
+import logging
 import os
+import sys
 
 import hydra
 from omegaconf import DictConfig
@@ -16,7 +18,11 @@ def main(config: DictConfig) -> float:
     """Run one training job; return the monitored metric."""
     from experiments.training_run import train_and_judge
 
-    return train_and_judge(config)
+    try:
+        return train_and_judge(config)
+    except KeyboardInterrupt:  # what is kept has been said where it is kept
+        logging.getLogger(__name__).warning("interrupted")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.composing import MISTAKES, compose, said
+
 if TYPE_CHECKING:
     from contrastive.search import Hit, SearchIndex
 
@@ -52,10 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         search(options)
     except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except HydraException as error:  # wraps what the part itself said
-        sys.exit(f"error: {error.__cause__ or error}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except MISTAKES as error:
+        sys.exit(f"error: {said(error)}")
     except KeyboardInterrupt:
         log.warning("interrupted")
         sys.exit(130)
@@ -150,7 +150,6 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
     Overrides speak to the reader of a data set, so with them nothing else is tried.
     """
     from contrastive.data.documents import documents
-    from experiments.composing import compose
 
     chosen = options.data is not None or any(override.startswith("data=") for override in overrides)
     if not chosen and (config := run_data(options.model)) is not None:
@@ -165,7 +164,7 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
     except (HydraException, ValueError) as error:
         if path is None or not path.is_file():
             raise
-        no_pairs = error.__cause__ or error
+        no_pairs = said(error)
     try:
         return path.name, documents(path)
     except ValueError as error:
@@ -176,6 +175,10 @@ def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, 
     """Return name and corpus of a data set: of its test split, or else of dev, unless a split is given."""
     from hydra.utils import instantiate
 
+    from contrastive.data.documents import documents
+
+    if config._target_ == "contrastive.data.corpus.corpus":  # queries are not needed, and take long or a language model
+        return Path(config.path).stem, documents(config.path, columns=config.get("columns"))
     data = instantiate(config)
     tasks = {"test": data.test, "dev": data.dev}
     wanted = [split] if split else list(tasks)
@@ -201,7 +204,6 @@ def build_index(options: argparse.Namespace, overrides: Sequence[str], documents
 
     from contrastive.embedding_cache import EmbeddingCache, default_folder
     from contrastive.search import SearchIndex
-    from experiments.composing import compose
 
     encoder = instantiate(compose(model=options.model, overrides=overrides).encoder)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")

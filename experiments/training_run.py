@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning
 import torch
+from hydra.errors import CompactHydraException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,7 @@ from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
 from contrastive.training import ContrastiveData, ContrastiveModule
 from experiments import results
+from experiments.composing import MISTAKES, check_complete, said
 from experiments.figures import illustrate
 from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.model_card import write_card
@@ -49,13 +51,21 @@ class Parts:
 
 
 def train_and_judge(config: DictConfig) -> float:
-    """Run the job; return the monitored metric, or the final nDCG@10 if nothing was monitored."""
+    """Run the job; return the monitored metric, or the final nDCG@10 if nothing was monitored.
+
+    Raises:
+        CompactHydraException: If the parts cannot be built from the configuration; it says why.
+    """
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     _quiet()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    parts = build(config, folder)
+    try:
+        check_complete(config, config)
+        parts = build(config, folder)
+    except MISTAKES as error:  # Hydra shows this one without a traceback
+        raise CompactHydraException(f"error: {said(error)}") from error
     origin = provenance()
     report: dict[str, Any] = {
         "status": "running",

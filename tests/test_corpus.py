@@ -102,6 +102,7 @@ def test_judged_queries_are_the_tasks_and_their_answers_are_not_trained_on(judge
     data = corpus(judged)
     assert list(data.dev.queries.values()) == ["nurse triage"]
     assert list(data.test.queries.values()) == ["chef, soup"]
+    assert (data.dev.name, data.test.name) == ("dev", "test")
     trained = {record.positive_id for record in data.train}
     assert trained.isdisjoint({"d0", "d1", "t0", "t1"})
     assert {"d2", "t2", "d7", "d50"} <= trained
@@ -133,6 +134,7 @@ def test_tasks_are_made_with_nothing_masked_and_the_same_for_other_rules(tmp_pat
     first = corpus(path, queries=PseudoQueries(masked=1.0))
     second = corpus(path, queries=PseudoQueries(masked=0.0))
     assert first.dev == second.dev
+    assert (first.dev.name, first.test.name) == ("dev-pseudo-queries", "test-pseudo-queries")
     assert first.train != second.train
     assert all(first.dev.corpus[f"d{i}"].startswith(text(i)[:4]) for i in range(60))
 

@@ -108,7 +108,11 @@ def test_named_columns_go_before_recognised_ones() -> None:
 @pytest.mark.parametrize(
     ("names", "columns", "message"),
     [
-        (["a", "b"], {}, r"no column has a usual name for the query; name it in columns\.query\. There are 'a', 'b'"),
+        (
+            ["a", "b"],
+            {},
+            r"no column has a usual name for the query; .*columns\.query .*data=corpus\)\. There are 'a', 'b'",
+        ),
         (["query", "b"], {}, r"no column has a usual name for the positive; name it in columns\.positive\. There are"),
         (["query", "anchor", "pos"], {}, r"the query could be 'query' or 'anchor'; say which in columns\.query"),
         (["query", "pos", "doc"], {}, r"the positive could be 'pos' or 'doc'; say which in columns\.positive"),

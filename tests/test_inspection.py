@@ -360,11 +360,12 @@ def test_leaking_data_is_inspected_all_the_same(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "beir"], "error: Missing mandatory value: data.path$"),
-        (["--data", "nowhere"], "error: .*Could not find 'data/nowhere'"),
+        (["--data", "beir"], "error: expected a value for data.path, which has no default: add data.path=...$"),
+        (["--data", "nowhere"], "error: expected data to be a file, .* got nowhere$"),
         (["--data", "mixed"], "error: expected at least one source to mix, got none"),
         (["data.train_pairs=0"], "error: expected train_pairs of at least 1, got 0"),
-        (["data.pairs=1"], "error: .*'pairs' is not in struct"),
+        (["--data", str(Path(__file__).parent)], "error: expected a file named train, dev or test and ending in"),
+        (["data.pairs=1"], r"error: Could not override 'data\.pairs'"),
         (["--examples", "-1"], "error: expected --examples of at least 0, got -1"),
         (["encoder.max_length=65"], "error: expected max_length from 3 to 64 for this model, got 65"),
     ],

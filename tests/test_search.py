@@ -396,6 +396,22 @@ def test_a_choice_of_data_takes_overrides_wherever_they_stand(
     assert all(hit["id"] in test.corpus for hit in hits)
 
 
+def test_what_a_run_made_of_documents_is_not_made_again_to_search_them(
+    ask: Ask, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "postings.csv").write_text("title,body\nNurse,Nights\nChef,Days\n")
+    writer = {"_target_": f"{__name__}.never_called"}
+    data = {"_target_": "contrastive.data.corpus.corpus", "path": str(tmp_path / "postings.csv"), "writer": writer}
+    run = make_run(tmp_path, tiny_model_folder, {**data, "columns": {"text": "body"}})
+    found = json.loads(ask("nurse", "--json", data=None, model=str(run)))
+    assert {hit["title"] for hit in found["hits"]} == {"Nurse", "Chef"}
+
+
+def never_called() -> None:
+    """Stand in for a language model that costs money."""
+    raise AssertionError
+
+
 def test_overrides_reach_the_encoder(ask: Ask) -> None:
     short, long = (
         json.loads(ask("python nurse data years", "--json", f"encoder.max_length={n}"))["hits"] for n in (3, 64)
@@ -484,7 +500,7 @@ def test_a_dimension_is_passed_to_the_encoder(
             {"encoder": {"_target_": "contrastive.encoder.Encoder.from_pretrained", "name_or_path": model}}
         )
 
-    monkeypatch.setattr("experiments.composing.compose", stand_in)
+    monkeypatch.setattr(program, "compose", stand_in)
     ask("nurse")
     assert composed == {str(tiny_model_folder): []}
     ask("nurse", "--dimension", "16", "encoder.pooling=cls")

@@ -201,6 +201,8 @@ def test_a_loss_that_the_data_cannot_serve_says_so_before_training(tiny_encoder:
     alone(tiny_encoder, NeedsTeacher()).rehearse(batch(taught))
     with pytest.raises(ValueError, match="negatives"):
         alone(tiny_encoder, TripletLoss(mining="explicit")).rehearse(batch(records()))
+    with pytest.raises(ValueError, match=r"InfoNCELoss takes every pair as relevant, .* min_score says"):
+        alone(tiny_encoder, InfoNCELoss()).rehearse(batch([replace(record, score=0.1) for record in records()]))
 
 
 def test_batch_of_one_trains_without_an_answer(tiny_encoder: Encoder) -> None:

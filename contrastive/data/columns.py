@@ -135,7 +135,8 @@ def recognise(names: Sequence[str], wanted: Columns) -> Columns:
         elif len(chosen) > 1:
             raise ValueError(f"the {role} could be {' or '.join(map(repr, chosen))}; say which in columns.{role}")
         elif not chosen and role in ("query", "positive"):
-            raise ValueError(f"no column has a usual name for the {role}; name it in columns.{role}. {there}")
+            alone = " (documents without queries are for data=corpus)" if role == "query" else ""
+            raise ValueError(f"no column has a usual name for the {role}; name it in columns.{role}{alone}. {there}")
         else:
             found[role] = chosen[0] if chosen else False
     return Columns(**found)

@@ -17,6 +17,9 @@ from contrastive.query_generation.keywords import Keywords, extract_keywords
 from contrastive.query_generation.pseudo_queries import PseudoQueries, PseudoQuery
 from contrastive.query_generation.query_writers import QueryWriter, write_queries
 
+PSEUDO_QUERIES = "-pseudo-queries"
+"""How the name of a task ends whose queries were made here, lest its numbers pass for those of real ones."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +43,7 @@ def corpus(
     query: they are never its negatives. With a folder in the BEIR layout that has judgements, its dev and test queries
     are the tasks, the documents that answer them best are not trained on, and its train queries are not read.
     Otherwise the tasks are pseudo-queries, nothing masked, of documents that are held out together with their
-    near-duplicates: good for telling two settings apart, too kind as a measure of real queries.
+    near-duplicates: good for telling two settings apart, too kind as a measure of real queries. Their names say so.
 
     Args:
         path: A folder in the BEIR layout, or a file of documents; see `documents`.
@@ -161,4 +164,4 @@ def _tasks(
 def _task(split: str, records: Sequence[Record], source: _Source) -> RetrievalTask | None:
     queries = {f"{split}/{record.query_id}": record.query for record in records}
     qrels = {f"{split}/{record.query_id}": record.grades for record in records}
-    return RetrievalTask(split, queries, source.texts, qrels) if records else None
+    return RetrievalTask(split + PSEUDO_QUERIES, queries, source.texts, qrels) if records else None

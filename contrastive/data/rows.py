@@ -102,6 +102,11 @@ def _parse(where: str, text: str) -> Any:
         value = json.loads(text)
         if "\\ud" in text or "\\uD" in text:  # half an emoji can be neither written nor tokenised
             json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        whole = text.rstrip()  # else what is cut short is said to go wrong on the next line
+        wrong = json.JSONDecodeError(error.msg, whole, min(error.pos, len(whole)))
+        place = f"line {wrong.lineno}, column {wrong.colno}" if "\n" in whole else f"column {wrong.colno}"
+        raise ValueError(f"{where}: malformed JSON: {error.msg} ({place})") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: malformed JSON: {error}") from error
     return value

@@ -4,6 +4,8 @@ Notable decisions:
 
 - A required skill is either named, in one of the split's surface forms, or only described by a demand; a few are both.
 - Relevant and irrelevant postings come from the same code and the same pools: nothing but the plan tells them apart.
+- Much of a posting is not about its skills, as in real ones: about 215 tokens on average, with prose, chores, qualities
+  and benefits around them. Shorter postings transferred worse to real ones (experiments/LOG.md, 2026-11-26).
 - Layout varies per posting: voice, sections and their order, bullets or paragraphs or one run-on line, lists or lines.
 """
 
@@ -57,7 +59,7 @@ def draw_level(palette: Palette, random: Random, around: Level | None = None) ->
 def draw_plan(role: str, palette: Palette, random: Random, without: frozenset[str] = frozenset()) -> Plan:
     """Draws a plan for a posting of `role` that requires none of the skills in `without`."""
     entry = palette.roles[role]
-    pools = [(entry.skills, random.randint(3, 6)), (palette.families[entry.family], random.choice([0, 0, 1, 2]))]
+    pools = [(entry.skills, random.randint(3, 8)), (palette.families[entry.family], random.choice([0, 0, 1, 2, 3]))]
     pools.append((palette.general, random.choice([0, 0, 1, 1, 2])))
     required: dict[str, None] = {}
     for pool, count in pools:
@@ -180,22 +182,25 @@ class _Writer:
             sections[random.choice(["about", "duties", "requirements", "extras"])].append(line)
         self._pad(sections)
         random.shuffle(sections["duties"])
+        random.shuffle(sections["requirements"])
         return sections
 
     def _pad(self, sections: dict[str, list[str]]) -> None:
         """Adds the sentences around the skills until the posting is as long as it wants to be."""
-        random, target = self.random, self.random.triangular(50, 210, 105)
+        random, target = self.random, self.random.triangular(60, 300, 160)
         duties = [
             self._say("duty", duty=duty, Duty=duty[0].upper() + duty[1:])
             for duty in random.sample(
                 self.palette.roles[self.plan.role].duties, len(self.palette.roles[self.plan.role].duties)
             )
         ]
-        pool = [("about", line) for line in self._several(f"about.{self.voice}", random.randint(1, 4))]
+        pool = [("about", line) for line in self._several(f"about.{self.voice}", random.randint(1, 8))]
         pool += [("duties", line) for line in duties[: random.randint(0, 3)]]
-        pool += [("requirements", line) for line in self._several("education", random.randint(0, 1))]
-        pool += [("extras", line) for line in self._several("extras", random.randint(0, 4))]
-        pool += [("extras", line) for line in self._several("closing", random.randint(0, 3))]
+        pool += [("duties", line) for line in self._several("chore", random.randint(0, 6))]
+        pool += [("requirements", line) for line in self._several("quality", random.randint(0, 4))]
+        pool += [("requirements", line) for line in self._several("education", random.randint(0, 2))]
+        pool += [("extras", line) for line in self._several("extras", random.randint(0, 8))]
+        pool += [("extras", line) for line in self._several("closing", random.randint(0, 5))]
         random.shuffle(pool)
         length = sum(len(line.split()) for lines in sections.values() for line in lines)
         for section, line in pool:
