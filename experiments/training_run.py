@@ -25,7 +25,8 @@ from torch import nn
 from contrastive.data import RetrievalTask, TextData
 from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
-from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training import ContrastiveModule
+from contrastive.training_data import ContrastiveData
 from experiments import results
 from experiments.composing import MISTAKES, check_complete, said
 from experiments.figures import illustrate

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from contrastive.data import Collator, Record, RetrievalTask, TextData, mixed
-from contrastive.training import ContrastiveData
+from contrastive.training_data import ContrastiveData
 
 ROOT = Path(__file__).parents[1]
 

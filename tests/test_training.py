@@ -19,7 +19,8 @@ from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.memory import CrossBatchQueue, MomentumEncoder
 from contrastive.optimization import LinearDecayAdamW, planned_steps
-from contrastive.training import ContrastiveData, ContrastiveModule, add_negatives
+from contrastive.training import ContrastiveModule
+from contrastive.training_data import ContrastiveData, add_negatives
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode at the start of training"
