@@ -87,6 +87,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weights": {"weights": WEIGHTS, "key_weights": KEY_WEIGHTS},
     "key weights, symmetric": {"key_weights": KEY_WEIGHTS, "symmetric": True},
     "margin": {"false_negative_margin": -0.1},
+    "margin, symmetric": {"false_negative_margin": -0.1, "symmetric": True},
     "percentile": {"drop_hardest": 0.2},
     "hardness": {"hardness": 3.0, "hardened": "in_batch", "owners": OWNERS},
     "hardness, symmetric": {"hardness": 3.0, "hardened": "hard", "symmetric": True, "owners": OWNERS},
@@ -259,6 +260,32 @@ def test_trained_bias_and_weights_get_their_gradient() -> None:
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
         assert ours.ne(0).any()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_trained_weights_of_queries_get_their_gradient(symmetric: bool) -> None:
+    queries, keys = embeddings()
+    weights = WEIGHTS.clone().requires_grad_()
+    results = []
+    for tiled in (True, False):
+        value = losses.info_nce(queries, keys, weights=weights, symmetric=symmetric, tiled=tiled)
+        results.append(torch.autograd.grad(value, (weights, queries)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+        assert ours.ne(0).any()
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_negatives_that_all_weigh_nothing_are_none(symmetric: bool, tiled: bool) -> None:
+    queries, keys = embeddings()
+    options: dict[str, Any] = {"key_weights": torch.zeros(NUM_KEYS), "tiled": tiled}
+    value = losses.info_nce(queries, keys, **options, symmetric=symmetric)
+    back = losses.info_nce(keys[:NUM_QUERIES], queries) / 2 if symmetric else torch.zeros((), dtype=torch.float64)
+    torch.testing.assert_close(value, back)
+    (gradient,) = torch.autograd.grad(value, queries)
+    assert gradient.isfinite().all()
+    assert gradient.ne(0).any() == symmetric
 
 
 @pytest.mark.parametrize("title", ["default", "excluded, symmetric", "hardness", "euclidean", "several positives"])
