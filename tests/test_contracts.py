@@ -11,39 +11,74 @@ from contrastive import losses
 from contrastive.contracts import RankingLoss, Similarity
 from contrastive.similarity import cosine, dot, euclidean
 
-MODULES = [losses.InfoNCELoss, losses.MultipleNegativesRankingLoss, losses.TripletLoss]
-FUNCTIONS = [losses.info_nce, losses.multiple_negatives_ranking, losses.triplet]
-CALL = inspect.signature(RankingLoss.__call__).parameters
+PAIRS = {
+    losses.ContrastiveLoss: losses.contrastive,
+    losses.OnlineContrastiveLoss: losses.online_contrastive,
+    losses.CoSENTLoss: losses.cosent,
+    losses.AnglELoss: losses.angle,
+}
+RANKING = {
+    losses.InfoNCELoss: losses.info_nce,
+    losses.MultipleNegativesRankingLoss: losses.multiple_negatives_ranking,
+    losses.SupConLoss: losses.sup_con,
+    losses.NTXentLoss: losses.nt_xent,
+    losses.DecoupledContrastiveLoss: losses.decoupled_contrastive,
+    losses.DebiasedContrastiveLoss: losses.debiased_contrastive,
+    losses.HardWeightedLoss: losses.hard_weighted,
+    losses.GISTLoss: losses.gist,
+    losses.SigLIPLoss: losses.siglip,
+    losses.TripletLoss: losses.triplet,
+    losses.MarginMSELoss: losses.margin_mse,
+    losses.DistillKLLoss: losses.distill_kl,
+}
+BATCH = list(inspect.signature(RankingLoss.__call__).parameters)[1:]
+every_pair_of_both = pytest.mark.parametrize(
+    ("module", "function"), [*RANKING.items(), *PAIRS.items()], ids=lambda each: each.__name__
+)
 
 
-@pytest.mark.parametrize("loss", [module.forward for module in MODULES], ids=lambda loss: loss.__qualname__)
-def test_modules_have_the_call_of_the_protocol(loss) -> None:
-    assert list(inspect.signature(loss).parameters) == list(CALL)
+def named(function) -> dict[str, inspect.Parameter]:
+    """What a function takes by name, the shared options of the softmax losses included."""
+    parameters = inspect.signature(function).parameters
+    shared = dict.fromkeys(losses.SoftmaxOptions.__annotations__) if "options" in parameters else {}
+    return {**shared, **parameters}
 
 
-@pytest.mark.parametrize("loss", FUNCTIONS, ids=lambda loss: loss.__name__)
-def test_functions_take_that_and_their_options_by_name(loss) -> None:
-    parameters = inspect.signature(loss).parameters
-    assert set(CALL) - {"self"} < set(parameters)
-    assert [name for name, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY] == [
-        "queries",
-        "keys",
-    ]
+@pytest.mark.parametrize("module", RANKING, ids=lambda module: module.__name__)
+def test_modules_have_the_call_of_the_protocol(module) -> None:
+    parameters = inspect.signature(module.forward).parameters
+    missing = {"positives"} if module is losses.GISTLoss else set()  # a query has one positive there
+    assert set(BATCH) - set(parameters) == missing
+    assert list(parameters)[1:3] == ["queries", "keys"]
+    needed = {
+        name for name, each in parameters.items() if each.default is each.empty and each.kind is each.KEYWORD_ONLY
+    }
+    assert needed <= {"guide_queries", "guide_keys", "teacher_scores"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_modules_take_the_options_of_their_function_and_its_defaults(module) -> None:
+@pytest.mark.parametrize("function", RANKING.values(), ids=lambda function: function.__name__)
+def test_functions_take_that_and_their_options_by_name(function) -> None:
+    assert set(BATCH) <= set(named(function))
+    positional = [name for name, each in named(function).items() if each and each.kind is each.POSITIONAL_OR_KEYWORD]
+    assert positional == ["queries", "keys"]
+
+
+@every_pair_of_both
+def test_modules_take_the_options_of_their_function_and_its_defaults(module, function) -> None:
     """A default that drifts apart from the function's would be a second owner of one fact."""
-    function = FUNCTIONS[MODULES.index(module)]
-    options = inspect.signature(function).parameters
+    options = named(function)
     for name, parameter in list(inspect.signature(module.__init__).parameters.items())[1:]:
-        if name not in ("learnable_temperature", "temperature_bounds"):
-            default = parameter.default
-            assert default == options[name].default or default == getattr(options[name].default, "name", None), name
+        if name in ("learnable_temperature", "temperature_bounds", "learnable_bias", "options"):
+            continue
+        own = options[name]
+        if own is not None:  # a shared option has its default where it is read
+            assert parameter.default == own.default or parameter.default == getattr(own.default, "name", None), name
 
 
 def test_every_public_name_is_exported() -> None:
-    assert set(losses.__all__) == {thing.__name__ for thing in MODULES + FUNCTIONS}
+    pairs = {**RANKING, **PAIRS}
+    names = {thing.__name__ for thing in (*pairs, *pairs.values())}
+    assert set(losses.__all__) == names | {"MatryoshkaLoss", "SoftmaxOptions"}
 
 
 def test_similarities_fit_the_protocol() -> None:

@@ -346,11 +346,15 @@ def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: En
 def test_every_loss_uses_a_queue_or_says_before_training_that_it_does_not(
     name: str, options: dict[str, Any], tiny_encoder: Encoder
 ) -> None:
+    of_pairs = not all_losses.takes_a_queue(name, options)
     taught = [
-        replace(record, teacher_scores=(1.0,) + (0.5,) * len(record.negatives), score=float(i % 2))
+        replace(
+            record,
+            teacher_scores=(1.0,) + (0.5,) * len(record.negatives),
+            score=float(i % 2) if of_pairs else None,
+        )
         for i, record in enumerate(with_negatives(8))
     ]
-    of_pairs = not all_losses.takes_a_queue(name, options)
     batch = ContrastiveData(taught, None, batch_size=8, num_negatives=0 if of_pairs else None).collate(taught)
     loss = all_losses.make(name, options)
     loss = WithGuide(loss) if "guide_keys" in parameters_of(loss) else loss

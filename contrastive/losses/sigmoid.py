@@ -75,8 +75,8 @@ class SigLIPLoss(SoftmaxModule):
         ValueError: As `siglip`.
 
     Example:
-        >>> SigLIPLoss()
-        SigLIPLoss(temperature=0.1 (learnt), bias=-10 (learnt))
+        >>> SigLIPLoss(learnable_temperature=False, learnable_bias=False)
+        SigLIPLoss(temperature=0.1, bias=-10.0)
     """
 
     def __init__(
