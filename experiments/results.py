@@ -23,6 +23,7 @@ FILES = {
     "metrics.json": "means, intervals, gains, timings, versions",
     "*.per_query.csv": "every metric of every query, a file a system",
     "*.trec": "rankings as TREC run files",
+    "queries.csv": "text of each query, for experiments.compare",
     "similarities.csv": "cosine of relevant pairs and of negatives, before and after",
     "history/metrics.csv": "loss, gradient norm, learning rate, speed, dev metrics by step",
     "*.png": "plots of the results, the similarities and the training",
@@ -62,6 +63,14 @@ def write_system(folder: Path, name: str, rankings: Rankings, results: Results) 
     """Write the ranking of one system as a TREC run file and its per-query results as CSV."""
     rankings.write_trec(folder / f"{name}.trec", tag=name)
     results.write_csv(folder / f"{name}.per_query.csv")
+
+
+def write_queries(path: Path, task: RetrievalTask) -> None:
+    """Write a row a query: its id and its text."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query_id", "query"])
+        writer.writerows(task.queries.items())
 
 
 def write_similarities(path: Path, similarities: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
