@@ -93,7 +93,7 @@ def comparison(
     wanted = [*folders, Path(baseline)] if is_folder and baseline is not None else folders
     runs = [read_run(folder, metric) for folder in dict.fromkeys(folder.resolve() for folder in wanted)]
     data = _different_data(runs, allowed=different_data)
-    systems = group(runs, by_data=different_data)
+    systems = group(runs)
     scores = {system.name: [run.scores for run in system.runs] for system in systems}
     if baseline in UNTRAINED:
         name = baseline

@@ -1,7 +1,7 @@
 """Finished runs, and the systems they are runs of: those that differ in their seed only.
 
 A system is its resolved configuration without what cannot change the weights or their score: seed, folder, trackers,
-what is printed. Data and the judged split are told apart from the rest, because systems that differ there are not
+what is printed. Data and the judged split are known apart from the rest, because systems that differ there are not
 compared unless asked.
 """
 
@@ -21,7 +21,7 @@ from experiments.provenance import leaves
 
 Settings = dict[str, Any]
 
-NOT_THE_SYSTEM = {"seed", "folder", "logger", "before", "query", "judge", "data"}
+NOT_THE_SYSTEM = {"seed", "folder", "logger", "before", "query"}
 ONLY_SHOWN = {"enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler", "progress", "interrupted"}
 
 
@@ -118,19 +118,18 @@ def read_texts(runs: Sequence[Run]) -> dict[str, str]:
     return texts
 
 
-def group(runs: Sequence[Run], *, by_data: bool = False) -> list[System]:
+def group(runs: Sequence[Run]) -> list[System]:
     """Put runs that differ in their seed only together, in the order in which they come first.
 
     Args:
         runs: Each once.
-        by_data: Whether data and split make a system too.
 
     Raises:
         ValueError: If two runs of one system have the same seed, so that one of them says nothing new.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = json.dumps(run.settings | (run.data if by_data else {}), sort_keys=True, default=str)
+        key = json.dumps(run.settings | run.data, sort_keys=True, default=str)
         members = groups.setdefault(key, [])
         twin = next((other for other in members if other.seed == run.seed), None)
         if twin is not None:
@@ -138,7 +137,7 @@ def group(runs: Sequence[Run], *, by_data: bool = False) -> list[System]:
                 f"expected runs that differ, {twin.folder} and {run.folder} have the same settings and seed {run.seed}"
             )
         members.append(run)
-    names = name_systems([runs[0].settings | (runs[0].data if by_data else {}) for runs in groups.values()])
+    names = name_systems([runs[0].settings | runs[0].data for runs in groups.values()])
     if len(set(names)) < len(names):
         names = [f"{name} ({runs[0].folder.name})" for name, runs in zip(names, groups.values(), strict=True)]
     return [System(name, runs) for name, runs in zip(names, groups.values(), strict=True)]

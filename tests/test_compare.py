@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,8 @@ def test_other_data_are_refused_unless_asked_for(make_run: MakeRun, changes: Any
     with pytest.raises(ValueError, match=rf"same data and split, .*a and .*b differ in {named}; --different-data"):
         comparison(folders)
     report = comparison(folders, different_data=True)
-    assert len(report.rows) == 2
+    assert len({row.system for row in report.rows}) == 2
+    assert all(re.match(r"(its )?(judge|data\.path|documents|train_pairs)=", row.system) for row in report.rows)
     assert "The data differ in " in report.caveats[0]
 
 
@@ -257,6 +259,13 @@ def test_table_fits_eighty_columns_with_every_number(runs: list[Path]) -> None:
     ):
         assert number in text
     assert "(not trained)" in printed(comparison(runs, "before"))
+
+
+def test_settings_are_no_markup(make_run: MakeRun) -> None:
+    asking = {"encoder": {**CONFIG["encoder"], "query_prompt": "[bold]"}}
+    assert "encoder.query_prompt=[bold]" in printed(
+        comparison([make_run("a"), make_run("b", config=asking)]), width=120
+    )
 
 
 def test_files_hold_the_table(runs: list[Path]) -> None:

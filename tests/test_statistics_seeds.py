@@ -178,6 +178,29 @@ def test_interval_has_the_variance_of_the_resampled_seeds_and_clusters() -> None
     assert (interval.high - interval.low) / 2 == pytest.approx(sqrt(variance), rel=0.12)
 
 
+def test_interval_of_two_clusters_is_that_of_their_three_resamples() -> None:
+    """Means 0 and 1 of clusters of 1 and 3 queries: a resample has mean 0, 0.75 or 1, against 0.75."""
+    widened = sqrt(2) * stats.t.ppf(0.975, 1) / stats.norm.ppf(0.975)
+    interval = hierarchical_bootstrap([0, 1, 1, 1], clusters="abbb")
+    assert (interval.low, interval.high) == pytest.approx((0.75 - 0.75 * widened, 0.75 + 0.25 * widened))
+
+
+def test_interval_leans_the_way_the_seeds_do() -> None:
+    one_is_bad, all_are_good = np.full((8, 6), 0.5), np.full((8, 6), 0.5)
+    one_is_bad[0] = 0.1
+    below, above = compare(one_is_bad, all_are_good), compare(all_are_good, one_is_bad)
+    assert below.mean - below.low > 1.5 * (below.high - below.mean) > 0
+    assert above.high - above.mean > 1.5 * (above.mean - above.low) > 0
+
+
+def test_both_tests_agree_where_scores_are_normal() -> None:
+    rng = np.random.default_rng(0)
+    found = [compare(*simulated(rng, queries=14, planted=0.07, seed_effect=0.03)) for _ in range(60)]
+    ratios = [c.randomisation_p / c.t_test.p_value for c in found if 0.01 < c.t_test.p_value < 0.1]
+    assert len(ratios) > 10
+    assert np.median(ratios) == pytest.approx(1, abs=0.1)
+
+
 def test_clusters_may_have_any_size_and_order() -> None:
     scores = np.random.default_rng(0).random((3, 6))
     interval = hierarchical_bootstrap(scores, clusters=["x", "y", "x", "x", "y", "z"])

@@ -69,7 +69,6 @@ def bootstrap_sources(sources: Sources, *, confidence: float, resamples: int, se
     for effects in sources.seed_effects:
         deviations += effects[rng.integers(len(effects), size=(resamples, len(effects)))].mean(axis=1)
     upper = (1 + confidence) / 2
-    low, high = np.quantile(deviations, [1 - upper, upper]) * (
-        student_quantile(variances(variance, sources), upper) / ndtri(upper)
-    )
+    widening = student_quantile(variances(variance, sources), upper) / ndtri(upper)
+    low, high = np.quantile(deviations, [1 - upper, upper]) * widening
     return Interval(sources.mean, sources.mean + float(low), sources.mean + float(high))
