@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -57,6 +58,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def read_run(run: Path, *, needed: Sequence[str] = ("config.yaml", "metrics.json", "model")) -> tuple[Any, Any]:
+    """Return configuration and metrics of a finished run.
+
+    Raises:
+        FileNotFoundError: If something that is needed is not in the folder.
+        ValueError: If the run is not finished, or a file is not as a run writes it.
+    """
+    for name in needed:
+        if not (run / name).exists():
+            raise FileNotFoundError(f"expected the folder of a run, found no {name} in {run}")
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        report = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        status = report.get("status")
+    except (ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"expected config.yaml and metrics.json as experiments.run writes them in {run}, got {error!r}"
+        ) from error
+    if status != "finished":
+        raise ValueError(f"expected a finished run, the status of {run} is {status!r}")
+    return config, report
 
 
 def write_system(folder: Path, name: str, rankings: Rankings, results: Results) -> None:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from experiments import results
 from experiments.provenance import leaves
 
 Settings = dict[str, Any]
@@ -65,20 +64,14 @@ def read_run(folder: Path, metric: str) -> Run:
         FileNotFoundError: If the folder is not that of a run.
         ValueError: If the run is not finished, lacks the metric, or a file cannot be read.
     """
-    for name in ("config.yaml", "metrics.json"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"expected the folder of a run, found no {name} in {folder}")
+    config, report = results.read_run(folder, needed=("config.yaml", "metrics.json"))
     try:
-        report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        status, data, seed = report.get("status"), report["data"], int(config["seed"])
+        data, seed = dict(report["data"]), int(config["seed"])
         flat = _without_folder(dict(leaves(config)), str(config["folder"]))
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"expected config.yaml and metrics.json as experiments.run writes them in {folder}, got {error!r}"
+            f"expected settings and data as experiments.run writes them in {folder}, got {error!r}"
         ) from error
-    if status != "finished":
-        raise ValueError(f"expected a finished run, the status of {folder} is {status!r}")
     of_the_data = {key: value for key, value in flat.items() if key == "judge" or key.startswith("data.")}
     of_the_data |= {f"its {key}": value for key, value in data.items() if key != "queries"}
     settings = {key: value for key, value in flat.items() if _makes_a_system(key)}

@@ -263,9 +263,9 @@ def test_table_fits_eighty_columns_with_every_number(runs: list[Path]) -> None:
 
 def test_settings_are_no_markup(make_run: MakeRun) -> None:
     asking = {"encoder": {**CONFIG["encoder"], "query_prompt": "[bold]"}}
-    assert "encoder.query_prompt=[bold]" in printed(
-        comparison([make_run("a"), make_run("b", config=asking)]), width=120
-    )
+    text = printed(comparison([make_run("a"), make_run("b", config=asking, scores=scores_of(1))]), width=120)
+    assert "│ encoder.query_prompt=[bold] │" in text
+    assert "Queries that moved most, encoder.query_prompt=[bold]:" in text
 
 
 def test_files_hold_the_table(runs: list[Path]) -> None:
