@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from contrastive.data.corpus import PSEUDO_QUERIES
 from experiments.provenance import base_models, generated, hub_data_sets, leaves, portable, query_author
+from experiments.results import read_run
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
@@ -140,22 +140,6 @@ def metadata(
             f"dataset_size:{data['train_pairs']}",
         ],
     )
-
-
-def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return configuration and metrics of a finished run.
-
-    Raises:
-        FileNotFoundError: If the folder is not that of a run.
-        ValueError: If the run is not finished.
-    """
-    for name in ("config.yaml", "metrics.json", "model"):
-        if not (run / name).exists():
-            raise FileNotFoundError(f"expected the folder of a run, found no {name} in {run}")
-    report = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    if report.get("status") != "finished":
-        raise ValueError(f"expected a finished run, the status of {run} is {report.get('status')!r}")
-    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), report
 
 
 def recipe(config: Mapping[str, Any], report: Mapping[str, Any], model: Path) -> dict[str, str]:

@@ -135,8 +135,9 @@ def made_files(run: Path, repo_id: str, licence: str | None) -> dict[str, bytes]
     """Return the card of a run for its repository, and what would name paths of this machine without them."""
     import yaml
 
-    from experiments.model_card import model_card, read_run
+    from experiments.model_card import model_card
     from experiments.provenance import portable
+    from experiments.results import read_run
 
     config, report = read_run(run)
     report["git"]["changed_files"] = bool(report["git"]["changed_files"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +24,7 @@ FILES = {
     "metrics.json": "means, intervals, gains, timings, versions",
     "*.per_query.csv": "every metric of every query, a file a system",
     "*.trec": "rankings as TREC run files",
+    "queries.csv": "text of each query, for experiments.compare",
     "similarities.csv": "cosine of relevant pairs and of negatives, before and after",
     "history/metrics.csv": "loss, gradient norm, learning rate, speed, dev metrics by step",
     "*.png": "plots of the results, the similarities and the training",
@@ -58,10 +60,41 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
+def read_run(run: Path, *, needed: Sequence[str] = ("config.yaml", "metrics.json", "model")) -> tuple[Any, Any]:
+    """Return configuration and metrics of a finished run.
+
+    Raises:
+        FileNotFoundError: If something that is needed is not in the folder.
+        ValueError: If the run is not finished, or a file is not as a run writes it.
+    """
+    for name in needed:
+        if not (run / name).exists():
+            raise FileNotFoundError(f"expected the folder of a run, found no {name} in {run}")
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        report = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        status = report.get("status")
+    except (ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"expected config.yaml and metrics.json as experiments.run writes them in {run}, got {error!r}"
+        ) from error
+    if status != "finished":
+        raise ValueError(f"expected a finished run, the status of {run} is {status!r}")
+    return config, report
+
+
 def write_system(folder: Path, name: str, rankings: Rankings, results: Results) -> None:
     """Write the ranking of one system as a TREC run file and its per-query results as CSV."""
     rankings.write_trec(folder / f"{name}.trec", tag=name)
     results.write_csv(folder / f"{name}.per_query.csv")
+
+
+def write_queries(path: Path, task: RetrievalTask) -> None:
+    """Write a row a query: its id and its text."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query_id", "query"])
+        writer.writerows(task.queries.items())
 
 
 def write_similarities(path: Path, similarities: Mapping[str, Mapping[str, Sequence[float]]]) -> None:

@@ -105,6 +105,7 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
         clock.lap(f"judge {name}")
         results.write_json(folder / "metrics.json", report)
 
+    results.write_queries(folder / "queries.csv", parts.task)
     judge("BM25")
     if config.before:
         judge("before")

@@ -1,5 +1,6 @@
 """Files and tables that a run leaves behind."""
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_final_numbers_are_flat() -> None:
         "best/dev/map": 0.25,
     }
     assert results.final_numbers({"systems": {}, "monitored": None}) == {}
+
+
+def test_queries_are_written_with_their_text(tmp_path: Path) -> None:
+    results.write_queries(tmp_path / "q.csv", RetrievalTask("t", {"q": 'a, "b"\n c'}, TASK.corpus, {}))
+    with (tmp_path / "q.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{"query_id": "q", "query": 'a, "b"\n c'}]
 
 
 def test_similarities_are_written_a_row_a_pair(tmp_path: Path) -> None:

@@ -64,7 +64,14 @@ def test_a_run_leaves_everything_it_promises(
     assert content["monitored"]["metric"] == "dev/ndcg@10"
     assert content["monitored"]["value"] == monitored
     assert set(content["systems"]) == {"BM25", "before", "after"}
-    files = ("config.yaml", "history/metrics.csv", "checkpoints/best.ckpt", "similarities.csv", "model/README.md")
+    files = (
+        "config.yaml",
+        "history/metrics.csv",
+        "checkpoints/best.ckpt",
+        "similarities.csv",
+        "queries.csv",
+        "model/README.md",
+    )
     for file in (*files, "training.png", "results.png", "similarities.png"):
         assert (folder / file).stat().st_size > 0
     printed = capsys.readouterr().out

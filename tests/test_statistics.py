@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contrastive import statistics
-from contrastive.statistics import Interval, bootstrap_interval, holm, paired_difference
+from contrastive.statistics import Interval, bootstrap_interval, holm, paired_difference, resampling
 
 
 def test_intervals_cover_the_true_mean_about_as_often_as_they_say() -> None:
@@ -33,7 +32,7 @@ def test_results_are_a_function_of_the_seed_and_not_of_the_chunks(monkeypatch: p
     other = paired_difference(values, 0.8 * values[::-1], resamples=500, seed=1)
     assert (other.low, other.high) != (whole[1].low, whole[1].high)
     assert other.p_value != whole[1].p_value
-    monkeypatch.setattr(statistics, "_CHUNK", 120)
+    monkeypatch.setattr(resampling, "_CHUNK", 120)
     assert (
         bootstrap_interval(values, resamples=500),
         paired_difference(values, 0.8 * values[::-1], resamples=500),
