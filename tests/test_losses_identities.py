@@ -19,13 +19,13 @@ GUIDE = {"guide_queries": QUERIES.detach(), "guide_keys": KEYS.detach()}
 SMALL = (torch.eye(3), torch.eye(3))
 
 
-def same(one: Tensor, other: Tensor) -> None:
+def assert_same(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
 def test_supervised_contrastive_is_info_nce_at_another_temperature() -> None:
     positives = selection(4, 12, SEVERAL)
-    same(
+    assert_same(
         losses.sup_con(QUERIES, KEYS, positives=positives),
         losses.info_nce(QUERIES, KEYS, positives=positives, temperature=0.1),
     )
@@ -35,29 +35,31 @@ def test_merging_takes_the_excluded_for_positives() -> None:
     exclude = selection(4, 12, EXCLUDED)
     merged = exclude | torch.eye(4, 12, dtype=torch.bool)
     for loss in (losses.info_nce, losses.sup_con, losses.decoupled_contrastive, losses.siglip):
-        same(loss(QUERIES, KEYS, exclude=exclude, merge_excluded=True), loss(QUERIES, KEYS, positives=merged))
+        assert_same(loss(QUERIES, KEYS, exclude=exclude, merge_excluded=True), loss(QUERIES, KEYS, positives=merged))
     # The training of texts with several known answers, which are found as positives by default.
-    same(losses.SupConLoss()(QUERIES, KEYS, exclude=exclude), losses.sup_con(QUERIES, KEYS, positives=merged))
+    assert_same(losses.SupConLoss()(QUERIES, KEYS, exclude=exclude), losses.sup_con(QUERIES, KEYS, positives=merged))
 
 
 def test_two_views_are_one_batch_of_views_against_itself() -> None:
     first, second = BATCHES["pairs alone"].embeddings()
     views = torch.cat([first, second])
     together = partial(losses.nt_xent, views, views, positives=two_views(4), exclude=diagonal())
-    same(losses.nt_xent(first, second), together())
-    same(losses.nt_xent(first, second), losses.info_nce(first, second, temperature=0.5, symmetric=True, same_side=True))
+    assert_same(losses.nt_xent(first, second), together())
+    assert_same(
+        losses.nt_xent(first, second), losses.info_nce(first, second, temperature=0.5, symmetric=True, same_side=True)
+    )
 
 
 def test_nt_xent_does_not_let_positives_compete() -> None:
     call = {"positives": selection(4, 12, SEVERAL), "temperature": 0.5, "reduction": "none"}
     apart, competing = losses.nt_xent(QUERIES, KEYS, **call), losses.sup_con(QUERIES, KEYS, **call)
     assert (apart < competing).tolist() == [True, False, True, True]
-    same(apart[1], competing[1])  # which has one
+    assert_same(apart[1], competing[1])  # which has one
 
 
 def test_decoupled_is_info_nce_without_the_positive_in_the_denominator() -> None:
     rows = losses.info_nce(QUERIES, KEYS, temperature=0.3, reduction="none")
-    same(
+    assert_same(
         losses.decoupled_contrastive(QUERIES, KEYS, temperature=0.3, reduction="none"),
         torch.expm1(rows).log(),
     )
@@ -66,9 +68,9 @@ def test_decoupled_is_info_nce_without_the_positive_in_the_denominator() -> None
 def test_reweighted_losses_end_in_info_nce() -> None:
     call = {"temperature": 0.3, "symmetric": True}
     plain = losses.info_nce(QUERIES, KEYS, **call)
-    same(losses.debiased_contrastive(QUERIES, KEYS, positive_prior=0.0, **call), plain)
-    same(losses.hard_weighted(QUERIES, KEYS, positive_prior=0.0, concentration=0.0, **call), plain)
-    same(
+    assert_same(losses.debiased_contrastive(QUERIES, KEYS, positive_prior=0.0, **call), plain)
+    assert_same(losses.hard_weighted(QUERIES, KEYS, positive_prior=0.0, concentration=0.0, **call), plain)
+    assert_same(
         losses.hard_weighted(QUERIES, KEYS, concentration=0.0, **call),
         losses.debiased_contrastive(QUERIES, KEYS, **call),
     )
@@ -84,9 +86,9 @@ def test_gist_with_a_guide_that_suspects_nothing_is_ranking_over_three_direction
     for contrast_positives in (True, False):
         directions = ["query_to_key", "query_to_query", "key_to_key"][: 2 + contrast_positives]
         value = losses.gist(QUERIES, KEYS[:4], contrast_positives=contrast_positives, **_first_four(blind))
-        same(value, losses.multiple_negatives_ranking(QUERIES, KEYS[:4], directions=directions))
+        assert_same(value, losses.multiple_negatives_ranking(QUERIES, KEYS[:4], directions=directions))
     value = losses.gist(QUERIES, KEYS, contrast_queries=False, contrast_positives=False, **blind)
-    same(value, losses.info_nce(QUERIES, KEYS))
+    assert_same(value, losses.info_nce(QUERIES, KEYS))
 
 
 def _first_four(guide: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,13 +98,13 @@ def _first_four(guide: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_gist_takes_several_hard_negatives_whose_order_does_not_matter() -> None:
     order = torch.tensor([0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7])
     swapped = {"guide_queries": QUERIES.detach(), "guide_keys": KEYS.detach()[order]}
-    same(losses.gist(QUERIES, KEYS, **GUIDE), losses.gist(QUERIES, KEYS[order], **swapped))
+    assert_same(losses.gist(QUERIES, KEYS, **GUIDE), losses.gist(QUERIES, KEYS[order], **swapped))
 
 
 def test_gist_compares_unit_guides() -> None:
     lengths = torch.arange(1.0, 13)[:, None]
     longer = {"guide_queries": QUERIES.detach() * lengths[:4], "guide_keys": KEYS.detach() * lengths}
-    same(losses.gist(QUERIES, KEYS, **GUIDE), losses.gist(QUERIES, KEYS, **longer))
+    assert_same(losses.gist(QUERIES, KEYS, **GUIDE), losses.gist(QUERIES, KEYS, **longer))
 
 
 def test_weight_of_a_key_is_how_often_it_is_there() -> None:
@@ -111,15 +113,15 @@ def test_weight_of_a_key_is_how_often_it_is_there() -> None:
     weights = torch.ones(12)
     weights[8:] = 2
     for loss in (losses.info_nce, losses.decoupled_contrastive, losses.siglip):
-        same(loss(QUERIES, KEYS, key_weights=weights), loss(QUERIES, twice, owners=owners))
+        assert_same(loss(QUERIES, KEYS, key_weights=weights), loss(QUERIES, twice, owners=owners))
         weightless = loss(QUERIES, KEYS, key_weights=(torch.arange(12) < 8).float())
-        same(weightless, loss(QUERIES, KEYS[:8]))
+        assert_same(weightless, loss(QUERIES, KEYS[:8]))
 
 
 def test_smoothing_counts_candidates_that_count() -> None:
     present = (torch.arange(12) < 8).float()
     smoothed = partial(losses.info_nce, QUERIES, label_smoothing=0.3)
-    same(smoothed(KEYS, key_weights=present), smoothed(KEYS[:8]))
+    assert_same(smoothed(KEYS, key_weights=present), smoothed(KEYS[:8]))
 
 
 def test_hard_negatives_are_hardened_in_no_other_direction() -> None:
