@@ -100,7 +100,6 @@ def _settle(
         log_weights = log_weights.detach().expand_as(logits)
         present = log_weights > -math.inf
         negative = present if negative is None else negative & present
-        log_weights = log_weights.clamp_min(torch.finfo(log_weights.dtype).min)  # -inf less -inf is NaN
     if not one_each:
         negative = ~positive if negative is None else negative & ~positive
     elif negative is not None:
