@@ -104,6 +104,19 @@ def test_equals_the_paper_at_any_size_and_margin(
     torch.testing.assert_close(triplet(queries, keys, **options), expected)
 
 
+@pytest.mark.parametrize("weights", [None, torch.ones(1, dtype=torch.float64)])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_share_of_a_triplet_below_one_is_what_it_is_divided_by(weights: Tensor | None, reduction: str) -> None:
+    """One query, two negatives, of which one is active: the expected triplets are fewer than one."""
+    generator = torch.Generator().manual_seed(59)
+    queries = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+    keys = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    options: dict[str, Any] = {"mining": "distance_weighted", "margin": 1.0, "average": "active"}
+    expected = oracles.triplet(queries, keys, positives={(0, 0)}, **options)
+    value = triplet(queries, keys, **options, weights=weights, reduction=reduction).sum()
+    torch.testing.assert_close(value, expected)
+
+
 @pytest.mark.parametrize("mining", [mining for mining in get_args(Mining) if mining != "explicit"])
 def test_anchor_alone_in_its_class_is_dropped(mining: str) -> None:
     """sentence-transformers' batch-hard loss counts it, with a positive at distance 0."""
