@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from contrastive.adapters import LoRA, add_adapters
 from contrastive.checkpoints import check_max_length, default_max_length, embedded_minilm
 from contrastive.contracts import Side
+from contrastive.cpu_dropout import use_fast_dropout
 from contrastive.freezing import checkpoint_activations, freeze_layers
 from contrastive.micro_batches import (
     TokenCount,
@@ -164,6 +165,7 @@ class Encoder(nn.Module):
         backbone, tokenizer, settings = opened.backbone, opened.tokenizer, opened.settings
         if max_length is None:
             max_length = default_max_length(backbone, tokenizer, settings.max_length)
+        use_fast_dropout(backbone)
         freeze_layers(backbone, frozen_layers)
         adapted = add_adapters(backbone, lora) if lora is not None and lora.rank > 0 else backbone
         if gradient_checkpointing:
