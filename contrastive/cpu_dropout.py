@@ -46,8 +46,6 @@ def use_fast_dropout(backbone: PreTrainedModel) -> None:
             if type(child) is nn.Dropout:
                 setattr(module, name, FastDropout(child.p).train(child.training))
     if backbone.config._attn_implementation == "sdpa":
-        AttentionInterface.register(_NAME, _attention)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
         backbone.set_attn_implementation(_NAME)
 
 
@@ -145,3 +143,8 @@ def _attention(
     with torch.autocast("cpu", enabled=False):  # what comes in has the precision to compute in
         output = _DroppedAttention.apply(query, key, value, attention_mask, scale, dropout)  # type: ignore[no-untyped-call]
     return output.transpose(1, 2).contiguous(), None
+
+
+# On import, so that a process that is sent a backbone finds them: unpickling its `FastDropout` imports this module.
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
