@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -19,7 +18,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from contrastive.contracts import Side
 from contrastive.data import Batch, RetrievalTask
 from contrastive.distributed import gather, world_size
 from contrastive.embedded_batch import EmbeddedBatch, loss_arguments, parameters_of
@@ -82,8 +80,7 @@ class ContrastiveModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Encode both sides, judge them, return the loss."""
         self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
-        local = embedded(batch, self._embed(batch.queries, "query"), self._embed(batch.documents, "document"))
-        self._latest = gather(local)
+        self._latest = gather(embedded(batch, *self._embed(batch)))
         loss = self.judge(recall(self._latest, self.memory))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(self._latest))
         return loss
@@ -167,13 +164,12 @@ class ContrastiveModule(lightning.LightningModule):
         )
         self.health.clear()
 
-    def _embed(self, texts: Sequence[str], side: Side) -> Tensor:
-        """Embed texts with a graph, also where there are none: a rank without rows takes part in the backward pass."""
-        if texts or world_size() == 1:
-            embeddings: Tensor = self.encoder(texts, side=side)
-        else:
-            embeddings = self.encoder([""], side=side)[:0]
-        return embeddings
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed both sides with a graph, also of no rows: a rank without any takes part in the backward pass."""
+        if len(batch) > 0 or world_size() == 1:
+            return self.encoder.embed_sides(batch.queries, batch.documents)
+        queries, keys = self.encoder.embed_sides([""], [""])
+        return queries[:0], keys[:0]
 
     def _remember(self, latest: EmbeddedBatch, local: Batch) -> None:
         """Put the keys of the latest batch, of all ranks, into the memory."""
