@@ -21,8 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from contrastive.data import Batch, RetrievalTask
 from contrastive.distributed import gather, world_size
 from contrastive.embedded_batch import EmbeddedBatch, loss_arguments, parameters_of
+from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
-from contrastive.evaluation import evaluate_rankings, rank
+from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.health import Health
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
@@ -36,6 +37,7 @@ class ContrastiveModule(lightning.LightningModule):
         loss: A ranking loss; see `contracts.RankingLoss`.
         optimizer: Builds the optimiser and its schedule from encoder, loss and number of steps.
         total_steps: Optimiser steps of the whole run, for the schedule.
+        cache: Keeps the embeddings of the dev task, so that weights which were validated need not embed it again.
         memory: Keeps the keys of earlier batches as further negatives.
         momentum_encoder: Makes the keys that go into the memory; without it they are the encoder's own.
 
@@ -50,6 +52,7 @@ class ContrastiveModule(lightning.LightningModule):
         optimizer: LinearDecayAdamW,
         *,
         total_steps: int,
+        cache: EmbeddingCache | None = None,
         memory: CrossBatchQueue | None = None,
         momentum_encoder: MomentumEncoder | None = None,
     ) -> None:
@@ -60,6 +63,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.total_steps = total_steps
+        self.cache = cache
         self.memory = memory
         self.momentum_encoder = momentum_encoder
         self.health = Health()
@@ -185,7 +189,8 @@ class ContrastiveModule(lightning.LightningModule):
     def validation_step(self, task: RetrievalTask, batch_idx: int) -> None:  # noqa: ARG002
         """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
         shows_progress = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
-        results = evaluate_rankings(rank(self.encoder, task, show_progress=shows_progress), task)
+        embeddings = embed(self.encoder, task, show_progress=shows_progress, cache=self.cache)
+        results = evaluate_rankings(rank_embedded(embeddings, task), task)
         for name, value in results.means.items():
             # Every rank ranks the whole corpus, so this is the mean of equal numbers.
             self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries), sync_dist=True)

@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
+from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
 from contrastive.training import ContrastiveModule
@@ -49,6 +50,7 @@ class Parts:
     datamodule: ContrastiveData
     trainer: lightning.Trainer
     loggers: list[Any]
+    cache: EmbeddingCache | None
 
 
 def train_and_judge(config: DictConfig) -> float:
@@ -96,10 +98,10 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     def judge(name: str) -> None:
         log.info("Judging %s on %s", name, _described(parts.task))
         if name == "BM25":
-            judged[name] = judge_bm25(parts.task, config.query)
+            judged[name] = judge_bm25(parts.task, config.query, cache=parts.cache.folder if parts.cache else None)
         else:
             encoder = parts.encoder.to(parts.trainer.strategy.root_device)  # Lightning puts it back on the CPU
-            judged[name] = judge_encoder(encoder, parts.task, judged["BM25"].rankings, config.query)
+            judged[name] = judge_encoder(encoder, parts.task, judged["BM25"].rankings, config.query, cache=parts.cache)
         results.write_system(folder, name, judged[name].rankings, judged[name].results)
         report["systems"][name] = judged[name].summary()
         clock.lap(f"judge {name}")
@@ -158,12 +160,20 @@ def build(config: DictConfig, folder: Path) -> Parts:
     loggers = instantiate(config.logger, folder=folder)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     total_steps = planned_steps(len(datamodule.batches), trainer)
+    cache = embedding_cache(config.cache)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     module = ContrastiveModule(
-        encoder, loss, optimizer, total_steps=total_steps, memory=memory, momentum_encoder=momentum_encoder
+        encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
     )
     module.rehearse(datamodule.collate(datamodule.records[: config.batch_size]))
-    return Parts(data, task, encoder, module, datamodule, trainer, loggers)
+    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
+
+
+def embedding_cache(folder: str | None) -> EmbeddingCache | None:
+    """Return the cache in a folder, in the user's cache folder for `default`, or none for None."""
+    if folder is None:
+        return None
+    return EmbeddingCache(default_folder() if folder == "default" else Path(folder).expanduser())
 
 
 def build_callbacks(config: DictConfig, *, validates: bool) -> list[Callback]:
