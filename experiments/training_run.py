@@ -26,6 +26,7 @@ from contrastive.data import RetrievalTask, TextData
 from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
+from contrastive.precision import fastest_precision
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 from experiments import results
@@ -61,6 +62,9 @@ def train_and_judge(config: DictConfig) -> float:
     """
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if config.trainer.precision == "auto":
+        config.trainer.precision = fastest_precision(device_type(config.trainer.accelerator))
+        log.info("precision: %s", config.trainer.precision)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     _quiet()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -167,6 +171,13 @@ def build(config: DictConfig, folder: Path) -> Parts:
     )
     module.rehearse(datamodule.collate(datamodule.records[: config.batch_size]))
     return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
+
+
+def device_type(accelerator: str) -> str:
+    """Return the type of device that one of Lightning's accelerators runs on here."""
+    if accelerator in ("gpu", "cuda", "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return accelerator
 
 
 def embedding_cache(folder: str | None) -> EmbeddingCache | None:
