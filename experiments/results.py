@@ -7,14 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from contrastive.data import RetrievalTask
-from contrastive.evaluation import Rankings, Results
+if TYPE_CHECKING:  # a sweep reads results without loading torch
+    from contrastive.data import RetrievalTask
+    from contrastive.evaluation import Rankings, Results
 
 HEADLINE = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
 """The metrics of the final table; the files hold all of them."""

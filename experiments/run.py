@@ -8,6 +8,7 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; steps on shared cores get much faster
@@ -19,7 +20,8 @@ def main(config: DictConfig) -> float:
     from experiments.training_run import train_and_judge
 
     try:
-        return train_and_judge(config)
+        command = ["python", "-m", "experiments.run", *HydraConfig.get().overrides.task]
+        return train_and_judge(config, command=command)
     except KeyboardInterrupt:  # what is kept has been said where it is kept
         logging.getLogger(__name__).warning("interrupted")
         sys.exit(130)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,15 @@ class Parts:
     loggers: list[Any]
 
 
-def train_and_judge(config: DictConfig) -> float:
+def train_and_judge(
+    config: DictConfig, *, command: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()
+) -> float:
     """Run the job; return the monitored metric, or the final nDCG@10 if nothing was monitored.
+
+    Args:
+        config: What to run.
+        command: The words of the command that runs it, for the record; None if there is none.
+        callbacks: For the trainer, beside those of the configuration.
 
     Raises:
         CompactHydraException: If the parts cannot be built from the configuration; it says why.
@@ -64,10 +72,10 @@ def train_and_judge(config: DictConfig) -> float:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     try:
         check_complete(config, config)
-        parts = build(config, folder)
+        parts = build(config, folder, callbacks)
     except MISTAKES as error:  # Hydra shows this one without a traceback
         raise CompactHydraException(f"error: {said(error)}") from error
-    origin = provenance()
+    origin = provenance(command)
     report: dict[str, Any] = {
         "status": "running",
         "data": _sizes(parts),
@@ -130,7 +138,7 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 
-def build(config: DictConfig, folder: Path) -> Parts:
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
     """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
     loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
@@ -154,7 +162,8 @@ def build(config: DictConfig, folder: Path) -> Parts:
         **config.batches,
     )
     encoder: Encoder = instantiate(config.encoder)
-    callbacks = build_callbacks(config, validates=data.dev is not None and config.trainer.limit_val_batches != 0)
+    validates = data.dev is not None and config.trainer.limit_val_batches != 0
+    callbacks = [*build_callbacks(config, validates=validates), *further]
     loggers = instantiate(config.logger, folder=folder)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     total_steps = planned_steps(len(datamodule.batches), trainer)
