@@ -29,6 +29,7 @@ from contrastive.optimization import planned_steps
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 from experiments import results
+from experiments.callbacks import NotWorthFinishing
 from experiments.composing import MISTAKES, check_complete, said
 from experiments.figures import illustrate
 from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
@@ -87,14 +88,22 @@ def train_and_judge(
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
     try:
         return _run(config, folder, parts, report)
-    except BaseException as error:  # Lightning turns Ctrl-C into SystemExit
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        report["status"] = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+    except BaseException as error:
+        report["status"] = _ending(error)
         log.warning("\nThe run was stopped (%s). What was finished is in %s", report["status"], folder)
         raise
     finally:
         results.write_json(folder / "metrics.json", report)
-        finish(parts.loggers, failed=report["status"] != "finished")
+        finish(parts.loggers, failed=not report["status"].startswith(("finished", "pruned")))
+
+
+def _ending(error: BaseException) -> str:
+    """Return the status of a run that something ended."""
+    if isinstance(error, NotWorthFinishing):
+        return f"pruned: {error}"
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        return "interrupted"
+    return f"failed: {type(error).__name__}: {error}"
 
 
 def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any]) -> float:

@@ -128,7 +128,8 @@ def open_study(options: argparse.Namespace, name: str, folder: Path, plan: Plan)
         stages=plan.stages,
         seed=options.seed,
     )
-    print(f"Search {name}: {', '.join(setting.key for setting in plan.space)}; {plan.mode} {plan.monitor}")
+    extreme = "high" if plan.mode == "max" else "low"
+    print(f"Search {name}: {', '.join(setting.key for setting in plan.space)}; for a {extreme} {plan.monitor}")
     if plan.left_out:
         print(f"Without {', '.join(plan.left_out)}, which have no place with the values given.")
     if begun := tally(shared.study):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from experiments.sweeps.composer import Composer, compose_applicable
-from experiments.tuning.space import Choices, Setting, Space, Value, is_group
+from experiments.tuning.space import CHOSEN, Choices, Setting, Space, Value, is_group
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -40,6 +40,7 @@ def choose(trial: Trial, space: Space, composer: Composer, fixed: Sequence[str])
     for setting in applicable([setting for setting in space if not setting.is_group], chosen, composer, fixed):
         if setting.wanted(chosen):
             chosen[setting.key] = setting.values.suggest(trial, setting.key)
+    trial.set_user_attr(CHOSEN, chosen)
     return chosen
 
 

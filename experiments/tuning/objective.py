@@ -58,7 +58,7 @@ class TrainAndJudge:
         config, _ = compose_applicable(self.composer, self.fixed, chosen)
         label = f"trial {trial.number}"
         job = make_job(config, [*self.fixed, *chosen], label, root=self.store, group=self.name)
-        trial.set_user_attr(FOLDER, str(job.folder))
+        trial.set_user_attr(FOLDER, str(self.store / job.folder.name))
         callback = ReportToTrial(trial, config.callbacks.checkpoint.monitor, self.stages)
         with _silence() if self.quiet else contextlib.nullcontext():
             try:

@@ -64,12 +64,12 @@ def make_plan(space: Space, words: Sequence[str], validations: int, composer: Co
     Raises:
         ValueError: If something does not exist, does not go together, or leaves nothing to search or to judge by.
     """
-    given = {override.input_line.partition("=")[0]: override for override in composer.parse(words)}
+    given = {_name(word): override for word, override in zip(words, composer.parse(words), strict=True)}
     for name, override in given.items():
         if override.is_sweep_override():
             raise ValueError(f"expected one value for {name}, got {override.input_line}; choices belong into the space")
     of_space = {setting.key for setting in space}
-    typed = [override.input_line for name, override in given.items() if name not in of_space]
+    typed = [word for word in words if _name(word) not in of_space]
     defaults = [f"{name}={value}" for name, value in FIXED.items() if name not in given]
     config = composer.base([*defaults, *typed])
     _check(config)
@@ -78,15 +78,19 @@ def make_plan(space: Space, words: Sequence[str], validations: int, composer: Co
     narrowed = tuple(_narrowed(setting, given.get(setting.key)) for setting in space)
     check_choices(narrowed, composer, fixed)
     left_out = unreachable(narrowed, composer, fixed)
-    wrong = [key for key in unreachable(space, composer, fixed) if key in left_out] if left_out else []
-    if wrong:
+    groups = [word for word in typed if composer.choices(given[_name(word)].key_or_group)]
+    if left_out and (wrong := unreachable(space, composer, groups)):
         raise ValueError(f"expected settings that the configuration has under some choice, got {', '.join(wrong)}")
     narrowed = tuple(setting for setting in narrowed if setting.key not in left_out)
     if all(isinstance(setting.values, Choices) and len(setting.values.values) == 1 for setting in narrowed):
         raise ValueError("expected settings to vary, got a value for each of them on the command line")
-    kept = [*interval, *(text for text in typed if text.partition("=")[0] not in FIXED)]
+    kept = [*interval, *(word for word in typed if _name(word) not in FIXED)]
     checkpoint = config.callbacks.checkpoint
     return Plan(narrowed, tuple(fixed), tuple(kept), tuple(left_out), checkpoint.monitor, checkpoint.mode, validations)
+
+
+def _name(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def _narrowed(setting: Setting, override: Override | None) -> Setting:
@@ -116,6 +120,4 @@ def _check(config: DictConfig) -> None:
     if trainer.limit_val_batches == 0:
         raise ValueError("expected trials to validate, got trainer.limit_val_batches=0")
     if trainer.devices not in (1, [0]):
-        raise ValueError(
-            f"expected trainer.devices=1, got {trainer.devices}: start more processes instead"
-        )
+        raise ValueError(f"expected trainer.devices=1, got {trainer.devices}: start more processes instead")

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -17,6 +17,8 @@ from experiments.callbacks import NotWorthFinishing
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
+
+    from contrastive.training import ContrastiveModule
 
 
 class ReportToTrial(Callback):
@@ -45,10 +47,11 @@ class ReportToTrial(Callback):
             known = ", ".join(sorted(map(str, trainer.callback_metrics)))
             raise ValueError(f"expected callbacks.checkpoint.monitor to be one of {known}, got {self.monitor}")
         value = trainer.callback_metrics[self.monitor].item()
-        stage = round(self.stages * trainer.global_step / pl_module.total_steps)  # type: ignore[operator]
+        total_steps = cast("ContrastiveModule", pl_module).total_steps
+        stage = round(self.stages * trainer.global_step / total_steps)
         if stage <= self.reported or not math.isfinite(value):
             return
         self.reported = stage
         self.trial.report(value, stage)
         if stage < self.stages and self.trial.should_prune():
-            raise NotWorthFinishing(f"pruned at stage {stage} of {self.stages}: {self.monitor} is {value:.4f}")
+            raise NotWorthFinishing(f"at stage {stage} of {self.stages}, {self.monitor} {value:.4f}")

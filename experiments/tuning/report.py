@@ -6,7 +6,7 @@ import csv
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from experiments.tuning.choosing import overrides
 from experiments.tuning.objective import FOLDER
-from experiments.tuning.space import is_group
+from experiments.tuning.space import CHOSEN, Value, is_group
 from experiments.tuning.storage import REASON, SECONDS, counted
 
 STATES = {
@@ -51,7 +51,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 def command(kept: Sequence[str], best: FrozenTrial) -> str:
     """Return the command that trains with the best settings and judges on test."""
-    return shlex.join(["python", "-m", "experiments.run", *kept, *overrides(best.params), "judge=test"])
+    return shlex.join(["python", "-m", "experiments.run", *kept, *overrides(chosen(best)), "judge=test"])
 
 
 def line(trial: FrozenTrial, best: Sequence[FrozenTrial], target: int) -> str:
@@ -60,17 +60,23 @@ def line(trial: FrozenTrial, best: Sequence[FrozenTrial], target: int) -> str:
     so_far = f"best {best[0].value:.4f} (trial {best[0].number})" if best else "no best yet"
     seconds = f"{trial.user_attrs.get(SECONDS, 0):,.0f} s"
     parts = (f"trial {trial.number:>3} of {target}", f"{STATES[trial.state]:8}", f"{value:6}", f"{so_far:24}", seconds)
-    said = f"{'  '.join(parts)}  {shown(trial.params)}"
+    said = f"{'  '.join(parts)}  {shown(chosen(trial))}"
     return said if trial.state != TrialState.FAIL else f"{said}\n  {trial.user_attrs.get(REASON)}"
 
 
-def shown(params: dict[str, Any]) -> str:
+def chosen(trial: FrozenTrial) -> dict[str, Value]:
+    """Return the settings of a trial as they were used, empty if it did not get so far."""
+    settings: dict[str, Value] = trial.user_attrs.get(CHOSEN, {})
+    return settings
+
+
+def shown(settings: Mapping[str, Any]) -> str:
     """Return settings for people: numbers rounded, only the last part of a name.
 
     >>> shown({"loss": "dcl", "loss.temperature": 0.0312345})
     'loss=dcl temperature=0.0312'
     """
-    rounded = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in params.items()}
+    rounded = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in settings.items()}
     return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in rounded.items())
 
 
@@ -106,24 +112,24 @@ def write_files(study: optuna.Study, folder: Path, metric: str, run: str | None)
 
 def write_csv(path: Path, trials: Sequence[FrozenTrial]) -> None:
     """Write a row a trial."""
-    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    keys = list(dict.fromkeys(key for trial in trials for key in chosen(trial)))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "value", "seconds", "reason", "folder", *keys])
         for trial in trials:
             known = [trial.user_attrs.get(name, "") for name in (SECONDS, REASON, FOLDER)]
             value = "" if trial.value is None else trial.value
-            settings = [trial.params.get(key, "") for key in keys]
+            settings = [chosen(trial).get(key, "") for key in keys]
             writer.writerow([trial.number, STATES[trial.state], value, *known, *settings])
 
 
 def as_experiment(best: FrozenTrial, metric: str, run: str) -> str:
     """Return the best settings as a file of `configs/experiment`."""
-    groups = {key: value for key, value in best.params.items() if is_group(key)}
+    groups = {key: value for key, value in chosen(best).items() if is_group(key)}
     content: dict[str, Any] = {}
     if groups:
         content["defaults"] = [{f"override /{key}": value} for key, value in groups.items()]
-    for key, value in best.params.items():
+    for key, value in chosen(best).items():
         if key not in groups:
             node = content
             *parents, name = key.lstrip("+").split(".")
@@ -160,9 +166,8 @@ def print_report(study: optuna.Study, folder: Path, metric: str, run: str | None
     """Print the best trials, what mattered, what failed, and what to do next."""
     best = ranked(study)
     console.print(f"\n{tally(study) or 'no trials'}", highlight=False)
-    reasons = Counter(
-        trial.user_attrs.get(REASON) for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.FAIL
-    )
+    trials = counted(study.get_trials(deepcopy=False))
+    reasons = Counter(trial.user_attrs.get(REASON) for trial in trials if trial.state == TrialState.FAIL)
     for reason, number in reasons.most_common(5):
         console.print(f"  failed {number} x: {reason}", markup=False, highlight=False, soft_wrap=True)
     if best and run:
@@ -188,7 +193,7 @@ def _table(trials: Sequence[FrozenTrial], metric: str) -> Table:
     table.add_column(metric, justify="right")
     table.add_column("settings")
     for trial in trials:
-        table.add_row(str(trial.number), f"{trial.value:.4f}", shown(trial.params))
+        table.add_row(str(trial.number), f"{trial.value:.4f}", shown(chosen(trial)))
     return table
 
 

@@ -48,23 +48,23 @@ def search(
 
 def _attempt(shared: SharedStudy, trial: Trial, objective: Objective) -> None:
     started = time.monotonic()
+    value: float | None
+    state = TrialState.COMPLETE
     try:
         value = objective(trial)
         if not math.isfinite(value):
             raise ValueError(f"expected a finite value, got {value}")
     except TrialPruned as pruned:
         trial.set_user_attr(REASON, str(pruned))
-        outcome: dict[str, float | TrialState] = {"state": TrialState.PRUNED}
+        value, state = None, TrialState.PRUNED
     except Exception as error:
         trial.set_user_attr(REASON, _reason(error))
-        outcome = {"state": TrialState.FAIL}
+        value, state = None, TrialState.FAIL
     except BaseException:
         shared.lose(trial.number, "interrupted")
         raise
-    else:
-        outcome = {"values": value}
     trial.set_user_attr(SECONDS, round(time.monotonic() - started, 1))
-    shared.study.tell(trial, **outcome)
+    shared.study.tell(trial, value, state=state)
 
 
 def _reason(error: Exception) -> str:

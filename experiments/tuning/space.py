@@ -6,6 +6,7 @@
 
 - The file is read by OmegaConf, for which `1e-5` is a number; for plain YAML 1.1 it is a word.
 - A range is of whole numbers if both ends and the step are written as such.
+- A number is used with four digits, so that commands stay short; on a grid exactly.
 - Settings that make values incomparable, such as another data set, or a matter of luck, the seed, are refused.
 """
 
@@ -75,7 +76,8 @@ class Range:
         """Let the trial choose."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
+        value = trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
+        return float(f"{value:.4g}" if self.step is None else f"{value:.12g}")  # what people can read and type
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,9 @@ class Setting:
 
 Space = tuple[Setting, ...]
 """Settings in the order in which they are chosen: groups first."""
+
+CHOSEN = "chosen"
+"""Attribute of a trial: what it chose, its numbers as rounded as they are used."""
 
 
 def read_space(name: str) -> Space:

@@ -15,7 +15,7 @@ import sqlite3
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +108,7 @@ class SharedStudy:
         with self.turn():
             self._recover()
             trials = self.study.get_trials(deepcopy=False)
-            if not any(trial.state == TrialState.WAITING for trial in trials) and len(counted(trials)) >= target:
+            if len(counted(trials)) >= target:
                 return None
             self.study.sampler = make_sampler(self.sampler, self.seed, len(trials))
             trial = self.study.ask()
@@ -179,9 +179,8 @@ def make_pruner(name: str, stages: int) -> optuna.pruners.BasePruner:
 def _open(path: Path) -> optuna.storages.RDBStorage:
     """Open or make the file, for processes that write at the same time."""
     try:
-        connection = sqlite3.connect(path, timeout=60)
-        connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for a writer; kept in the file
-        connection.close()
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for a writer; kept in the file
     except sqlite3.Error as error:
         raise ValueError(f"expected {path} to be an SQLite file, got {error}") from error
     return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
