@@ -33,6 +33,7 @@ FILES = {
     "wandb": "the Weights & Biases run",
     "config.yaml": "the configuration, resolved",
     "run.log": "the log, with times",
+    "output.log": "what a job of a sweep printed",
 }
 """What there may be in the folder of a run."""
 

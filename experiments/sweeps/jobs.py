@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging.config
-from collections.abc import Sequence
-from contextlib import suppress
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -28,6 +30,8 @@ from experiments.results import write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
+
+log = logging.getLogger(__name__)
 
 State = Literal["missing", "running", "finished", "failed", "interrupted"]
 LOCKS = ".locks"
@@ -128,7 +132,7 @@ def monitored(report: dict[str, Any]) -> tuple[str, float]:
     return "ndcg@10", report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 
-def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False) -> float:
+def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False, capture: bool = False) -> float:
     """Run a job in this process, unless it is finished; return its monitored metric.
 
     What an earlier attempt left is deleted. Whatever ends the job is written into its folder before it is raised.
@@ -137,18 +141,23 @@ def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False)
         job: The job.
         callbacks: Further ones for the trainer.
         wait: Whether to wait for another process that is running it, and take its result if it gets there.
+        capture: Whether what it prints goes into `output.log` of its folder in place of the terminal.
 
     Raises:
         RunningElsewhereError: If another process is running it and `wait` is false.
         BaseException: Whatever ends it.
     """
     try:
-        lock = _lock(job.folder, timeout=-1 if wait else 2)  # whoever looks at the state holds it for an instant
-        with lock:
+        with _lock(job.folder, timeout=-1 if wait else 2):  # whoever asks for the state holds it for an instant
             report = read_report(job.folder)
             if report.get("status") == "finished":
                 return monitored(report)[1]
-            return _run(job, callbacks)
+            with suppress(FileNotFoundError):
+                rmtree(job.folder)
+            job.folder.mkdir(parents=True)
+            write_json(job.folder / "metrics.json", {"status": "running"})
+            with _captured(job.folder / "output.log") if capture else nullcontext():
+                return _run(job, callbacks)
     except Timeout as error:
         raise RunningElsewhereError(f"{job.label} is running in another process") from error
 
@@ -162,10 +171,6 @@ def record_end(folder: Path, status: str) -> None:
 
 
 def _run(job: Job, callbacks: Sequence[Callback]) -> float:
-    with suppress(FileNotFoundError):
-        rmtree(job.folder)
-    job.folder.mkdir(parents=True)
-    write_json(job.folder / "metrics.json", {"status": "running"})
     _log_into(job.folder)
     from experiments.training_run import train_and_judge
 
@@ -173,9 +178,34 @@ def _run(job: Job, callbacks: Sequence[Callback]) -> float:
         return train_and_judge(job.config, command=job.command, callbacks=callbacks)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        why = said(error) if isinstance(error, MISTAKES) else str(error)
-        record_end(job.folder, "interrupted" if stopped else f"failed: {type(error).__name__}: {why}")
+        record_end(job.folder, "interrupted" if stopped else f"failed: {why(error)}")
+        if not stopped:
+            log.error("%s", why(error), exc_info=not isinstance(error, MISTAKES))
         raise
+
+
+@contextmanager
+def _captured(path: Path) -> Iterator[None]:
+    """Send what this process and those it starts print into a file; also what never passes through `sys.stdout`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.dup(1), os.dup(2)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for kept, number in zip(terminal, (1, 2), strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def why(error: BaseException) -> str:
+    """Say what ended a job: a mistake by itself, anything else with its type."""
+    return said(error).removeprefix("error: ") if isinstance(error, MISTAKES) else f"{type(error).__name__}: {error}"
 
 
 def _log_into(folder: Path) -> None:
