@@ -142,11 +142,11 @@ def run_trials(
 ) -> bool:
     """Run trials until there are enough; return whether that was interrupted."""
     from experiments.tuning.objective import TrainAndJudge
-    from experiments.tuning.report import line, ranked
+    from experiments.tuning.report import line
     from experiments.tuning.searching import search
 
     def ended(trial: FrozenTrial) -> None:
-        print(line(trial, ranked(shared.study), options.trials), flush=True)
+        print(line(shared.study, trial, options.trials), flush=True)
 
     objective = TrainAndJudge(
         plan.space, composer, fixed=plan.fixed, store=folder / "trials", name=name, stages=plan.stages

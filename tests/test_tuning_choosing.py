@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import FixedTrial
 
@@ -93,9 +92,3 @@ def test_values_are_written_as_hydra_reads_them(composer: Composer) -> None:
     read = {each.key_or_group: each.value() for each in composer.parse(overrides(values))}
     assert read == values
     assert {key: type(value) for key, value in read.items()} == {key: type(value) for key, value in values.items()}
-
-
-def test_a_study_can_be_asked(composer: Composer) -> None:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    losses = {choose(study.ask(), SPACE, composer, [])["loss"] for _ in range(12)}
-    assert len(losses) == 4

@@ -86,12 +86,14 @@ def test_lower_is_better_where_the_mode_is_min() -> None:
 
 
 def test_a_line_says_how_a_trial_ended(study: optuna.Study) -> None:
-    best = ranked(study)
-    said = line(study.trials[0], best, 9)
-    assert " ".join(said.split()) == ("trial 0 of 9 finished 0.4000 best 0.6000 (trial 1) 0 s loss=triplet margin=0.25")
-    assert line(study.trials[3], best, 9).endswith("\n  out of memory")
-    assert "no best yet" in line(study.trials[3], [], 9)
+    said = line(study, study.trials[0], 9)
+    expected = "4 of 9: trial 0 finished 0.4000 best 0.6000 (trial 1) 0 s loss=triplet margin=0.25"
+    assert " ".join(said.split()) == expected
+    assert line(study, study.trials[3], 9).endswith("\n  out of memory")
     assert tally(study) == "3 finished, 1 failed"
+    empty = optuna.create_study()
+    add(empty, {"loss": "dcl"}, TrialState.FAIL)
+    assert "no best yet" in line(empty, empty.trials[0], 9)
 
 
 def test_the_report_says_what_to_do_next(study: optuna.Study, tmp_path: Path) -> None:
