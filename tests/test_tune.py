@@ -93,9 +93,10 @@ def test_a_search_trains_prunes_fails_and_reads_what_is_there(
     assert read.user_attrs["folder"] == finished.user_attrs["folder"]
     assert not read.intermediate_values  # it did not train
 
-    said = capsys.readouterr().out
+    said, logged = capsys.readouterr()
     assert "2 finished, 1 pruned, 1 failed" in said
-    assert "Judging" not in said
+    assert "Best postings" not in said  # what a run prints
+    assert "Judging" not in logged
     run = next(line.strip() for line in said.splitlines() if line.startswith("  python -m experiments.run"))
     assert run.startswith("python -m experiments.run trainer.val_check_interval=0.25 encoder=pretrained ")
     assert run.endswith(" loss=infonce loss.temperature=0.05 batch_size=4 judge=test")

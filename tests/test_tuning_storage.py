@@ -94,6 +94,7 @@ def test_what_a_killed_process_was_at_is_tried_again(tmp_path: Path) -> None:
     assert others[0].params == first.params
     assert [trial.number for trial in ended] == [1, 2, 3]
     assert len(counted(shared.study.trials)) == 3
+    assert [file.name for file in shared.locks.iterdir()] == ["turn.lock"]
 
 
 def test_what_kills_twice_is_not_tried_a_third_time(tmp_path: Path) -> None:
@@ -126,6 +127,7 @@ def test_an_interrupted_trial_is_queued_however_often(tmp_path: Path) -> None:
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 2
     assert len({trial.params["x"] for trial in trials[:4]}) == 1
     assert trials[0].user_attrs[REASON] == "interrupted"
+    assert [file.name for file in shared.locks.iterdir()] == ["turn.lock"]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])

@@ -58,15 +58,12 @@ def line(study: optuna.Study, trial: FrozenTrial, target: int) -> str:
     """Return the line that says how a trial ended, and how far the search is."""
     best = ranked(study)
     done = sum(each.state.is_finished() for each in counted(study.get_trials(deepcopy=False)))
-    value = "" if trial.value is None else f"{trial.value:.4f}"
-    so_far = f"best {best[0].value:.4f} (trial {best[0].number})" if best else "no best yet"
-    seconds = f"{trial.user_attrs.get(SECONDS, 0):,.0f} s"
     parts = (
         f"{done:>3} of {target}: trial {trial.number:<3}",
         f"{STATES[trial.state]:8}",
-        f"{value:6}",
-        f"{so_far:24}",
-        seconds,
+        f"{'' if trial.value is None else f'{trial.value:.4f}':6}",
+        f"{f'best {best[0].value:.4f} (trial {best[0].number})' if best else 'no best yet':24}",
+        f"{trial.user_attrs.get(SECONDS, 0):,.0f} s",
     )
     said = f"{'  '.join(parts)}  {shown(chosen(trial))}"
     return said if trial.state != TrialState.FAIL else f"{said}\n  {trial.user_attrs.get(REASON)}"

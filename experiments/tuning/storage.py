@@ -99,9 +99,11 @@ class SharedStudy:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Be known as alive to the other processes inside the block."""
-        with self._alive:
-            yield
-        Path(self._alive.lock_file).unlink(missing_ok=True)
+        try:
+            with self._alive:
+                yield
+        finally:
+            Path(self._alive.lock_file).unlink(missing_ok=True)
 
     def next_trial(self, target: int) -> Trial | None:
         """Start the next trial, or return None if `target` are done or running somewhere."""
@@ -127,6 +129,7 @@ class SharedStudy:
         deaths += trial.user_attrs.get(DEATHS, 0)
         again = deaths < 2
         for name, value in ((REASON, reason if again else f"{reason}, twice"), (LOST, again)):
+            # A trial of another process has no public way to be written to.
             self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
         self.study.tell(number, state=TrialState.FAIL)
         if again:
@@ -146,9 +149,11 @@ class SharedStudy:
             return False
         try:
             with FileLock(path, timeout=0):
-                return False
+                pass
         except Timeout:
             return True
+        path.unlink(missing_ok=True)
+        return False
 
 
 def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
