@@ -30,7 +30,6 @@ class TrainAndJudge:
         store: Folder of the jobs; one that is finished there is read and not run again.
         name: Of the search; groups its runs in a tracker.
         stages: See `pruning`.
-        quiet: Whether to keep what a run prints out of the terminal; `run.log` of its folder has it.
     """
 
     def __init__(
@@ -42,10 +41,9 @@ class TrainAndJudge:
         store: Path,
         name: str,
         stages: int,
-        quiet: bool = True,
     ) -> None:
         self.space, self.composer, self.fixed = space, composer, list(fixed)
-        self.store, self.name, self.stages, self.quiet = store, name, stages, quiet
+        self.store, self.name, self.stages = store, name, stages
 
     def __call__(self, trial: Trial) -> float:
         """Run a trial.
@@ -60,7 +58,7 @@ class TrainAndJudge:
         job = make_job(config, [*self.fixed, *chosen], label, root=self.store, group=self.name)
         trial.set_user_attr(FOLDER, str(self.store / job.folder.name))
         callback = ReportToTrial(trial, config.callbacks.checkpoint.monitor, self.stages)
-        with _silence() if self.quiet else contextlib.nullcontext():
+        with _silence():
             try:
                 return run_job(job, [callback], wait=True)
             except NotWorthFinishing as error:
