@@ -151,6 +151,7 @@ def test_the_study_of_losses_has_all_that_pairs_alone_can_train() -> None:
         (["sweep=losses"], "expected one study, as +sweep=NAME, got sweep=losses"),
         (["seed=1,2", "launcher=jobib"], "expected launcher to be one of .*, got jobib; did you mean joblib?"),
         (["seed=1,2", "launcher=joblib", "launcher.wrkers=2"], "no launcher.wrkers .* did you mean launcher.workers?"),
+        (["seed=1,2", "trainer.strategy=ddp"], "expected runs of one process in a sweep, got trainer.strategy=ddp"),
         (["seed=1,2", "folder=/tmp"], "expected no folder in a sweep: hydra.sweep.dir=DIR says where"),
         (["seed=1,2", "hydra/launcher=joblib"], "expected no hydra/launcher in a sweep"),
     ],

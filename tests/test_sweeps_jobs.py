@@ -20,6 +20,7 @@ from experiments.sweeps.composer import Composer, keys
 from experiments.sweeps.jobs import Job, RunningElsewhereError, identity, make_job, read_report, run_job, state
 from experiments.sweeps.worker import ELSEWHERE, attempt
 
+ROOT = Path(__file__).parents[1]
 HOLD = "import sys; from experiments.sweeps import jobs; from pathlib import Path; import time\n"
 HOLD += "with jobs._lock(Path(sys.argv[1]), 0): print('held', flush=True); time.sleep(60)"
 
@@ -34,6 +35,7 @@ def composer() -> Iterator[Composer]:
 def job(composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """A job of which the run is not the real one."""
     monkeypatch.setitem(sys.modules, "experiments.training_run", fake_training.module())
+    monkeypatch.chdir(tmp_path)  # where a worker would be
     return make(composer, tmp_path, "seed=3")
 
 
@@ -105,10 +107,10 @@ def test_a_process_that_dies_leaves_no_running_job(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
     write_json(folder / "metrics.json", {"status": "running"})
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     with holder, holder.stdout:
-        holder.stdout.readline()
+        assert holder.stdout.readline() == b"held\n"
         assert state(folder) == "running"
         holder.send_signal(signal.SIGKILL)
     assert state(folder) == "interrupted"

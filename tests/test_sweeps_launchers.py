@@ -25,7 +25,7 @@ def wanted(store: Path, *queries: str) -> list[Job]:
 
 def test_one_process_runs_all_jobs_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
     jobs = wanted(tmp_path, "one", "memory", "grow", "two", "kill", "three", "exit", "four")
-    ended = list(launchers.serial(jobs, partial(fake_attempt, directory=tmp_path)))
+    ended = list(launchers.serial(jobs, partial(fake_attempt, directory=Path.cwd())))
     assert [job for job, _ in ended] == jobs
     errors = {job.config.query: error for job, error in ended}
     assert errors.pop("kill") == "its process died (SIGKILL); the system may have run out of memory"
@@ -42,7 +42,7 @@ def test_several_processes_share_the_cores_and_one_death_costs_one_job(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     jobs = wanted(tmp_path, "slow", "kill", "one", "two")
-    ended = list(launchers.joblib(jobs, partial(fake_attempt, directory=tmp_path), workers=2))
+    ended = list(launchers.joblib(jobs, partial(fake_attempt, directory=Path.cwd()), workers=2))
     assert {job.config.query for job, error in ended if error} == {"kill"}
     assert sorted(job.config.query for job, _ in ended) == ["kill", "one", "slow", "two"]
     lines = ran(tmp_path)
@@ -52,9 +52,9 @@ def test_several_processes_share_the_cores_and_one_death_costs_one_job(
     assert queries.index("kill") < queries.index("slow")  # which was running at the time, and was not run again
 
 
-def test_no_worker_is_refused(tmp_path: Path) -> None:
+def test_no_worker_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected launcher\.workers to be 1 or more, got 0"):
-        launchers.joblib([], partial(fake_attempt, directory=tmp_path), workers=0)
+        launchers.joblib([], partial(fake_attempt, directory=Path.cwd()), workers=0)
 
 
 def test_an_interruption_reaches_the_job_and_starts_nothing(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_interruption_reaches_the_job_and_starts_nothing(tmp_path: Path) -> N
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with closing(launchers.serial(jobs, partial(fake_attempt, directory=tmp_path))) as ended:  # type: ignore[type-var]
+    with closing(launchers.serial(jobs, partial(fake_attempt, directory=Path.cwd()))) as ended:  # type: ignore[type-var]
         next(ended)
         Thread(target=press_ctrl_c).start()
         began = time.monotonic()

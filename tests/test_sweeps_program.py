@@ -127,7 +127,7 @@ def test_ctrl_c_shows_the_table_and_starts_nothing(tmp_path: Path, capsys: pytes
     def interrupted(job: object, **_: object) -> str | None:
         if ran(tmp_path):
             raise KeyboardInterrupt
-        return fake_attempt(job, directory=tmp_path)  # type: ignore[arg-type]
+        return fake_attempt(job, directory=Path.cwd())  # type: ignore[arg-type]
 
     assert program.main(["query=one,two,three", f"hydra.sweep.dir={tmp_path}", INLINE], interrupted) == 130
     assert queries(tmp_path) == [("one", "0")]
@@ -155,7 +155,7 @@ def test_progress_knows_what_runs_and_how_long_it_will_take(
         monkeypatch.setattr("experiments.sweeps.progress.POLL_SECONDS", 0)
         monkeypatch.setattr("experiments.sweeps.progress.time.time", lambda: now + 60)
         for job, error in ((jobs[0], None), (jobs[3], "MemoryError")):
-            fake_attempt(job, directory=tmp_path)
+            fake_attempt(job, directory=Path.cwd())
             progress.ended(job, error)
         jobs[1].folder.mkdir()
         (jobs[1].folder / "metrics.json").write_text('{"status": "running"}')
