@@ -7,6 +7,7 @@ Both import what they need when they are chosen, and say which extra brings it.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import time
 from collections import deque
@@ -49,9 +50,9 @@ def _on_ray(ray: Any, jobs: Sequence[Job], work: Work, address: str | None, reso
     paths = os.pathsep.join(filter(None, (checkout, os.environ.get("PYTHONPATH"))))
     environment = {"env_vars": {"PYTHONPATH": paths, "OMP_WAIT_POLICY": "PASSIVE"}}
     here = {"include_dashboard": False} if address is None else {}
-    ray.init(address, runtime_env=environment, log_to_driver=False, **here)
+    ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, **here)
     try:
-        task = ray.remote(**resources, max_retries=0)(work)
+        task = ray.remote(**resources, max_retries=0)(lambda job: work(job))  # Ray wants a function, not a partial one
         running = {task.remote(job): job for job in jobs}
         try:
             while running:

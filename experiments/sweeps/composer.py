@@ -49,6 +49,7 @@ class Composer:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._choices: dict[str, list[str]] = {}
 
     def __enter__(self) -> Self:
         """Set Hydra up."""
@@ -73,8 +74,9 @@ class Composer:
 
     def choices(self, group: str) -> list[str]:
         """Return the choices of a group of configurations; none if there is no such group."""
-        options: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
-        return options
+        if group not in self._choices:
+            self._choices[group] = GlobalHydra.instance().config_loader().get_group_options(group)
+        return self._choices[group]
 
     def compose(self, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
         """Compose the configuration of a run, and Hydra's own under `hydra` if that is wanted.
@@ -104,7 +106,7 @@ class Composer:
         if absent is None:
             return ValueError(said(error))
         chosen = [each.input_line for each in self.parse(overrides) if self.choices(each.key_or_group)]
-        known = self.choices("")
+        known = list(self.choices(""))
         with suppress(HydraException):  # it is a choice that cannot be made
             known += keys(compose("config", overrides=chosen))
         where = f" with {', '.join(chosen)}" if chosen else ""

@@ -37,6 +37,9 @@ State = Literal["missing", "running", "finished", "failed", "interrupted"]
 LOCKS = ".locks"
 """Folder of the store with a lock file a job."""
 
+PATIENCE = 0.5
+"""Seconds to try for a lock: whoever asks for the state holds it for an instant."""
+
 
 class RunningElsewhereError(RuntimeError):
     """Another process is running this job."""
@@ -148,7 +151,7 @@ def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False,
         BaseException: Whatever ends it.
     """
     try:
-        with _lock(job.folder, timeout=-1 if wait else 2):  # whoever asks for the state holds it for an instant
+        with _lock(job.folder, timeout=-1 if wait else PATIENCE):
             report = read_report(job.folder)
             if report.get("status") == "finished":
                 return monitored(report)[1]
