@@ -169,7 +169,7 @@ def report(shared: SharedStudy, folder: Path, plan: Plan) -> int:
 
     best = ranked(shared.study)
     run = command(plan.kept, best[0]) if best else None
-    with shared.turn():
+    with shared.turn:
         write_files(shared.study, folder, plan.monitor, run)
     print_report(shared.study, folder, plan.monitor, run, Console())
     trials = counted(shared.study.get_trials(deepcopy=False))

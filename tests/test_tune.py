@@ -156,7 +156,7 @@ def test_the_exit_status_tells_that_all_trials_failed(
         (["loss=infonce,dcl"], "expected one value for loss, got loss=infonce,dcl; choices belong into the space"),
         (["loss.temprature=1"], "there is no loss.temprature"),
         (["loss=triplets"], "did you mean triplet"),
-        (["loss.symmetric=false"], "there is no loss.symmetric to set with loss=mnrl"),
+        (["loss.symmetric=false"], "there is no loss.symmetric to set with loss=mnrl$"),
         (["callbacks.checkpoint=null"], "expected callbacks.checkpoint, .* got none"),
         (["trainer.limit_val_batches=0"], "expected trials to validate"),
         (["trainer.devices=2"], "expected trainer.devices=1, got 2"),

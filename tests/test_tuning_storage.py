@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from experiments.tuning.searching import search
-from experiments.tuning.storage import LOST, REASON, SharedStudy, counted, database
+from experiments.tuning.storage import LOST, REASON, SharedStudy, counted, database, make_pruner
 
 ROOT = Path(__file__).parents[1]
 PROCESS = """
@@ -161,6 +162,24 @@ def test_a_failure_is_written_down_and_the_search_goes_on(tmp_path: Path) -> Non
         "expected a finite value, got nan",
         None,
     ]
+
+
+@pytest.mark.parametrize(("pruner", "prunes"), [("median", True), ("hyperband", True), ("none", False)])
+def test_each_pruner_prunes_what_it_is_for(pruner: str, prunes: bool) -> None:
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(pruner, stages=4), study_name="search")
+    pruned = 0
+    for number in range(20):
+        trial = study.ask()
+        for stage in (1, 2, 3, 4):
+            trial.report(-float(number), stage)
+            if stage < 4 and trial.should_prune():
+                pruned += 1
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, -float(number))
+    assert (pruned > 0) == prunes
+    assert pruned < 20
 
 
 def test_no_trial_begins_after_the_time_is_up(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ class SharedStudy:
         stages: Stages of a run; see `pruning`.
         seed: Of the sampler.
 
+    Attributes:
+        study: The study.
+        turn: A lock that keeps the other processes out of what is done under it.
+
     Raises:
         ValueError: If the study was begun with other settings, or the file is no database of Optuna's.
     """
@@ -79,8 +83,8 @@ class SharedStudy:
         self.locks.mkdir(parents=True, exist_ok=True)
         self.worker = uuid.uuid4().hex
         self._alive = FileLock(self.locks / f"{self.worker}.lock")
-        self._turn = FileLock(self.locks / "turn.lock")
-        with self.turn():
+        self.turn = FileLock(self.locks / "turn.lock")
+        with self.turn:
             self.study = optuna.create_study(
                 storage=_open(path),
                 study_name=name,
@@ -89,12 +93,6 @@ class SharedStudy:
                 load_if_exists=True,
             )
             _check_settings(self.study, dict(settings))
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Keep the other processes from what is inside the block."""
-        with self._turn:
-            yield
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -107,7 +105,7 @@ class SharedStudy:
 
     def next_trial(self, target: int) -> Trial | None:
         """Start the next trial, or return None if `target` are done or running somewhere."""
-        with self.turn():
+        with self.turn:
             self._recover()
             trials = self.study.get_trials(deepcopy=False)
             if len(counted(trials)) >= target:
