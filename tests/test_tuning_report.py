@@ -120,6 +120,7 @@ def test_a_report_without_a_finished_trial(tmp_path: Path) -> None:
     assert not (tmp_path / "experiment").exists()
 
 
+@pytest.mark.skipif(optuna.__version__ < "5", reason="before 5.0 Optuna leaves conditional settings out")
 def test_what_matters_comes_first_conditional_settings_too() -> None:
     study = optuna.create_study(direction="maximize")
     for index in range(40):

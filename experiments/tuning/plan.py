@@ -49,7 +49,8 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What makes the values of trials comparable."""
         varied = {f"space of {setting.key}": asdict(setting) for setting in self.space}
-        return {**varied, "fixed values": list(self.fixed), "metric": f"{self.mode} {self.monitor}"}
+        metric = f"{self.mode} {self.monitor}"
+        return {**varied, "fixed values": list(self.fixed), "metric": metric, "validations": self.stages}
 
 
 def make_plan(space: Space, words: Sequence[str], validations: int, composer: Composer) -> Plan:

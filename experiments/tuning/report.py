@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import shlex
 import warnings
 from collections import Counter
@@ -157,8 +158,7 @@ def history_figure(study: optuna.Study, metric: str) -> Figure:
     finished = sorted(ranked(study), key=lambda trial: trial.number)
     if finished:
         better = max if study.direction == StudyDirection.MAXIMIZE else min
-        values = [trial.value or 0.0 for trial in finished]
-        so_far = [better(values[: index + 1]) for index in range(len(values))]
+        so_far = list(itertools.accumulate((trial.value or 0.0 for trial in finished), better))
         axes.step([trial.number for trial in finished], so_far, where="post", label="best so far")
     if trials:
         axes.set(xlabel="trial", ylabel=metric)
