@@ -45,6 +45,9 @@ earlier trials, from the sixth on; hyperband gives many a start and few the whol
 Start the same command in other terminals to share the work: --trials is the target of all of them together. The storage
 must be on a disk of this machine. After Ctrl-C, a kill or a power cut the same command goes on, and what was running is
 tried again. With a higher --trials it goes on after its end. For a grid, sweep: python -m experiments.run -m.
+
+A trial of the default encoder leaves 175 MB, its model and its best weights, in the folder's trials; delete what you do
+not want. A job that is finished there is read and not run again.
 """
 
 
