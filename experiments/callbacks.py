@@ -1,4 +1,4 @@
-"""Two small Lightning callbacks."""
+"""Small Lightning callbacks, and how one ends a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+
+class NotWorthFinishing(Exception):  # noqa: N818  # nothing went wrong
+    """Raised by a callback to end a run whose result will not be needed; says why."""
 
 
 class SaveWhenInterrupted(Callback):
@@ -22,10 +26,10 @@ class SaveWhenInterrupted(Callback):
         self,
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,  # noqa: ARG002
-        exception: BaseException,  # noqa: ARG002
+        exception: BaseException,
     ) -> None:
-        """Save, if there is anything to save yet."""
-        if trainer.global_step > 0:
+        """Save, if there is anything to save yet and somebody may go on with it."""
+        if trainer.global_step > 0 and not isinstance(exception, NotWorthFinishing):
             trainer.save_checkpoint(self.path)
 
 

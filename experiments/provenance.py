@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,6 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import ModelCard, try_to_load_from_cache
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 import contrastive
 
@@ -30,7 +26,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PATH_INSIDE = re.compile(r"(?<![^\s=\[,'\"({:])~?/(?:[^\s,'\"\]})/]+/)+([^\s,'\"\]})/]+)")
 
 
-def provenance() -> dict[str, Any]:
+def provenance(command: Sequence[str] | None) -> dict[str, Any]:
     """Return what the numbers depend on beside the configuration: versions, machine, state of the checkout, command."""
     packages = ("torch", "transformers", "lightning", "bm25s", "ir-measures")
     return {
@@ -41,26 +37,8 @@ def provenance() -> dict[str, Any]:
         },
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
         "git": {"commit": _git("rev-parse", "HEAD"), "changed_files": _git("status", "--porcelain")},
-        "command": _command(),
+        "command": None if command is None else list(command),
     }
-
-
-def multirun_job() -> tuple[str | None, str | None]:
-    """Return what a Hydra multirun varies in this job, such as `loss=triplet,seed=1`, and a name for the multirun.
-
-    None for what there is not: in a single run both, in a multirun of one job what it varies.
-    """
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return None, None
-    job = HydraConfig.get()
-    folder = Path(job.sweep.dir)
-    command = folder / "multirun.yaml"  # written by the sweeper, with the overrides as they were typed
-    typed = OmegaConf.load(command).hydra.overrides.task if command.exists() else []
-    parse = OverridesParser.create().parse_overrides
-    fixed = {override.key_or_group for override in parse(list(typed)) if not override.is_sweep_override()}
-    overrides = zip(job.overrides.task, parse(list(job.overrides.task)), strict=True)
-    varied = [text for text, override in overrides if override.key_or_group not in fixed]
-    return ",".join(varied) or None, "-".join(folder.parts[-2:])
 
 
 def base_models(encoder: Mapping[str, Any]) -> list[dict[str, str | None]]:
@@ -153,13 +131,6 @@ def _licence(card: Path) -> str | None:
         return ModelCard.load(card, ignore_metadata_errors=True).data.license
     except (ValueError, yaml.YAMLError):  # somebody wrote it by hand
         return None
-
-
-def _command() -> list[str] | None:
-    """Return the words of the command line, those of one job in a multirun; None if Hydra did not start this."""
-    if not HydraConfig.initialized():
-        return None
-    return ["python", "-m", "experiments.run", *HydraConfig.get().overrides.task]
 
 
 def _git(*arguments: str) -> str | None:

@@ -8,14 +8,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from contrastive.data import RetrievalTask
-from contrastive.evaluation import Rankings, Results
+if TYPE_CHECKING:  # a sweep reads results without loading torch
+    from contrastive.data import RetrievalTask
+    from contrastive.evaluation import Rankings, Results
 
 HEADLINE = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
 """The metrics of the final table; the files hold all of them."""
@@ -33,6 +34,7 @@ FILES = {
     "wandb": "the Weights & Biases run",
     "config.yaml": "the configuration, resolved",
     "run.log": "the log, with times",
+    "output.log": "what a job of a sweep printed",
 }
 """What there may be in the folder of a run."""
 

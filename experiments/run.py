@@ -1,5 +1,8 @@
 """Train an encoder with a contrastive loss and judge it before and after: `python -m experiments.run loss=infonce`.
 
+Many runs, `-m loss=infonce,triplet seed=0,1,2` or `+sweep=losses`, go to `experiments.sweeps.program`, because Hydra's
+own sweeps refuse a value that one choice lacks, stop at the first mistake and start from the beginning each time.
+
 Only Hydra is imported at the top, so that `--help` and a misspelt key answer in a second.
 """
 
@@ -8,6 +11,7 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; steps on shared cores get much faster
@@ -18,12 +22,22 @@ def main(config: DictConfig) -> float:
     """Run one training job; return the monitored metric."""
     from experiments.training_run import train_and_judge
 
+    command = ["python", "-m", "experiments.run", *HydraConfig.get().overrides.task]
     try:
-        return train_and_judge(config)
+        return train_and_judge(config, command=command)
     except KeyboardInterrupt:  # what is kept has been said where it is kept
         logging.getLogger(__name__).warning("interrupted")
         sys.exit(130)
 
 
+def is_sweep(arguments: list[str]) -> bool:
+    """Whether a command line asks for many runs."""
+    return any(text in ("-m", "--multirun") or text.lstrip("+").startswith("sweep=") for text in arguments)
+
+
 if __name__ == "__main__":
+    if is_sweep(sys.argv[1:]):
+        from experiments.sweeps import program
+
+        sys.exit(program.main(sys.argv[1:]))
     main()

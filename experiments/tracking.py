@@ -21,7 +21,6 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments.provenance import multirun_job
 from experiments.results import Outcome
 
 log = logging.getLogger(__name__)
@@ -88,8 +87,8 @@ def wandb_logger(
     Args:
         folder: The folder of the run.
         project: W&B project.
-        name: Name of the run there; None for what a Hydra multirun varies in this job, else the folder's name.
-        group: Group of the run there; None for the folder of the multirun, if there is one.
+        name: Name of the run there; None for the folder's name. A sweep gives what varies in the job.
+        group: Group of the run there; None for none. A sweep gives its own name.
         tags: Tags of the run there.
         mode: `auto` is online if a key is present and the server answers, offline otherwise; `WANDB_MODE` comes first.
         log_model: Whether an online run uploads the model; an offline one never copies it.
@@ -106,11 +105,10 @@ def wandb_logger(
         raise ValueError(f"expected logger.log_model to be auto, true or false, got {log_model!r}")
     if rank_zero_only.rank or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return csv_logger(folder)
-    varied, sweep = multirun_job()
     arguments = {
         "project": project,
-        "name": (name or varied or folder.name)[:128],  # W&B refuses longer ones
-        "group": group or sweep,
+        "name": (name or folder.name)[:128],  # W&B refuses longer ones
+        "group": group,
         "tags": list(tags),
         "dir": str(folder),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from contrastive.precision import fastest_precision
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 from experiments import results
+from experiments.callbacks import NotWorthFinishing
 from experiments.composing import MISTAKES, check_complete, said
 from experiments.figures import illustrate
 from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
@@ -54,8 +56,15 @@ class Parts:
     cache: EmbeddingCache | None
 
 
-def train_and_judge(config: DictConfig) -> float:
+def train_and_judge(
+    config: DictConfig, *, command: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()
+) -> float:
     """Run the job; return the monitored metric, or the final nDCG@10 if nothing was monitored.
+
+    Args:
+        config: What to run.
+        command: The words of the command that runs it, for the record; None if there is none.
+        callbacks: For the trainer, beside those of the configuration.
 
     Raises:
         CompactHydraException: If the parts cannot be built from the configuration; it says why.
@@ -70,10 +79,10 @@ def train_and_judge(config: DictConfig) -> float:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     try:
         check_complete(config, config)
-        parts = build(config, folder)
+        parts = build(config, folder, callbacks)
     except MISTAKES as error:  # Hydra shows this one without a traceback
         raise CompactHydraException(f"error: {said(error)}") from error
-    origin = provenance()
+    origin = provenance(command)
     report: dict[str, Any] = {
         "status": "running",
         "data": _sizes(parts),
@@ -85,14 +94,22 @@ def train_and_judge(config: DictConfig) -> float:
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
     try:
         return _run(config, folder, parts, report)
-    except BaseException as error:  # Lightning turns Ctrl-C into SystemExit
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        report["status"] = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+    except BaseException as error:
+        report["status"] = _ending(error)
         log.warning("\nThe run was stopped (%s). What was finished is in %s", report["status"], folder)
         raise
     finally:
         results.write_json(folder / "metrics.json", report)
-        finish(parts.loggers, failed=report["status"] != "finished")
+        finish(parts.loggers, failed=not report["status"].startswith(("finished", "pruned")))
+
+
+def _ending(error: BaseException) -> str:
+    """Return the status of a run that something ended."""
+    if isinstance(error, NotWorthFinishing):
+        return f"pruned: {error}"
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        return "interrupted"
+    return f"failed: {type(error).__name__}: {error}"
 
 
 def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any]) -> float:
@@ -136,7 +153,7 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 
-def build(config: DictConfig, folder: Path) -> Parts:
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
     """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
     loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
@@ -160,7 +177,8 @@ def build(config: DictConfig, folder: Path) -> Parts:
         **config.batches,
     )
     encoder: Encoder = instantiate(config.encoder)
-    callbacks = build_callbacks(config, validates=data.dev is not None and config.trainer.limit_val_batches != 0)
+    validates = data.dev is not None and config.trainer.limit_val_batches != 0
+    callbacks = [*build_callbacks(config, validates=validates), *further]
     loggers = instantiate(config.logger, folder=folder)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     total_steps = planned_steps(len(datamodule.batches), trainer)

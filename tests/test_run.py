@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -209,33 +208,6 @@ def test_a_tracker_that_dies_and_a_card_that_cannot_be_made_cost_nothing(
     assert "train/loss" in (Path(config.folder) / "history" / "metrics.csv").read_text()
 
 
-def test_jobs_of_a_multirun_are_runs_of_their_own(tiny_model_folder: Path, tmp_path: Path) -> None:
-    tiny = ["encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}", "trainer.enable_progress_bar=false"]
-    sweep = ["loss=infonce,mnrl", f"hydra.sweep.dir={tmp_path}/study", "hydra.sweep.subdir=${hydra.job.num}"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    answer = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "-m", "logger=wandb", "before=false", *tiny, *SMALL, *sweep],
-        cwd=ROOT,
-        env={**environment, "NETRC": "/nonexistent"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for number, loss in enumerate(("infonce", "mnrl")):
-        folder = tmp_path / "study" / str(number)
-        history, run = read_back(folder)
-        assert (run["name"], run["group"]) == (f"loss={loss}", f"{tmp_path.name}-study")
-        mean = json.loads((folder / "metrics.json").read_text())["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
-        assert run["summary"]["after/ndcg@10"] == mean
-        with (folder / "history" / "metrics.csv").open() as file:
-            losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
-        assert [row["train/loss"] for row in history if "train/loss" in row] == pytest.approx(losses)
-        (file,) = folder.glob("wandb/offline-run-*")
-        assert f"wandb sync {file}" in answer.stderr
-        assert "python -m experiments.run logger=wandb before=False" in (folder / "model" / "README.md").read_text()
-        assert f"loss={loss}" in (folder / "model" / "README.md").read_text()
-
-
 @pytest.mark.parametrize(
     "setting",
     [
@@ -311,9 +283,12 @@ def test_what_cannot_work_fails_before_anything_is_judged(
 def test_an_interruption_is_said_without_a_traceback(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def interrupted(_: DictConfig) -> float:
+    def interrupted(_: DictConfig, *, command: list[str]) -> float:
+        assert command == ["python", "-m", "experiments.run", "loss=infonce"]
         raise KeyboardInterrupt
 
+    typed = SimpleNamespace(overrides=SimpleNamespace(task=["loss=infonce"]))
+    monkeypatch.setattr("experiments.run.HydraConfig.get", lambda: typed)
     monkeypatch.setattr("experiments.training_run.train_and_judge", interrupted)
     with pytest.raises(SystemExit) as stopped:
         run.main.__wrapped__(configure())

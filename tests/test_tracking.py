@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +14,10 @@ from typing import Any
 import psutil
 import pytest
 import wandb
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.loggers import CSVLogger
-from omegaconf import OmegaConf, open_dict
 from wandb.util import get_core_path
 
 from experiments import tracking
-from experiments.provenance import multirun_job
 from experiments.results import Outcome
 from experiments.tracking import LenientWandbLogger
 
@@ -181,50 +176,14 @@ def test_a_run_that_somebody_left_open_is_not_continued(tmp_path: Path) -> None:
     tracking.finish([*left_open, *loggers], failed=False)
 
 
-@pytest.fixture
-def multirun(tmp_path: Path) -> Iterator[Path]:
-    """A job of a multirun in which loss and seed were swept."""
-    folder = tmp_path / "multirun" / "study"
-    job = ["loss=mnrl", "seed=1", "before=False", "logger=csv"]  # typed as before=false
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("config", overrides=[*job, f"hydra.sweep.dir={folder}"], return_hydra_config=True)
-    with open_dict(config):
-        config.hydra.mode = RunMode.MULTIRUN
-        config.hydra.job.num = 0
-        config.hydra.runtime.output_dir = str(folder / "0")
-        config.hydra.overrides.task = job
-    HydraConfig.instance().set_config(config)
-    yield folder
-    HydraConfig.instance().cfg = None
-
-
-def test_a_job_of_a_multirun_is_named_after_what_varies(multirun: Path) -> None:
-    assert multirun_job() == ("loss=mnrl,seed=1,before=False,logger=csv", "multirun-study")
-    multirun.mkdir(parents=True)
-    typed = {"hydra": {"overrides": {"task": ["loss=infonce,mnrl", "seed=range(2)", "before=false", "logger=csv"]}}}
-    OmegaConf.save(OmegaConf.create(typed), multirun / "multirun.yaml")
-    assert multirun_job() == ("loss=mnrl,seed=1", "multirun-study")
-
-
-@pytest.mark.usefixtures("multirun")
-def test_a_single_run_has_no_multirun() -> None:
-    config = HydraConfig.instance().cfg
-    OmegaConf.set_readonly(config.hydra, False)
-    config.hydra.mode = RunMode.RUN
-    assert multirun_job() == (None, None)
-    HydraConfig.instance().cfg = None
-    assert multirun_job() == (None, None)
-
-
-def test_what_varies_names_the_run_unless_the_user_does(multirun: Path) -> None:
-    for name, group, expected in (
-        (None, None, ("loss=mnrl,seed=1,before=False,logger=csv", "multirun-study")),
-        ("mine", "ours", ("mine", "ours")),
-    ):
-        folder = multirun / (name or "0")
-        tracking.finish(tracking.wandb_logger(folder, **{**SETTINGS, "name": name, "group": group}), failed=False)
-        run = read_back(folder)[1]
-        assert (run["name"], run["group"]) == expected
+@pytest.mark.parametrize(("name", "group", "expected"), [(None, None, ("0", None)), ("mine", "ours", ("mine", "ours"))])
+def test_the_folder_names_the_run_unless_somebody_does(
+    name: str | None, group: str | None, expected: tuple[str, str | None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "0"
+    tracking.finish(tracking.wandb_logger(folder, **{**SETTINGS, "name": name, "group": group}), failed=False)
+    run = read_back(folder)[1]
+    assert (run["name"], run["group"] or None) == expected
 
 
 def test_a_name_that_is_too_long_is_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

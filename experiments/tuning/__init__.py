@@ -1,0 +1,1 @@
+"""Searches for good settings; `python -m experiments.tune` is their command line."""
