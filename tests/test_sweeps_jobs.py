@@ -49,6 +49,7 @@ def make(composer: Composer, store: Path, *overrides: str) -> Job:
         "folder=/somewhere",
         "logger=csv",
         "logger.project=other",
+        "cache=null",
         "trainer.enable_progress_bar=false",
         "callbacks.progress.refresh_rate=5",
         "~callbacks.progress",
@@ -75,6 +76,7 @@ def test_everything_else_changes_who_it_is(composer: Composer) -> None:
             OmegaConf.update(changed, key, "changed")
             same |= {key} if identity(changed) == before else set()
     assert {key for key in same if not key.startswith("logger.")} == {
+        "cache",
         "folder",
         "trainer.enable_progress_bar",
         "callbacks.checkpoint.dirpath",

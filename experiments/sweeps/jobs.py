@@ -72,7 +72,7 @@ class Job:
 def identity(config: DictConfig) -> str:
     """Return a digest of a configuration without what does not change the result: where it goes and who watches."""
     plain = _resolved(config, "FOLDER")
-    for name in ("folder", "logger", "hydra"):
+    for name in ("folder", "logger", "hydra", "cache"):
         plain.pop(name, None)
     (plain.get("trainer") or {}).pop("enable_progress_bar", None)
     callbacks = plain.get("callbacks") or {}
