@@ -28,6 +28,7 @@ from contrastive.evaluation import evaluate_rankings, rank
 from contrastive.health import Health
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
+from contrastive.training_data import ContrastiveData
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -66,6 +67,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.momentum_encoder = momentum_encoder
         self.health = Health()
         self._takes_health = "health" in parameters_of(loss)
+        self._guide_documents: Tensor | None = None
         self._latest: EmbeddedBatch | None = None
         self._step_started = 0.0
         self._tokens_before = 0
@@ -78,13 +80,22 @@ class ContrastiveModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Turn dropout on: `from_pretrained` returns an encoder in eval mode and Lightning keeps what it finds."""
         self.train()
+        data = self._data()
+        if data is not None and data.guides is not None and self.memory is not None:
+            self._guide_documents = data.guides.documents.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Let the data be clustered by the encoder as it now is, where batches are made of clusters."""
+        data = self._data()
+        if data is not None:
+            data.recluster(self.encoder, self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Encode both sides, judge them, return the loss."""
         self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
         local = embedded(batch, self._embed(batch.queries, "query"), self._embed(batch.documents, "document"))
         self._latest = gather(local)
-        loss = self.judge(recall(self._latest, self.memory))
+        loss = self.judge(recall(self._latest, self.memory, self._guide_documents))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(self._latest))
         return loss
 
@@ -175,6 +186,11 @@ class ContrastiveModule(lightning.LightningModule):
             embeddings = self.encoder([""], side=side)[:0]
         return embeddings
 
+    def _data(self) -> ContrastiveData | None:
+        """Return the data module of the run, if it is the one of this library."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data if isinstance(data, ContrastiveData) else None
+
     def _remember(self, latest: EmbeddedBatch, local: Batch) -> None:
         """Put the keys of the latest batch, of all ranks, into the memory."""
         if self.memory is None:
@@ -206,4 +222,6 @@ def embedded(batch: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
         grades=batch.grades,
         targets=batch.scores,
         teacher_scores=batch.teacher_scores,
+        guide_queries=batch.guide_queries,
+        guide_keys=batch.guide_keys,
     )

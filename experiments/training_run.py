@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
+from contrastive.embedded_batch import parameters_of
 from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
 from contrastive.training import ContrastiveModule
@@ -151,6 +152,7 @@ def build(config: DictConfig, folder: Path) -> Parts:
         batch_size=config.batch_size,
         seed=config.seed,
         num_negatives=config.num_negatives,
+        guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
         **config.batches,
     )
     encoder: Encoder = instantiate(config.encoder)
@@ -162,7 +164,7 @@ def build(config: DictConfig, folder: Path) -> Parts:
     module = ContrastiveModule(
         encoder, loss, optimizer, total_steps=total_steps, memory=memory, momentum_encoder=momentum_encoder
     )
-    module.rehearse(datamodule.collate(datamodule.records[: config.batch_size]))
+    module.rehearse(datamodule.rehearsal())
     return Parts(data, task, encoder, module, datamodule, trainer, loggers)
 
 
