@@ -80,15 +80,9 @@ class ContrastiveModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Turn dropout on: `from_pretrained` returns an encoder in eval mode and Lightning keeps what it finds."""
         self.train()
-        data = self._data()
-        if data is not None and data.guides is not None and self.memory is not None:
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ContrastiveData) and data.guides is not None and self.memory is not None:
             self._guide_documents = data.guides.documents.to(self.device)
-
-    def on_train_epoch_start(self) -> None:
-        """Let the data be clustered by the encoder as it now is, where batches are made of clusters."""
-        data = self._data()
-        if data is not None:
-            data.recluster(self.encoder, self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Encode both sides, judge them, return the loss."""
@@ -185,11 +179,6 @@ class ContrastiveModule(lightning.LightningModule):
         else:
             embeddings = self.encoder([""], side=side)[:0]
         return embeddings
-
-    def _data(self) -> ContrastiveData | None:
-        """Return the data module of the run, if it is the one of this library."""
-        data = getattr(self.trainer, "datamodule", None)
-        return data if isinstance(data, ContrastiveData) else None
 
     def _remember(self, latest: EmbeddedBatch, local: Batch) -> None:
         """Put the keys of the latest batch, of all ranks, into the memory."""

@@ -55,8 +55,8 @@ class ContrastiveData(lightning.LightningDataModule):
         one_source: Whether each batch comes from one data set.
         no_duplicates: What may come only once in a batch: nothing with `none`; a query or positive document with
             `exact`; with `near` also of documents that are nearly the same, see `near_duplicate_groups`.
-        clusters: Into how many clusters to put similar queries, each batch being from one of them; 0 for none. It takes
-            an encoder, see `recluster`.
+        clusters: Into how many clusters to put similar queries, each batch being from one of them; 0 for none. The
+            `encoder` of the Lightning module makes them; without a trainer, call `recluster`.
         refresh_clusters: After how many epochs to make the clusters anew; None keeps those of the encoder before
             training.
         rows_per_document: Rows with the same positive document to put in a batch together, where there are so many; for
@@ -137,9 +137,10 @@ class ContrastiveData(lightning.LightningDataModule):
         if self.trainer is not None and self.trainer.world_size > 1:
             batches = RankShare(batches, rank=self.trainer.global_rank, num_ranks=self.trainer.world_size)
         return LateLoader(
-            self.records,  # type: ignore[arg-type]  # any list is a data set
+            self.records,
             batch_sampler=batches,
             collate_fn=self._collated,
+            before_pass=self._before_pass,
         )
 
     def val_dataloader(self) -> Iterable[RetrievalTask]:
@@ -197,6 +198,12 @@ class ContrastiveData(lightning.LightningDataModule):
             ValueError: If batches are made of other rows, or in another way.
         """
         self.batches.load_state_dict(state_dict["batches"])
+
+    def _before_pass(self) -> None:
+        # Not in `on_train_epoch_start`: Lightning leaves it out if a run resumes just after an epoch's last batch.
+        if self.clusters and self.trainer is not None and self.batches.start == 0:
+            encoder: Any = self.trainer.lightning_module.encoder
+            self.recluster(encoder, self.batches.epoch)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Give a batch the guide's embeddings, in the main process: they may be large."""

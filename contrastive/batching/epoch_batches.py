@@ -49,6 +49,10 @@ class EpochBatches(Sampler[list[int]]):
         classes: For each row, the class for `rows_per_class`.
         rows_per_class: Rows of a class in a batch, K of the P x K batches that losses with batch mining want.
 
+    Attributes:
+        epoch: Which epoch the next pass is of.
+        start: At which of its batches that begins; 0 unless a state was loaded.
+
     Example:
         >>> batches = EpochBatches(5, batch_size=2, seed=0)
         >>> sorted(row for batch in batches for row in batch)
@@ -99,7 +103,7 @@ class EpochBatches(Sampler[list[int]]):
         self.one_source = one_source
         self.rows_per_class = rows_per_class
         self.epoch = 0
-        self._start = 0  # where the next pass begins
+        self.start = 0
         self._yielded = 0
         self._groups = None if groups is None else _numbered(groups)
         self._classes = _numbered(classes) if classes is not None and rows_per_class > 1 else None
@@ -117,7 +121,7 @@ class EpochBatches(Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass; another epoch than that of a loaded state begins at its first batch."""
         if epoch != self.epoch:
-            self.epoch, self._start, self._yielded = epoch, 0, 0
+            self.epoch, self.start, self._yielded = epoch, 0, 0
 
     def regroup(self, groups: Sequence[Hashable]) -> None:
         """Replace the groups from the next pass on, for instance by clusters that are newer.
@@ -154,13 +158,13 @@ class EpochBatches(Sampler[list[int]]):
         if found != settings:
             raise ValueError(f"expected the state of batches with {settings}, got one with {found}")
         self.epoch = state["epoch"]
-        self._start = self._yielded = state["batches"]
+        self.start = self._yielded = state["batches"]
         if state["groups"] is not None:
             self._groups = state["groups"].numpy()
 
     def __iter__(self) -> Iterator[list[int]]:
         # Not before the first batch is asked for: resuming, Lightning makes the iterator first and then sets the epoch.
-        start, self._start = self._start, 0
+        start, self.start = self.start, 0
         for place, batch in enumerate(self._batches()[start:], start + 1):
             self._yielded = place
             yield batch
