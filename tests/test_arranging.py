@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -21,7 +22,7 @@ def test_runs_are_of_one_group_and_only_remainders_are_mixed(labels: list[int], 
     runs = [order[start : start + size] for start in range(0, len(order), size)]
     assert all(len(set(groups[run].tolist())) == 1 for run in runs[:whole])
     rest = groups[order[whole * size :]].tolist()
-    assert len(set(rest)) == 1 + sum(a != b for a, b in zip(rest, rest[1:], strict=False)) or not rest
+    assert len(set(rest)) == 1 + sum(a != b for a, b in pairwise(rest)) or not rest
     for group in set(labels):
         places = {row: place for place, row in enumerate(shuffled.tolist())}
         own = [places[row] for row in order.tolist() if groups[row] == group]
@@ -43,7 +44,7 @@ def test_whole_runs_of_a_class_come_first(labels: list[int], size: int, seed: in
     runs = [classes[order[start : start + size]] for start in range(0, whole * size, size)]
     assert all(len(set(run.tolist())) == 1 for run in runs)
     rest = classes[order[whole * size :]].tolist()
-    assert len(set(rest)) == 1 + sum(a != b for a, b in zip(rest, rest[1:], strict=False)) or not rest
+    assert len(set(rest)) == 1 + sum(a != b for a, b in pairwise(rest)) or not rest
 
 
 def test_runs_of_a_class_are_spread() -> None:

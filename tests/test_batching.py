@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -238,7 +239,7 @@ def test_shares_of_ranks_resume_together() -> None:
     for _ in range(4):
         next(iterator)
     parts = [list(shares(batches.state_dict(), rank)[0]) for rank in range(3)]
-    assert [sum(rows, []) for rows in zip(*parts, strict=True)] == whole[4:]
+    assert [list(chain(*rows)) for rows in zip(*parts, strict=True)] == whole[4:]
 
 
 @pytest.mark.parametrize("other", [{"num_rows": 59}, {"batch_size": 5}, {"seed": 1}])
