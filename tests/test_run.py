@@ -237,6 +237,30 @@ def test_jobs_of_a_multirun_are_runs_of_their_own(tiny_model_folder: Path, tmp_p
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss=gist", "memory=queue", "num_negatives=1", "data.negatives=1"],
+        ["loss=gist", "guide=pretrained", "guide.pooling=cls"],
+        ["loss=matryoshka", "loss@loss.loss=gist", "loss.dimensions=[32,16]"],
+        ["batches.clusters=2", "batches.no_duplicates=near"],
+        ["batches.rows_per_document=2", "loss=triplet"],
+    ],
+    ids=["untuned guide", "another guide", "inner loss", "clusters", "classes"],
+)
+def test_batches_and_guides_from_the_command_line(
+    overrides: list[str], configure: Configure, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if "guide=pretrained" in overrides:
+        overrides = [*overrides, f"guide.name_or_path={tiny_model_folder}"]
+    config = configure(*overrides, "before=false")
+    train_and_judge(config)
+    assert report(config)["status"] == "finished"
+    kept = list((tmp_path / "cache").rglob("*.npy"))
+    assert len(kept) == (2 if "gist" in str(overrides) else 0)  # queries and documents
+
+
+@pytest.mark.parametrize(
     "setting",
     [
         "trainer.limit_val_batches=0",

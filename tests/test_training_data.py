@@ -293,3 +293,34 @@ def test_a_rank_without_rows_has_no_guide_embeddings_of_the_right_width(tiny_enc
     data.setup("fit")
     batch = data.on_before_batch_transfer(data._collated([]), 0)
     assert batch.guide_queries.shape == batch.guide_keys.shape == (0, 32)
+
+
+def test_two_processes_share_clusters_and_guides_as_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Batches of 4, 4 and 1 rows, the last of which one rank has no row of."""
+    found = []
+    for options in ({}, {"devices": 2, "strategy": "ddp_spawn", "use_distributed_sampler": False}):
+        encoder = Encoder.from_pretrained(tiny_model_folder)
+        for part in encoder.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        module = ContrastiveModule(
+            encoder, GISTLoss(), LinearDecayAdamW(learning_rate=3e-3), total_steps=6, memory=CrossBatchQueue(6, 32)
+        )
+        guide = Encoder.from_pretrained(tiny_model_folder, pooling="cls")
+        data = ContrastiveData(
+            with_negatives(9), None, batch_size=4, clusters=3, refresh_clusters=None, guide=guide, cache_folder=tmp_path
+        )
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            max_epochs=2,
+            default_root_dir=tmp_path,
+            **options,
+        )
+        trainer.fit(module, data)
+        found.append((trainer.callback_metrics["train/loss"], module.memory.key_ids))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-5)
+    assert torch.equal(found[1][1], found[0][1])
