@@ -47,8 +47,7 @@ def test_a_text_that_was_not_embedded_is_refused(tiny_encoder: Encoder, tmp_path
         guides.added_to(collate(later[4:]))
     collate = Collator(RECORDS, corpus={"far": "a job far away"})
     guides = GuideEmbeddings.of(tiny_encoder, RECORDS, collate, EmbeddingCache(tmp_path))
-    mined = [Record(RECORDS[0].query, RECORDS[0].positive, query_id="q0", positive_id="d0")]
-    batch = collate(mined)
+    batch = collate(RECORDS[:1])
     batch.document_ids[0] = collate._documents.of("a job far away")
     with pytest.raises(ValueError, match="got 1 document ids of a batch without"):
         guides.added_to(batch)
