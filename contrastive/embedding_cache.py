@@ -6,8 +6,9 @@ Notable decisions:
   their order. So no file is ever out of date, and any file may be deleted at any time.
 - The tokenizer and the kind of network are taken to go with the weights. The device and the sizes of micro-batches,
   which move the last bits of an embedding, are not in the name.
-- A file gets its name once it is complete, so processes may share a folder. Those that want the same embeddings at the
-  same time each compute what the others have not finished.
+- A file gets its name once it is complete, so processes may share a folder. Of those that want the same embeddings at
+  the same time one computes them and the others wait.
+- When the folder grows over its limit, the files that were not read or written for the longest time go.
 - Long lists are encoded in parts that are kept until the whole is written. Each part is one call of the encoder, which
   sorts by length within it.
 - On reading, shape and length of a file are checked, not each of its bytes.
@@ -22,12 +23,14 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -55,6 +58,11 @@ class KeyedEncoder(TextEncoder, Protocol):
         ...
 
     @property
+    def device(self) -> torch.device:
+        """Where its embeddings are made."""
+        ...
+
+    @property
     def settings(self) -> Mapping[str, object]:
         """Pooling, prompts, maximum length and the like."""
         ...
@@ -70,6 +78,7 @@ class EmbeddingCache:
     Args:
         folder: Where the files are; made when there is something to write.
         part_size: Texts encoded at a time; an interruption loses at most so many.
+        max_bytes: Size of the folder beyond which the files used least recently are deleted.
 
     Raises:
         ValueError: If `part_size` is below 1.
@@ -85,11 +94,12 @@ class EmbeddingCache:
         True
     """
 
-    def __init__(self, folder: str | Path, *, part_size: int = 4096) -> None:
+    def __init__(self, folder: str | Path, *, part_size: int = 4096, max_bytes: int = 8 << 30) -> None:
         if part_size < 1:
             raise ValueError(f"expected part_size of at least 1, got {part_size}")
         self.folder = Path(folder)
         self.part_size = part_size
+        self.max_bytes = max_bytes
 
     def embed(
         self, encoder: KeyedEncoder, texts: Sequence[str], *, side: Side, show_progress: bool = False
@@ -113,23 +123,50 @@ class EmbeddingCache:
             return np.zeros((0, encoder.dimension), np.float32)
         key = embedding_key(encoder, texts, side=side)
         path = self.folder / f"{key}.npy"
-        kept = _read(path, (len(texts), encoder.dimension))
+        kept = self._kept(path, encoder, len(texts), side)
         if kept is not None:
-            _log.info("%s %s embeddings from the cache in %s", f"{len(texts):,}", side, self.folder)
             return kept
         self.folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=self.folder).close()  # to fail now if it is read-only, and not after an hour
-        started = time.perf_counter()
-        distinct = list(dict.fromkeys(texts))
-        embeddings = self._encode(encoder, distinct, key, side, show_progress)
-        if len(distinct) < len(texts):
-            embeddings = embeddings[positions(distinct, texts)]
-        _write(path, embeddings)
-        for part in self.folder.glob(f"{key}.part-*.npy"):
-            part.unlink(missing_ok=True)
+        with _locked(self.folder / f"{key}.lock"):
+            kept = self._kept(path, encoder, len(texts), side)  # by another process, while this one waited
+            if kept is not None:
+                return kept
+            started = time.perf_counter()
+            distinct = list(dict.fromkeys(texts))
+            embeddings = self._encode(encoder, distinct, key, side, show_progress)
+            if len(distinct) < len(texts):
+                embeddings = embeddings[positions(distinct, texts)]
+            _write(path, embeddings)
+            for part in self.folder.glob(f"{key}.part-*.npy"):
+                part.unlink(missing_ok=True)
         seconds = time.perf_counter() - started
         _log.info("%s %ss embedded in %.0f s and cached in %s", f"{len(texts):,}", side, seconds, self.folder)
+        self._make_room(path)
         return embeddings
+
+    def _kept(self, path: Path, encoder: KeyedEncoder, num_texts: int, side: Side) -> NDArray[np.float32] | None:
+        """Read embeddings, and note that they were of use."""
+        kept = _read(path, (num_texts, encoder.dimension))
+        if kept is not None:
+            _log.info("%s %s embeddings from the cache in %s", f"{num_texts:,}", side, self.folder)
+            with suppress(OSError):  # somebody else's folder, or the file is just being deleted; it is open
+                os.utime(path)
+        return kept
+
+    def _make_room(self, newest: Path) -> None:
+        """Delete the files used least recently while the folder is too large, but never the newest."""
+        files = []
+        for file in self.folder.iterdir():
+            with suppress(OSError):
+                stat = file.stat()
+                files.append((stat.st_mtime, stat.st_size, file))
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
+            if total > self.max_bytes and file.suffix in (".npy", ".json") and file != newest:
+                with suppress(OSError):
+                    file.unlink()
+                    total -= size
 
     def _encode(
         self, encoder: KeyedEncoder, texts: Sequence[str], key: str, side: Side, show_progress: bool
@@ -178,6 +215,17 @@ def embedding_key(encoder: KeyedEncoder, texts: Sequence[str], *, side: Side) ->
     for text in texts:
         add(text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block, and leave no file behind."""
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()  # who waits for it finds out and tries again
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:

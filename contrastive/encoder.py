@@ -2,8 +2,9 @@
 
 Notable decisions:
 
-- Within a batch each distinct text is encoded once, texts are sorted by length and cut into micro-batches by a token
-  budget: the same embeddings and gradients as one padded batch (with dropout off), far less padding.
+- Within a batch each distinct text is encoded once, texts of both sides are sorted by length and cut into micro-batches
+  by a token budget: the same embeddings and gradients as one padded batch (with dropout off), far less padding.
+- A text is tokenised once a process, see `token_cache`.
 - Padding is always on the right, whatever the tokenizer prefers. With the mask that is exact for every architecture,
   where left padding shifts the positions of models with learned ones.
 - Embeddings are float32 even under autocast: scores made of bfloat16 embeddings would be bfloat16 too.
@@ -30,19 +31,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from contrastive.adapters import LoRA, add_adapters
 from contrastive.checkpoints import check_max_length, default_max_length, embedded_minilm
 from contrastive.contracts import Side
+from contrastive.cpu_dropout import use_fast_dropout
 from contrastive.freezing import checkpoint_activations, freeze_layers
 from contrastive.micro_batches import (
     TokenCount,
     check_texts,
+    default_tokens_per_batch,
     micro_batches,
     pad_right,
     padding_id,
     positions,
-    token_ids,
 )
 from contrastive.pooling import POOLINGS, Pooling, check_pooling
 from contrastive.pretrained import open_pretrained, write_pretrained
 from contrastive.sentence_transformers_format import EncoderSettings
+from contrastive.token_cache import cached_token_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -66,8 +69,8 @@ class Encoder(nn.Module):
         query_prompt: Text put before every query.
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included.
-        tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. MiniLM on two
-            CPU cores is as fast from 512 to 2,048 and slower above; a GPU wants as much as its memory holds.
+        tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
+            suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
 
     Raises:
@@ -94,7 +97,7 @@ class Encoder(nn.Module):
         query_prompt: str = "",
         document_prompt: str = "",
         max_length: int = 256,
-        tokens_per_batch: int = 2048,
+        tokens_per_batch: int | None = None,
         bucketed: bool = True,
     ) -> None:
         super().__init__()
@@ -102,7 +105,7 @@ class Encoder(nn.Module):
         width = int(backbone.config.hidden_size)
         if dimension is not None and not 1 <= dimension <= width:
             raise ValueError(f"expected dimension from 1 to {width} for this model, got {dimension}")
-        if tokens_per_batch < 1:
+        if tokens_per_batch is not None and tokens_per_batch < 1:
             raise ValueError(f"expected tokens_per_batch of at least 1, got {tokens_per_batch}")
         self.backbone = backbone
         self.dimension = width if dimension is None else dimension
@@ -127,7 +130,7 @@ class Encoder(nn.Module):
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_length: int | None = None,
-        tokens_per_batch: int = 2048,
+        tokens_per_batch: int | None = None,
         bucketed: bool = True,
         lora: LoRA | None = None,
         frozen_layers: int = 0,
@@ -164,6 +167,7 @@ class Encoder(nn.Module):
         backbone, tokenizer, settings = opened.backbone, opened.tokenizer, opened.settings
         if max_length is None:
             max_length = default_max_length(backbone, tokenizer, settings.max_length)
+        use_fast_dropout(backbone)
         freeze_layers(backbone, frozen_layers)
         adapted = add_adapters(backbone, lora) if lora is not None and lora.rank > 0 else backbone
         if gradient_checkpointing:
@@ -212,20 +216,28 @@ class Encoder(nn.Module):
             ValueError: If `side` is unknown.
         """
         check_texts(texts)
-        prompt = self._prompt(side)
-        if len(texts) == 0:
-            return torch.zeros(0, self.dimension, device=self.device)
+        prompted = self._prompted(texts, side)
+        if not self.bucketed and len(texts) > 0:
+            return self._embed(self._token_ids(prompted))
+        return self._embed_in_micro_batches(prompted, deduplicate=deduplicate)
+
+    def embed_sides(
+        self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Embed both sides of a batch, [Q, D] and [K, D], with gradients; see `forward`.
+
+        Micro-batches are cut from both sides together: short queries do not make a pass of their own.
+
+        Raises:
+            TypeError: As `forward`.
+        """
         if not self.bucketed:
-            return self._embed(self._token_ids(texts, prompt))
-        distinct = list(dict.fromkeys(texts)) if deduplicate else list(texts)
-        ids = self._token_ids(distinct, prompt)
-        batches = micro_batches([len(row) for row in ids], self.tokens_per_batch)
-        embeddings = torch.cat([self._embed([ids[i] for i in batch]) for batch in batches])
-        # Row r of `embeddings` is distinct text order[r]; argsort inverts that permutation.
-        row_of = np.argsort([i for batch in batches for i in batch])
-        if deduplicate:
-            row_of = row_of[positions(distinct, texts)]
-        return embeddings.index_select(0, torch.from_numpy(row_of).to(self.device))
+            return self(queries, side="query"), self(documents, side="document")
+        for texts in (queries, documents):
+            check_texts(texts)
+        prompted = [*self._prompted(queries, "query"), *self._prompted(documents, "document")]
+        embeddings = self._embed_in_micro_batches(prompted, deduplicate=deduplicate)
+        return embeddings[: len(queries)], embeddings[len(queries) :]
 
     @overload
     def encode(
@@ -279,9 +291,9 @@ class Encoder(nn.Module):
             ValueError: If `side` is unknown.
         """
         check_texts(texts)
-        prompt = self._prompt(side)
-        budget = self.tokens_per_batch if tokens_per_batch is None else tokens_per_batch
-        distinct = list(dict.fromkeys(texts))
+        prompted = self._prompted(texts, side)
+        budget = self._budget if tokens_per_batch is None else tokens_per_batch
+        distinct = list(dict.fromkeys(prompted))
         # Longest first: running out of memory shows at once. Characters are a good guess at tokens, so that chunks hold
         # texts of similar length; within a chunk the order is by tokens.
         order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
@@ -294,13 +306,13 @@ class Encoder(nn.Module):
         with self._evaluating(), torch.inference_mode(), precision, bar:
             for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
                 chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
-                ids = self._token_ids([distinct[i] for i in chunk], prompt)
+                ids = self._token_ids([distinct[i] for i in chunk])
                 for batch in micro_batches([len(row) for row in ids], budget):
                     rows = torch.tensor([chunk[i] for i in batch], device=self.device)
                     embeddings[rows] = self._embed([ids[i] for i in batch]).float()
                     bar.update(len(batch))
         if len(distinct) < len(texts):
-            embeddings = embeddings[torch.from_numpy(positions(distinct, texts)).to(self.device)]
+            embeddings = embeddings[torch.from_numpy(positions(distinct, prompted)).to(self.device)]
         return embeddings.cpu().numpy() if as_numpy else embeddings
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -312,15 +324,35 @@ class Encoder(nn.Module):
         """
         write_pretrained(Path(path), self.backbone, self.tokenizer, **self.settings)
 
-    def _prompt(self, side: Side) -> str:
+    @property
+    def _budget(self) -> int:
+        return self.tokens_per_batch or default_tokens_per_batch(self.device)
+
+    def _prompted(self, texts: Sequence[str], side: Side) -> list[str]:
+        """Return the texts with the prompt of their side in front."""
         if side not in ("query", "document"):
             raise ValueError(f'expected side "query" or "document", got {side!r}')
-        return self.query_prompt if side == "query" else self.document_prompt
+        prompt = self.query_prompt if side == "query" else self.document_prompt
+        return [prompt + text for text in texts]
 
-    def _token_ids(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
-        return token_ids(self.tokenizer, [prompt + text for text in texts], max_length=self.max_length)
+    def _token_ids(self, prompted: Sequence[str]) -> list[NDArray[np.int32]]:
+        return cached_token_ids(self.tokenizer, prompted, max_length=self.max_length)
 
-    def _embed(self, rows: list[list[int]]) -> Tensor:
+    def _embed_in_micro_batches(self, prompted: Sequence[str], *, deduplicate: bool) -> Tensor:
+        """Embed texts that have their prompts, [B, D] in their order."""
+        if len(prompted) == 0:
+            return torch.zeros(0, self.dimension, device=self.device)
+        distinct = list(dict.fromkeys(prompted)) if deduplicate else list(prompted)
+        ids = self._token_ids(distinct)
+        batches = micro_batches([len(row) for row in ids], self._budget)
+        embeddings = torch.cat([self._embed([ids[i] for i in batch]) for batch in batches])
+        # Row r of `embeddings` is distinct text order[r]; argsort inverts that permutation.
+        row_of = np.argsort([i for batch in batches for i in batch])
+        if deduplicate:
+            row_of = row_of[positions(distinct, prompted)]
+        return embeddings.index_select(0, torch.from_numpy(row_of).to(self.device))
+
+    def _embed(self, rows: Sequence[NDArray[np.int32]]) -> Tensor:
         """Run one batch of token ids through backbone and pooling, [B, D]."""
         input_ids, attention_mask = pad_right(rows, padding_id(self.tokenizer))
         self.tokens_seen.real += sum(len(row) for row in rows)

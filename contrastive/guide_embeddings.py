@@ -34,7 +34,7 @@ class GuideEmbeddings:
         guide: KeyedEncoder,
         records: Sequence[Record],
         collate: Collator,
-        cache: EmbeddingCache,
+        cache: EmbeddingCache | None = None,
         *,
         show_progress: bool = False,
     ) -> GuideEmbeddings:
@@ -44,14 +44,18 @@ class GuideEmbeddings:
             guide: What to embed with.
             records: Records whose texts batches are made of.
             collate: Makes the batches; fixes the ids.
-            cache: Where the embeddings are kept from run to run.
+            cache: Keeps the embeddings from run to run.
             show_progress: Show a progress bar.
         """
 
         def table(texts: Mapping[int, str], side: Side) -> Tensor:
-            embeddings = cache.embed(guide, list(texts.values()), side=side, show_progress=show_progress)
+            listed = list(texts.values())
+            if cache is None:
+                embeddings = guide.encode(listed, side=side, show_progress=show_progress, as_numpy=False).cpu()
+            else:
+                embeddings = torch.from_numpy(cache.embed(guide, listed, side=side, show_progress=show_progress))
             rows = torch.full((max(texts, default=-1) + 1, guide.dimension), float("nan"))
-            rows[torch.tensor(list(texts), dtype=torch.long)] = torch.from_numpy(embeddings)
+            rows[torch.tensor(list(texts), dtype=torch.long)] = embeddings
             return rows
 
         queries, documents = collate.texts(records)

@@ -53,6 +53,15 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
+def default_tokens_per_batch(device: torch.device) -> int:
+    """Return a good number of tokens of a micro-batch, padding included.
+
+    On processors 2,048, measured with MiniLM on two cores: the activations of more fall out of the cache. On others
+    16,384, which is not measured.
+    """
+    return 2048 if device.type == "cpu" else 16_384
+
+
 def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
     """Cut texts of `lengths` tokens into batches of similar length, longest first.
 
@@ -72,7 +81,7 @@ def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[in
     return batches
 
 
-def pad_right(token_ids: Sequence[Sequence[int]], padding_id: int) -> tuple[Tensor, Tensor]:
+def pad_right(token_ids: Sequence[Sequence[int] | NDArray[np.int32]], padding_id: int) -> tuple[Tensor, Tensor]:
     """Stack token ids into `input_ids [B, T]` and `attention_mask [B, T]`, 1 for a real token.
 
     Example:
@@ -82,7 +91,8 @@ def pad_right(token_ids: Sequence[Sequence[int]], padding_id: int) -> tuple[Tens
                 [1, 0]]))
     """
     lengths = torch.tensor([len(ids) for ids in token_ids])
-    input_ids = pad_sequence([torch.tensor(ids) for ids in token_ids], batch_first=True, padding_value=padding_id)
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in token_ids]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=padding_id)
     return input_ids, (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).long()
 
 

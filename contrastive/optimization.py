@@ -46,7 +46,10 @@ class LinearDecayAdamW:
             {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
             {"params": list(loss.parameters()), "weight_decay": 0.0, "lr": self.loss_learning_rate},
         ]
-        optimizer = AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
+        # Fused: one pass over the weights, on processors too, with the same numbers.
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.learning_rate, fused=True)
+        # It could unscale float16 gradients as it steps; then nobody could clip them, and Lightning refuses to.
+        optimizer._step_supports_amp_scaling = False
         warmup = math.ceil(self.warmup_ratio * total_steps)
 
         def share_of_peak(step: int) -> float:

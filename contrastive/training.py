@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -19,12 +18,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from contrastive.contracts import Side
 from contrastive.data import Batch, RetrievalTask
 from contrastive.distributed import gather, world_size
 from contrastive.embedded_batch import EmbeddedBatch, loss_arguments, parameters_of
+from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
-from contrastive.evaluation import evaluate_rankings, rank
+from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.health import Health
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
@@ -39,6 +38,7 @@ class ContrastiveModule(lightning.LightningModule):
         loss: A ranking loss; see `contracts.RankingLoss`.
         optimizer: Builds the optimiser and its schedule from encoder, loss and number of steps.
         total_steps: Optimiser steps of the whole run, for the schedule.
+        cache: Keeps the embeddings of the dev task, so that weights which were validated need not embed it again.
         memory: Keeps the keys of earlier batches as further negatives.
         momentum_encoder: Makes the keys that go into the memory; without it they are the encoder's own.
 
@@ -53,6 +53,7 @@ class ContrastiveModule(lightning.LightningModule):
         optimizer: LinearDecayAdamW,
         *,
         total_steps: int,
+        cache: EmbeddingCache | None = None,
         memory: CrossBatchQueue | None = None,
         momentum_encoder: MomentumEncoder | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.total_steps = total_steps
+        self.cache = cache
         self.memory = memory
         self.momentum_encoder = momentum_encoder
         self.health = Health()
@@ -87,8 +89,7 @@ class ContrastiveModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Encode both sides, judge them, return the loss."""
         self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
-        local = embedded(batch, self._embed(batch.queries, "query"), self._embed(batch.documents, "document"))
-        self._latest = gather(local)
+        self._latest = gather(embedded(batch, *self._embed(batch)))
         loss = self.judge(recall(self._latest, self.memory, self._guide_documents))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(self._latest))
         return loss
@@ -172,13 +173,12 @@ class ContrastiveModule(lightning.LightningModule):
         )
         self.health.clear()
 
-    def _embed(self, texts: Sequence[str], side: Side) -> Tensor:
-        """Embed texts with a graph, also where there are none: a rank without rows takes part in the backward pass."""
-        if texts or world_size() == 1:
-            embeddings: Tensor = self.encoder(texts, side=side)
-        else:
-            embeddings = self.encoder([""], side=side)[:0]
-        return embeddings
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed both sides with a graph, also of no rows: a rank without any takes part in the backward pass."""
+        if len(batch) > 0 or world_size() == 1:
+            return self.encoder.embed_sides(batch.queries, batch.documents)
+        queries, keys = self.encoder.embed_sides([""], [""])
+        return queries[:0], keys[:0]
 
     def _remember(self, latest: EmbeddedBatch, local: Batch) -> None:
         """Put the keys of the latest batch, of all ranks, into the memory."""
@@ -194,7 +194,8 @@ class ContrastiveModule(lightning.LightningModule):
     def validation_step(self, task: RetrievalTask, batch_idx: int) -> None:  # noqa: ARG002
         """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
         shows_progress = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
-        results = evaluate_rankings(rank(self.encoder, task, show_progress=shows_progress), task)
+        embeddings = embed(self.encoder, task, show_progress=shows_progress, cache=self.cache)
+        results = evaluate_rankings(rank_embedded(embeddings, task), task)
         for name, value in results.means.items():
             # Every rank ranks the whole corpus, so this is the mean of equal numbers.
             self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries), sync_dist=True)

@@ -16,7 +16,6 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning
@@ -31,7 +30,7 @@ from contrastive.batching.late_loader import LateLoader
 from contrastive.contracts import NegativeStrategy, TextEncoder
 from contrastive.data import Batch, Collator, Record, RetrievalTask
 from contrastive.distributed import RankShare
-from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder, default_folder
+from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.guide_embeddings import GuideEmbeddings
 
 _log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class ContrastiveData(lightning.LightningDataModule):
         rows_per_document: Rows with the same positive document to put in a batch together, where there are so many; for
             losses with batch mining.
         guide: A model that is not trained, whose embeddings of all texts come with the batches, for `GISTLoss`.
-        cache_folder: Where the guide's embeddings are kept; None for the folder of all embeddings.
+        cache: Keeps the guide's embeddings from run to run; without it every process makes them.
 
     Raises:
         ValueError: If there are no records, a batch size below 1, or records without a source where it matters; if
@@ -86,7 +85,7 @@ class ContrastiveData(lightning.LightningDataModule):
         refresh_clusters: int | None = 1,
         rows_per_document: int = 1,
         guide: KeyedEncoder | None = None,
-        cache_folder: str | Path | None = None,
+        cache: EmbeddingCache | None = None,
     ) -> None:
         super().__init__()
         if not records:
@@ -119,7 +118,7 @@ class ContrastiveData(lightning.LightningDataModule):
         self.refresh_clusters = refresh_clusters
         self.guides: GuideEmbeddings | None = None
         self._guide = guide
-        self._cache_folder = cache_folder or default_folder()
+        self._cache = cache
 
     def prepare_data(self) -> None:
         """Embed the training texts by the guide: on one process of a machine, whose files the others then read."""
@@ -216,8 +215,9 @@ class ContrastiveData(lightning.LightningDataModule):
         if self.trainer is not None and isinstance(self._guide, nn.Module):
             self._guide.to(self.trainer.strategy.root_device)
             shows_progress = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
-        cache = EmbeddingCache(self._cache_folder)
-        self.guides = GuideEmbeddings.of(self._guide, self.records, self.collate, cache, show_progress=shows_progress)
+        self.guides = GuideEmbeddings.of(
+            self._guide, self.records, self.collate, self._cache, show_progress=shows_progress
+        )
         self._guide = None  # its weights are no longer needed
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -99,6 +99,13 @@ class TwoTowers(nn.Module):
         embeddings: Tensor = self._tower(side)(texts, side=side, deduplicate=deduplicate)
         return embeddings
 
+    def embed_sides(
+        self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Embed both sides of a batch, each with its tower, [Q, D] and [K, D], with gradients."""
+        query = self.query(queries, side="query", deduplicate=deduplicate)
+        return query, self.document(documents, side="document", deduplicate=deduplicate)
+
     def encode(self, texts: Sequence[str], *, side: Side = "query", **options: Any) -> Any:
         """Embed texts with the tower of `side`, [B, D], without gradients; `options` as for `Encoder.encode`.
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from contrastive.contracts import TextEncoder
 from contrastive.data import RetrievalTask
+from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation import (
     Rankings,
     Results,
     TaskEmbeddings,
     alignment,
-    bm25_rankings,
     embed,
     evaluate_rankings,
     hard_negatives,
@@ -26,8 +26,7 @@ from contrastive.evaluation import (
     uniformity,
 )
 from contrastive.statistics import paired_difference
-
-USER_QUERY = "user-query"
+from experiments.baselines import USER_QUERY, bm25_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +56,27 @@ class Judgement:
         return {"metrics": metrics, "embedding_health": self.embedding_health}
 
 
-def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3) -> Judgement:
-    """Judge BM25 on a task."""
-    rankings = bm25_rankings(task)
-    asked = replace(task, queries={USER_QUERY: user_query}, qrels={})
-    return Judgement(rankings, evaluate_rankings(rankings, task), _top(bm25_rankings(asked, num_top), task))
+def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:
+    """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there."""
+    ranked = bm25_once(task, user_query, cache)
+    rankings = Rankings(
+        *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
+    )
+    return Judgement(rankings, evaluate_rankings(rankings, task), _top(ranked, task, num_top))
 
 
 def judge_encoder(
-    encoder: TextEncoder,
+    encoder: KeyedEncoder,
     task: RetrievalTask,
     bm25: Rankings,
     user_query: str,
     num_top: int = 3,
     *,
     show_progress: bool = True,
+    cache: EmbeddingCache | None = None,
 ) -> Judgement:
-    """Judge an encoder on a task, embedding its corpus once; `bm25` supplies the hard negatives."""
-    embeddings = embed(encoder, task, show_progress=show_progress)
+    """Judge an encoder on a task, embedding its corpus at most once; `bm25` supplies the hard negatives."""
+    embeddings = embed(encoder, task, show_progress=show_progress, cache=cache)
     rankings = rank_embedded(embeddings, task)
     asked = retrieve(
         encoder.encode([user_query], side="query", show_progress=False, as_numpy=False),
@@ -87,7 +89,7 @@ def judge_encoder(
     return Judgement(
         rankings,
         evaluate_rankings(rankings, task),
-        _top(asked, task),
+        _top(asked, task, num_top),
         embedding_health(embeddings, task, negatives),
         similarities(embeddings, task, negatives),
     )
@@ -162,6 +164,5 @@ def _places(embeddings: TaskEmbeddings, pairs: list[tuple[str, str]]) -> tuple[l
     return [row[query] for query, _ in pairs], [column[id_] for _, id_ in pairs]
 
 
-def _top(rankings: Rankings, task: RetrievalTask) -> list[tuple[float, str]]:
-    hits = rankings.top(USER_QUERY, len(rankings.documents[USER_QUERY]))
-    return [(score, task.corpus[id_]) for id_, score in hits]
+def _top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[tuple[float, str]]:
+    return [(score, task.corpus[id_]) for id_, score in rankings.top(USER_QUERY, num_top)]

@@ -24,8 +24,10 @@ from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
 from contrastive.embedded_batch import parameters_of
+from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
+from contrastive.precision import fastest_precision
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 from experiments import results
@@ -50,6 +52,7 @@ class Parts:
     datamodule: ContrastiveData
     trainer: lightning.Trainer
     loggers: list[Any]
+    cache: EmbeddingCache | None
 
 
 def train_and_judge(config: DictConfig) -> float:
@@ -60,6 +63,9 @@ def train_and_judge(config: DictConfig) -> float:
     """
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if config.trainer.precision == "auto":
+        config.trainer.precision = fastest_precision(device_type(config.trainer.accelerator))
+        log.info("precision: %s", config.trainer.precision)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     _quiet()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -97,10 +103,10 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     def judge(name: str) -> None:
         log.info("Judging %s on %s", name, _described(parts.task))
         if name == "BM25":
-            judged[name] = judge_bm25(parts.task, config.query)
+            judged[name] = judge_bm25(parts.task, config.query, cache=parts.cache.folder if parts.cache else None)
         else:
             encoder = parts.encoder.to(parts.trainer.strategy.root_device)  # Lightning puts it back on the CPU
-            judged[name] = judge_encoder(encoder, parts.task, judged["BM25"].rankings, config.query)
+            judged[name] = judge_encoder(encoder, parts.task, judged["BM25"].rankings, config.query, cache=parts.cache)
         results.write_system(folder, name, judged[name].rankings, judged[name].results)
         report["systems"][name] = judged[name].summary()
         clock.lap(f"judge {name}")
@@ -146,6 +152,7 @@ def build(config: DictConfig, folder: Path) -> Parts:
         )
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
+    cache = embedding_cache(config.cache)
     datamodule = ContrastiveData(
         data.train,
         data.dev,
@@ -153,6 +160,7 @@ def build(config: DictConfig, folder: Path) -> Parts:
         seed=config.seed,
         num_negatives=config.num_negatives,
         guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
+        cache=cache,
         **config.batches,
     )
     encoder: Encoder = instantiate(config.encoder)
@@ -162,10 +170,24 @@ def build(config: DictConfig, folder: Path) -> Parts:
     total_steps = planned_steps(len(datamodule.batches), trainer)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     module = ContrastiveModule(
-        encoder, loss, optimizer, total_steps=total_steps, memory=memory, momentum_encoder=momentum_encoder
+        encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
     )
     module.rehearse(datamodule.rehearsal())
-    return Parts(data, task, encoder, module, datamodule, trainer, loggers)
+    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
+
+
+def device_type(accelerator: str) -> str:
+    """Return the type of device that one of Lightning's accelerators runs on here."""
+    if accelerator in ("gpu", "cuda", "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return accelerator
+
+
+def embedding_cache(folder: str | None) -> EmbeddingCache | None:
+    """Return the cache in a folder, in the user's cache folder for `default`, or none for None."""
+    if folder is None:
+        return None
+    return EmbeddingCache(default_folder() if folder == "default" else Path(folder).expanduser())
 
 
 def build_callbacks(config: DictConfig, *, validates: bool) -> list[Callback]:

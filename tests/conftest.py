@@ -4,11 +4,14 @@ The environment is set before anything imports torch, which reads it once.
 """
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="contrastive-tests-")  # also for the programs that tests start
 
+import shutil
 import string
 from pathlib import Path
 
@@ -18,6 +21,11 @@ import torch
 from contrastive.encoder import Encoder
 
 WORDS = ("python", "developer", "nurse", "engineer", "chef", "data", "the", "job", "years", "hospital", "kitchen")
+
+
+def pytest_sessionfinish() -> None:
+    """Delete the cache folder of this session."""
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def vocabulary() -> dict[str, int]:

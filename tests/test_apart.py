@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Collection, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +22,8 @@ def test_each_row_comes_once_and_none_meets_its_like(
     order = list(range(len(identities)))
     generator.shuffle(order)
     batches = apart(order, batch_size, identities)
-    assert sorted(row for batch in batches for row in batch) == list(range(len(identities)))
-    for batch in batches:
-        shared = [identity for row in batch for identity in identities[row]]
-        assert len(set(shared)) == len(shared)
-        assert len(batch) <= batch_size
+    check(batches, identities)
+    assert all(len(batch) <= batch_size for batch in batches)
     assert list(map(len, batches)) == sorted(map(len, batches), reverse=True)
 
 
@@ -37,27 +36,41 @@ def test_a_row_does_not_come_twice_in_a_batch() -> None:
     assert apart([0, 0, 1, 1], 2) == [[0, 1], [0, 1]]
 
 
-def test_there_are_no_more_batches_than_there_must_be() -> None:
+def first_fit(order: list[int], batch_size: int, identities: list[tuple[str, str]]) -> list[list[int]]:
+    """What a row does that takes the first batch that will have it, and makes one if none will."""
+    batches: list[list[int]] = []
+    for row in order:
+        for batch in batches:
+            met = {identity for other in batch for identity in identities[other]}
+            if len(batch) < batch_size and met.isdisjoint(identities[row]):
+                batch.append(row)
+                break
+        else:
+            batches.append([row])
+    return batches
+
+
+@pytest.mark.parametrize("kinds", [14, 20, 60])
+def test_there_are_no_more_batches_than_there_must_be(kinds: int) -> None:
     generator = random.Random(0)
-    needed_swaps = 0
-    for _ in range(50):
-        identities = [(f"q{generator.randrange(60)}", f"d{generator.randrange(60)}") for _ in range(96)]
+    saved = 0
+    for _ in range(100):
+        identities = [(f"q{generator.randrange(kinds)}", f"d{generator.randrange(kinds)}") for _ in range(96)]
         order = generator.sample(range(96), 96)
-        fewest = max(12, max(Counter(identity for own in identities for identity in own).values()))
-        assert len(apart(order, 8, identities)) == fewest
-        greedy: list[set[str]] = []
-        sizes: list[int] = []
-        for row in order:
-            place = next(
-                (i for i in range(len(greedy)) if sizes[i] < 8 and greedy[i].isdisjoint(identities[row])), len(greedy)
-            )
-            if place == len(greedy):
-                greedy.append(set())
-                sizes.append(0)
-            greedy[place] |= set(identities[row])
-            sizes[place] += 1
-        needed_swaps += len(greedy) > fewest
-    assert needed_swaps > 5  # else nothing was shown
+        batches = apart(order, 8, identities)
+        check(batches, identities)
+        saved += len(first_fit(order, 8, identities)) - len(batches)
+        most = max(Counter(identity for own in identities for identity in own).values())
+        assert len(batches) == max(12, most) or kinds < 60
+    assert saved > 10  # else nothing was shown
+
+
+def check(batches: list[list[int]], identities: Sequence[Collection[object]]) -> None:
+    """Each row comes once, and in no batch an identity twice."""
+    assert sorted(row for batch in batches for row in batch) == list(range(len(identities)))
+    for batch in batches:
+        shared = [identity for row in batch for identity in identities[row]]
+        assert len(set(shared)) == len(shared)
 
 
 def test_what_is_too_frequent_makes_short_batches() -> None:

@@ -144,7 +144,7 @@ def test_a_damaged_file_is_computed_again(
 def test_a_file_that_is_half_written_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(file: BinaryIO, _: object) -> None:
         file.write(b"half")
-        assert files(tmp_path) == [".tmp"]
+        assert files(tmp_path) == [".lock", ".tmp"]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "save", stop)
@@ -166,28 +166,40 @@ def test_a_file_gets_its_name_by_renaming(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.stat().st_ino for path in tmp_path.iterdir()] == written[-1:]
 
 
-def test_threads_may_write_the_same_embeddings_at_once(tmp_path: Path) -> None:
+def test_of_those_that_want_the_same_at_once_one_computes(tmp_path: Path) -> None:
     together = Barrier(4)
-    cache = EmbeddingCache(tmp_path, part_size=2)
+    encoders = [Counting(before=lambda _: time.sleep(0.05)) for _ in range(4)]
 
-    def embed(_: int) -> np.ndarray:
-        return cache.embed(Counting(before=lambda call: together.wait(10) if call == 0 else None), TEXTS, side="query")
+    def embed(encoder: Counting) -> np.ndarray:
+        together.wait(10)
+        return EmbeddingCache(tmp_path, part_size=2).embed(encoder, TEXTS, side="query")
 
     with ThreadPoolExecutor(4) as pool:
-        for embeddings in pool.map(embed, range(4)):
+        for embeddings in pool.map(embed, encoders):
             np.testing.assert_array_equal(embeddings, expected(TEXTS))
+    assert sorted(len(encoder.calls) for encoder in encoders) == [0, 0, 0, 3]
     assert files(tmp_path) == [".npy"]
 
 
-def test_another_process_may_finish_and_clear_up_meanwhile(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path, part_size=2)
-
-    def other(call: int) -> None:
-        if call == 1:
-            cache.embed(Counting(), TEXTS, side="document")
-
-    np.testing.assert_array_equal(cache.embed(Counting(before=other), TEXTS, side="document"), expected(TEXTS))
+def test_a_lock_that_a_killed_process_left_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / f"{embedding_key(Counting(), TEXTS, side='query')}.lock").touch()
+    np.testing.assert_array_equal(EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="query"), expected(TEXTS))
     assert files(tmp_path) == [".npy"]
+
+
+def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path)
+    for number, text in enumerate("abc"):
+        cache.embed(Counting(), [text], side="query")
+        path = tmp_path / f"{embedding_key(Counting(), [text], side='query')}.npy"
+        os.utime(path, (number, number))
+    cache.embed(Counting(), ["a"], side="query")  # which is now the latest
+    size = path.stat().st_size
+    EmbeddingCache(tmp_path, max_bytes=2 * size).embed(Counting(), ["d"], side="query")
+    kept = {f"{embedding_key(Counting(), [text], side='query')}.npy" for text in "ad"}
+    assert {file.name for file in tmp_path.iterdir()} == kept
+    EmbeddingCache(tmp_path, max_bytes=0).embed(Counting(), ["e"], side="query")
+    assert len(files(tmp_path)) == 1
 
 
 def test_the_key_does_not_depend_on_the_order_of_settings_or_weights() -> None:

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from contrastive import encoder as encoder_module
 from contrastive.adapters import LoRA
 from contrastive.encoder import Encoder, embedded_minilm
+from contrastive.micro_batches import default_tokens_per_batch
 from contrastive.pooling import POOLINGS, Pooling
 from contrastive.two_towers import TwoTowers
 
@@ -580,3 +581,39 @@ def test_a_misspelt_switch_is_refused(configure: Callable[..., Any]) -> None:
 
     with pytest.raises(ConfigCompositionException, match=r"encoder\.lora\.rnak"):
         configure("encoder.lora.rnak=4")
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_both_sides_together_equal_each_alone(tiny_encoder: Encoder, deduplicate: bool) -> None:
+    tiny_encoder.query_prompt, tiny_encoder.document_prompt = "data: ", ""
+    queries, documents = ["nurse", "chef", "nurse"], ["the kitchen job", "data: nurse", "hospital years"]
+    together = tiny_encoder.embed_sides(queries, documents, deduplicate=deduplicate)
+    for embedded, texts, side in zip(together, (queries, documents), ("query", "document"), strict=True):
+        alone = tiny_encoder(texts, side=side)
+        torch.testing.assert_close(embedded, alone)
+    weights = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for pair in (together, (tiny_encoder(queries, side="query"), tiny_encoder(documents, side="document"))):
+        tiny_encoder.zero_grad()
+        (torch.cat(pair) * weights).sum().backward()
+        gradients.append([p.grad.clone() for p in tiny_encoder.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_are_cut_from_both_sides_together(tiny_encoder: Encoder) -> None:
+    tiny_encoder.tokens_per_batch = 100
+    batches: list[int] = []
+    tiny_encoder.backbone.register_forward_hook(lambda *_: batches.append(1))
+    tiny_encoder.embed_sides(["nurse", "chef"], ["the job", "nurse", "data"])
+    assert len(batches) == 1
+    assert tiny_encoder.tokens_seen.real == 3 + 3 + 4 + 3  # "nurse" is on both sides
+    queries, documents = tiny_encoder.embed_sides([], ["data"])
+    assert queries.shape == (0, 32)
+    assert documents.shape == (1, 32)
+
+
+def test_a_budget_that_is_not_given_suits_the_device(tiny_model_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_model_folder)
+    assert encoder._budget == 2048
+    assert default_tokens_per_batch(torch.device("cuda")) == 16_384

@@ -66,3 +66,9 @@ def test_a_run_without_an_end_is_refused() -> None:
 def test_impossible_optimiser_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"expected {name}"):
         LinearDecayAdamW(**{name: value})
+
+
+def test_gradients_can_be_clipped_in_any_precision(tiny_encoder: Encoder) -> None:
+    optimizer, _ = LinearDecayAdamW()(tiny_encoder, InfoNCELoss(), 1)
+    assert optimizer.defaults["fused"]
+    assert not optimizer._step_supports_amp_scaling  # what Lightning asks before it clips

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import ModelCard
 from hydra import compose, initialize_config_dir
 from hydra.errors import CompactHydraException, ConfigCompositionException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from test_tracking import read_back
 
 from contrastive.encoder import Encoder
@@ -248,16 +248,15 @@ def test_jobs_of_a_multirun_are_runs_of_their_own(tiny_model_folder: Path, tmp_p
     ids=["untuned guide", "another guide", "inner loss", "clusters", "classes"],
 )
 def test_batches_and_guides_from_the_command_line(
-    overrides: list[str], configure: Configure, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], configure: Configure, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if "guide=pretrained" in overrides:
         overrides = [*overrides, f"guide.name_or_path={tiny_model_folder}"]
-    config = configure(*overrides, "before=false")
+    config = configure(*overrides, "before=false", "trainer.limit_val_batches=0", f"cache={tmp_path}/cache")
     train_and_judge(config)
     assert report(config)["status"] == "finished"
-    kept = list((tmp_path / "cache").rglob("*.npy"))
-    assert len(kept) == (2 if "gist" in str(overrides) else 0)  # queries and documents
+    kept = list((tmp_path / "cache").glob("*.npy"))
+    assert len(kept) == (4 if "gist" in str(overrides) else 2)  # the guide's queries and documents
 
 
 @pytest.mark.parametrize(
@@ -368,3 +367,35 @@ def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:
         evaluate.main(["--model", str(tmp_path / "no-such-model"), *SMALL[:3]])
     with pytest.raises(SystemExit, match=r"expected a value for data\.path, which has no default: add data\.path="):
         evaluate.main(["--model", "minilm", "--data", "beir"])
+
+
+def test_precision_is_chosen_by_the_device_and_written_down(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.training_run.fastest_precision", lambda device: f"bf16-mixed@{device}"[:10])
+    config = configure("trainer.precision=auto", "before=false")
+    train_and_judge(config)
+    written = OmegaConf.load(Path(config.folder) / "config.yaml")
+    assert written.trainer.precision == "bf16-mixed"
+
+
+def test_nothing_is_embedded_twice(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    encode = Encoder.encode
+
+    def noting(self: Encoder, texts: list[str], **how: object) -> object:
+        encoded.append(len(texts))
+        return encode(self, texts, **how)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Encoder, "encode", noting)
+    once = ("judge=dev", f"cache={tmp_path}/cache")
+    train_and_judge(configure(*once))
+    queries, corpus, asked = 4, 10, 1
+    # Before; the validation, whose weights are those judged after; and the user's query, under both.
+    assert encoded == [queries, corpus, asked, queries, corpus, asked]
+    encoded.clear()
+    train_and_judge(configure(*once, "seed=1", f"folder={tmp_path}/second"))
+    assert encoded == [asked, queries, corpus, asked]  # the untuned encoder is that of the run before
+    encoded.clear()
+    train_and_judge(configure("judge=dev", "cache=null", f"folder={tmp_path}/third"))
+    assert encoded == [queries, corpus, asked, queries, corpus, queries, corpus, asked]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from contrastive.contracts import ChosenNegatives
 from contrastive.data import Batch, Record, RetrievalTask
 from contrastive.embedded_batch import parameters_of
+from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.memory import CrossBatchQueue, MomentumEncoder
@@ -113,12 +114,31 @@ def test_training_lowers_the_loss_and_logs_the_dev_ranking(
         return loss(tiny_encoder(batch.queries, side="query"), tiny_encoder(batch.documents, side="document")).item()
 
     before = value()
-    trainer = fit(tiny_encoder, loss, tmp_path, epochs=20, dev=dev_task())
+    trainer = fit(tiny_encoder, loss, tmp_path, epochs=60, dev=dev_task())
     assert value() < 0.7 * before
     assert trainer.callback_metrics["dev/ndcg@10"] > 0.9
     assert {"train/loss", "train/gradient_norm", "train/pairs_per_second", "train/tokens_per_second"} <= set(
         trainer.callback_metrics
     )
+
+
+def test_validation_embeds_once_what_has_not_changed(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EmbeddingCache(tmp_path)
+    module = ContrastiveModule(tiny_encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=1, cache=cache)
+    trainer = lightning.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    data = ContrastiveData(records(), dev_task())
+    encoded: list[int] = []
+    encode = tiny_encoder.encode
+    monkeypatch.setattr(tiny_encoder, "encode", lambda texts, **how: encoded.append(len(texts)) or encode(texts, **how))
+    first, again = (trainer.validate(module, data, verbose=False) for _ in range(2))
+    assert first == again
+    assert encoded == [len(dev_task().queries), len(dev_task().corpus)]
+    with torch.no_grad():
+        next(tiny_encoder.parameters()).add_(1)
+    trainer.validate(module, data, verbose=False)
+    assert len(encoded) == 4
 
 
 def test_dropout_is_on_in_training_steps_and_off_in_validation(tiny_encoder: Encoder, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from test_training import dev_task, records, with_negatives
 
 from contrastive.data import Record
+from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
 from contrastive.losses import GISTLoss, InfoNCELoss
 from contrastive.memory import CrossBatchQueue
@@ -241,7 +242,7 @@ def test_the_loss_is_given_the_guides_embeddings_of_its_texts_and_of_queued_ones
 ) -> None:
     guide = Encoder.from_pretrained(tiny_model_folder, pooling="cls")
     pairs = with_negatives(8)
-    data = ContrastiveData(pairs, None, batch_size=4, guide=guide, cache_folder=tmp_path / "cache")
+    data = ContrastiveData(pairs, None, batch_size=4, guide=guide, cache=EmbeddingCache(tmp_path))
     loss = SeenGuides()
     encoder = Encoder.from_pretrained(tiny_model_folder)
     memory = CrossBatchQueue(8, encoder.dimension) if queue else None
@@ -275,7 +276,7 @@ def test_the_loss_is_given_the_guides_embeddings_of_its_texts_and_of_queued_ones
 def test_a_guide_embeds_once(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def made() -> ContrastiveData:
         guide = Encoder.from_pretrained(tiny_model_folder)
-        return ContrastiveData(with_negatives(8), None, batch_size=4, guide=guide, cache_folder=tmp_path)
+        return ContrastiveData(with_negatives(8), None, batch_size=4, guide=guide, cache=EmbeddingCache(tmp_path))
 
     first, second = made(), made()
     first.prepare_data()
@@ -289,7 +290,7 @@ def test_a_guide_embeds_once(tiny_model_folder: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_rank_without_rows_has_no_guide_embeddings_of_the_right_width(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    data = ContrastiveData(records(8), None, batch_size=4, guide=tiny_encoder, cache_folder=tmp_path)
+    data = ContrastiveData(records(8), None, batch_size=4, guide=tiny_encoder, cache=EmbeddingCache(tmp_path))
     data.setup("fit")
     batch = data.on_before_batch_transfer(data._collated([]), 0)
     assert batch.guide_queries.shape == batch.guide_keys.shape == (0, 32)
@@ -308,7 +309,13 @@ def test_two_processes_share_clusters_and_guides_as_one(tiny_model_folder: Path,
         )
         guide = Encoder.from_pretrained(tiny_model_folder, pooling="cls")
         data = ContrastiveData(
-            with_negatives(9), None, batch_size=4, clusters=3, refresh_clusters=None, guide=guide, cache_folder=tmp_path
+            with_negatives(9),
+            None,
+            batch_size=4,
+            clusters=3,
+            refresh_clusters=None,
+            guide=guide,
+            cache=EmbeddingCache(tmp_path),
         )
         trainer = lightning.Trainer(
             accelerator="cpu",

@@ -7,7 +7,6 @@ there are no more batches than there have to be.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 _Own = Callable[[int], set[object]]
@@ -31,16 +30,14 @@ def apart(
         >>> apart([0, 1, 2, 3, 4, 5], 2, identities=["a", "b", "c", "c", "d", "e"])
         [[0, 1], [2, 4], [3, 5]]
         >>> apart([0, 1, 2, 3], 2, identities=["a", "a", "a", "b"])
-        [[0, 3], [1], [2]]
+        [[0, 3], [2], [1]]
     """
 
     def own(row: int) -> set[object]:
         return {("row", row), *(identities[row] if identities is not None else ())}
 
     batches = _first_fit(order, batch_size, own)
-    counts = Counter(identity for row in order for identity in own(row))
-    fewest = max(-(-len(order) // batch_size), max(counts.values(), default=0))
-    while len(batches) > fewest:
+    while len(batches) > -(-len(order) // batch_size):
         rows, taken = batches.pop(min(range(len(batches)), key=lambda place: len(batches[place][0])))
         while rows and _placed(rows[-1], batches, batch_size, own):
             taken -= own(rows.pop())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from contrastive.contracts import Side, Similarity, TextEncoder
 from contrastive.data import RetrievalTask, normalise_text
+from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation.rankings import Rankings, TieBreaker
 from contrastive.similarity import cosine
 
@@ -24,11 +26,36 @@ class TaskEmbeddings:
     documents: Tensor
 
 
-def embed(encoder: TextEncoder, task: RetrievalTask, *, show_progress: bool = False) -> TaskEmbeddings:
-    """Embed the queries and the corpus of a task once, for everything that is to be measured on them."""
+@overload
+def embed(encoder: TextEncoder, task: RetrievalTask, *, show_progress: bool = ...) -> TaskEmbeddings: ...
+
+
+@overload
+def embed(
+    encoder: KeyedEncoder, task: RetrievalTask, *, show_progress: bool = ..., cache: EmbeddingCache | None
+) -> TaskEmbeddings: ...
+
+
+def embed(
+    encoder: Any, task: RetrievalTask, *, show_progress: bool = False, cache: EmbeddingCache | None = None
+) -> TaskEmbeddings:
+    """Embed the queries and the corpus of a task once, for everything that is to be measured on them.
+
+    Args:
+        encoder: What to embed with.
+        task: Its queries and corpus.
+        show_progress: Show a progress bar.
+        cache: Has the embeddings if the same encoder, unchanged, made them before; see `EmbeddingCache`.
+    """
 
     def encode(texts: Mapping[str, str], side: Side) -> Tensor:
-        return encoder.encode(list(texts.values()), side=side, show_progress=show_progress, as_numpy=False)
+        if cache is None:
+            embeddings: Tensor = encoder.encode(
+                list(texts.values()), side=side, show_progress=show_progress, as_numpy=False
+            )
+            return embeddings
+        kept = cache.embed(encoder, list(texts.values()), side=side, show_progress=show_progress)
+        return torch.from_numpy(kept).to(encoder.device)
 
     return TaskEmbeddings(
         tuple(task.queries), encode(task.queries, "query"), tuple(task.corpus), encode(task.corpus, "document")

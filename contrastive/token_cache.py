@@ -1,0 +1,66 @@
+"""Token ids of texts, made once a process: a text comes again in every epoch, validation and job of a sweep.
+
+Notable decisions:
+
+- Two tokenizers that do the same share what was made, however often a model is loaded.
+- A text is known by a digest, so that texts which a reader keeps on disk are not kept in memory here.
+- When the room is used up, what is there stays and further texts are tokenised each time. Epochs visit all texts in
+  turn, so throwing out the oldest would throw out just what comes next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contrastive.micro_batches import token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MOST_TOKENS = 1 << 25
+"""Tokens that are kept, of all tokenizers together: 128 MiB, enough for 200,000 texts of 170 tokens."""
+
+_kept: dict[bytes, NDArray[np.int32]] = {}
+_room = _MOST_TOKENS
+_fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, bytes] = WeakKeyDictionary()
+
+
+def cached_token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
+) -> list[NDArray[np.int32]]:
+    """Return what `micro_batches.token_ids` does, as arrays that must not be changed; see the module.
+
+    Args:
+        tokenizer: Its rules must not change after its first use here; tokens may be added.
+        texts: Any number of texts.
+        max_length: Tokens a text is cut to, special ones included.
+    """
+    global _room
+    start = blake2b(_fingerprint(tokenizer) + f" {max_length}".encode()).digest()
+    keys = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=start).digest() for text in texts]
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in _kept}
+    made = token_ids(tokenizer, list(missing.values()), max_length=max_length) if missing else []
+    fresh = {key: np.array(ids, dtype=np.int32) for key, ids in zip(missing, made, strict=True)}
+    for key, ids in fresh.items():
+        if len(ids) <= _room:
+            _room -= len(ids)
+            _kept[key] = ids
+    return [_kept[key] if key in _kept else fresh[key] for key in keys]
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """Return bytes that differ between tokenizers that may give other ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if tokenizer not in _fingerprints:
+        # Without a description in one piece, a tokenizer shares with nobody but itself.
+        described = os.urandom(16) if backend is None else f"{type(tokenizer).__name__} {backend.to_str()}".encode()
+        _fingerprints[tokenizer] = blake2b(described, digest_size=16).digest()
+    size = 0 if backend is None else backend.get_vocab_size()
+    return _fingerprints[tokenizer] + f" {size}".encode()
