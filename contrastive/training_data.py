@@ -114,6 +114,13 @@ class ContrastiveData(lightning.LightningDataModule):
             classes=[own[1] for own in self.collate.identities(self.records)] if rows_per_document > 1 else None,
             rows_per_class=rows_per_document,
         )
+        fewest = -(-len(self.records) // batch_size)
+        if no_duplicates != "none" and not one_source and len(self.batches) > fewest:
+            _log.warning(
+                "%d batches in place of %d, some of them short: no_duplicates=%s keeps the rows of a query or document "
+                "apart, and one has many",
+                *(len(self.batches), fewest, no_duplicates),
+            )
         self.clusters = clusters
         self.refresh_clusters = refresh_clusters
         self.guides: GuideEmbeddings | None = None
@@ -157,7 +164,7 @@ class ContrastiveData(lightning.LightningDataModule):
         """Make a batch of the first records, with guide embeddings if there are to be any, before all are embedded."""
         batch = self.collate(self.records[: self.batches.batch_size])
         if self._guide is None:
-            return batch
+            return batch if self.guides is None else self.guides.added_to(batch)
         return replace(
             batch,
             guide_queries=self._guide.encode(batch.queries, side="query", show_progress=False, as_numpy=False),

@@ -152,6 +152,16 @@ def test_what_may_come_once_in_a_batch(no_duplicates: Any, apart: int) -> None:
     assert apart == 4 or most[4] > 1
 
 
+def test_short_batches_are_announced(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [Record(f"query {row}", "the same") for row in range(6)] + OTHERS
+    assert len(ContrastiveData(pairs, None, batch_size=6, no_duplicates="exact").batches) == 6
+    assert "6 batches in place of 3" in caplog.text
+    caplog.clear()
+    ContrastiveData([*SAME, *OTHERS], None, batch_size=4, no_duplicates="exact")
+    ContrastiveData(pairs, None, batch_size=6)
+    assert not caplog.text
+
+
 def test_rows_of_a_document_come_together() -> None:
     pairs = [Record(f"query {row}", f"document {row // 3}") for row in range(24)]
     data = ContrastiveData(pairs, None, batch_size=6, rows_per_document=3)
