@@ -7,6 +7,7 @@ there are no more batches than there have to be.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 
 _Own = Callable[[int], set[object]]
@@ -36,8 +37,12 @@ def apart(
     def own(row: int) -> set[object]:
         return {("row", row), *(identities[row] if identities is not None else ())}
 
-    batches = _first_fit(order, batch_size, own)
-    while len(batches) > -(-len(order) // batch_size):
+    cut = _cut(order, batch_size, own)
+    fewest = -(-len(order) // batch_size)
+    if len(cut) == fewest:
+        return sorted(cut, key=len, reverse=True)
+    batches = [(rows, {identity for row in rows for identity in own(row)}) for rows in cut]
+    while len(batches) > fewest:
         rows, taken = batches.pop(min(range(len(batches)), key=lambda place: len(batches[place][0])))
         while rows and _placed(rows[-1], batches, batch_size, own):
             taken -= own(rows.pop())
@@ -47,22 +52,23 @@ def apart(
     return sorted((rows for rows, _ in batches), key=len, reverse=True)
 
 
-def _first_fit(order: Sequence[int], batch_size: int, own: _Own) -> list[_Batch]:
-    """Put each row into the first batch that has room and nothing of its own."""
-    full: list[_Batch] = []
-    unfilled: list[_Batch] = []
+def _cut(order: Sequence[int], batch_size: int, own: _Own) -> list[list[int]]:
+    """Put each row into the first batch with room that is behind all those with something of its own."""
+    batches: list[list[int]] = []
+    with_room: list[int] = []  # their places, ascending
+    behind: dict[object, int] = {}
     for row in order:
         mine = own(row)
-        place = next((i for i, (_, taken) in enumerate(unfilled) if taken.isdisjoint(mine)), None)
-        if place is None:
-            place = len(unfilled)
-            unfilled.append(([], set()))
-        rows, taken = unfilled[place]
-        rows.append(row)
-        taken |= mine
-        if len(rows) == batch_size:
-            full.append(unfilled.pop(place))
-    return full + unfilled
+        place = bisect_left(with_room, max(behind.get(identity, 0) for identity in mine))
+        if place == len(with_room):
+            with_room.append(len(batches))
+            batches.append([])
+        batch = with_room[place]
+        batches[batch].append(row)
+        behind.update(dict.fromkeys(mine, batch + 1))
+        if len(batches[batch]) == batch_size:
+            del with_room[place]
+    return batches
 
 
 def _placed(row: int, batches: Sequence[_Batch], batch_size: int, own: _Own) -> bool:
