@@ -63,21 +63,34 @@ def default_tokens_per_batch(device: torch.device) -> int:
 
 
 def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Cut texts of `lengths` tokens into batches of similar length, longest first.
+    """Cut texts of `lengths` tokens into batches of similar length, longest first, at the least cost.
 
-    Each batch is a list of indices with longest x rows <= `tokens_per_batch`, or one longer text alone.
+    Each batch is a list of indices with longest x rows <= `tokens_per_batch`, or one longer text alone. The cost of a
+    batch is longest x rows, the tokens computed, and a sixteenth of `tokens_per_batch` for its pass through the model,
+    which is what a pass costs with MiniLM on two cores. Found by dynamic programming over the cuts.
 
     Example:
         >>> micro_batches([2, 9, 3, 2], tokens_per_batch=6)
-        [[1], [2, 0], [3]]
+        [[1], [2], [0, 3]]
     """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
+    longest = np.array([lengths[i] for i in order], dtype=np.float64)
+    places = np.arange(len(order) + 1)
+    cost = np.zeros(len(order) + 1)  # of the first n texts
+    starts = np.zeros(len(order) + 1, dtype=np.int64)  # where the last batch of the first n texts starts
+    first = 0  # at which it can start: the batch gets smaller from there on
+    for stop in range(1, len(order) + 1):
+        while first < stop - 1 and longest[first] * (stop - first) > tokens_per_batch:
+            first += 1
+        computed = longest[first:stop] * (stop - places[first:stop])
+        total = cost[first:stop] + computed
+        starts[stop] = first + int(total.argmin())
+        cost[stop] = total.min() + tokens_per_batch / 16
     batches: list[list[int]] = []
-    longest = 0
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-        if not batches or longest * (len(batches[-1]) + 1) > tokens_per_batch:
-            batches.append([])
-            longest = lengths[i]
-        batches[-1].append(i)
+    stop = len(order)
+    while stop > 0:
+        batches.insert(0, order[starts[stop] : stop])
+        stop = int(starts[stop])
     return batches
 
 

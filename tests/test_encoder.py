@@ -92,9 +92,9 @@ def test_plain_is_one_batch_as_it_comes(tiny_encoder: Encoder) -> None:
 
 def test_forward_cuts_by_the_budget_longest_first(tiny_encoder: Encoder) -> None:
     shapes = backbone_batches(tiny_encoder)
-    tiny_encoder.tokens_per_batch = 12
-    # 3, 6, 4 and 15 tokens with [CLS] and [SEP]
-    tiny_encoder(["chef", "the chef the chef", "the nurse", "data " * 13])
+    tiny_encoder.tokens_per_batch = 32
+    # 3, 6, 5 and 15 tokens with [CLS] and [SEP]
+    tiny_encoder(["chef", "the chef the chef", "the nurse job", "data " * 13])
     assert shapes == [(1, 15), (2, 6), (1, 3)]
 
 
@@ -184,12 +184,12 @@ def test_float32_out_under_autocast(tiny_encoder: Encoder) -> None:
 
 
 def test_counts_tokens(tiny_encoder: Encoder) -> None:
-    tiny_encoder.tokens_per_batch = 12
-    tiny_encoder(["chef", "the chef the chef", "the nurse", "data " * 13, "chef"])
-    assert tiny_encoder.tokens_seen.real == 3 + 6 + 4 + 15
+    tiny_encoder.tokens_per_batch = 32
+    tiny_encoder(["chef", "the chef the chef", "the nurse job", "data " * 13, "chef"])
+    assert tiny_encoder.tokens_seen.real == 3 + 6 + 5 + 15
     assert tiny_encoder.tokens_seen.padded == 3 + 2 * 6 + 15
     tiny_encoder(["chef"])
-    assert tiny_encoder.tokens_seen.real == 3 + 6 + 4 + 15 + 3
+    assert tiny_encoder.tokens_seen.real == 3 + 6 + 5 + 15 + 3
 
 
 @pytest.mark.parametrize("call", [lambda e: e, lambda e: e.encode], ids=["forward", "encode"])

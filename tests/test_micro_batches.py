@@ -17,7 +17,28 @@ def test_batches_cover_every_text_once_within_the_budget(lengths: list[int], bud
 
 
 def test_batches_are_as_large_as_the_budget_allows() -> None:
-    assert [len(batch) for batch in micro_batches([4] * 10, 16)] == [4, 4, 2]
+    assert sorted(len(batch) for batch in micro_batches([4] * 10, 16)) == [2, 4, 4]
+
+
+def test_short_texts_do_not_go_with_long_ones() -> None:
+    assert micro_batches([20, 3, 18, 2, 3], 100) == [[0, 2], [1, 4, 3]]
+    assert micro_batches([20, 19, 18], 100) == [[0, 1, 2]]  # a pass of their own would cost more than the padding
+
+
+@given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40))
+def test_no_other_cuts_cost_less(lengths: list[int], budget: int) -> None:
+    ordered = sorted(lengths, reverse=True)
+
+    def cheapest(start: int) -> float:
+        if start == len(ordered):
+            return 0.0
+        stops = range(start + 1, len(ordered) + 1)
+        sizes = [(stop, ordered[start] * (stop - start)) for stop in stops]
+        return min(size + budget / 16 + cheapest(stop) for stop, size in sizes if size <= budget or stop == start + 1)
+
+    batches = micro_batches(lengths, budget)
+    cost = sum(max(lengths[i] for i in batch) * len(batch) + budget / 16 for batch in batches)
+    assert cost == pytest.approx(cheapest(0))
 
 
 def test_pads_on_the_right() -> None:
