@@ -32,6 +32,10 @@ def test_rows_without_conflicts_are_cut_as_they_come() -> None:
     assert apart([3, 0, 4, 1, 2], 2) == [[3, 0], [4, 1], [2]]
 
 
+def test_a_shorter_batch_comes_last() -> None:
+    assert apart([0, 1, 2, 3], 3, ["xyz", "x", "y", "z"]) == [[1, 2, 3], [0]]
+
+
 def test_a_row_does_not_come_twice_in_a_batch() -> None:
     assert apart([0, 0, 1, 1], 2) == [[0, 1], [0, 1]]
 

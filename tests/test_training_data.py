@@ -114,6 +114,19 @@ def test_a_resumed_run_takes_the_batches_of_one_that_never_stopped(
 
 
 @pytest.mark.parametrize("step", [7, 10])
+def test_clusters_are_made_at_the_start_of_an_epoch_and_not_where_it_goes_on(
+    step: int, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[int] = []
+    monkeypatch.setattr(ContrastiveData, "recluster", lambda _, encoder, epoch: epochs.append(epoch))  # noqa: ARG005
+    path, data = tmp_path / "stopped.ckpt", {"clusters": 4}
+    run(tiny_model_folder, tmp_path, Watcher("on_train_batch_end", step, path), data=data)
+    assert epochs == [0, 1]
+    run(tiny_model_folder, tmp_path, Watcher(), resumed=path, data=data)
+    assert epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize("step", [7, 10])
 def test_a_run_bounded_by_steps_goes_on_where_it_was(step: int, tiny_model_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "stopped.ckpt"
     straight = run(tiny_model_folder, tmp_path, Watcher(), max_steps=13)
