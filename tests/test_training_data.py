@@ -15,6 +15,7 @@ from test_training import dev_task, records, with_negatives
 from contrastive.data import Record
 from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
+from contrastive.guide_embeddings import GuideEmbeddings
 from contrastive.losses import GISTLoss, InfoNCELoss
 from contrastive.memory import CrossBatchQueue
 from contrastive.optimization import LinearDecayAdamW
@@ -304,7 +305,9 @@ def test_a_guide_embeds_once(tiny_model_folder: Path, tmp_path: Path, monkeypatc
     first, second = made(), made()
     first.prepare_data()
     monkeypatch.setattr(Encoder, "encode", lambda *_, **__: pytest.fail("embedded again"))
-    first.setup("fit")
+    with monkeypatch.context() as patch:
+        patch.setattr(GuideEmbeddings, "of", lambda *_, **__: pytest.fail("looked up again"))
+        first.setup("fit")
     second.prepare_data()
     assert first.guides is not None
     assert second.guides is not None
