@@ -76,8 +76,8 @@ LOSS_ARGUMENTS: dict[str, Callable[[EmbeddedBatch], Any]] = {
 _SOURCES = {
     "targets": "the score of each pair, as data=files reads it from a column (data.columns.score=NAME, no min_score)",
     "teacher_scores": "what a teacher model gave each query's documents (Record.teacher_scores)",
-    "guide_queries": "embeddings of the queries by a guide model",
-    "guide_keys": "embeddings of the documents by a guide model",
+    "guide_queries": "embeddings of the queries by a guide model (ContrastiveData(guide=...))",
+    "guide_keys": "embeddings of the documents by a guide model (ContrastiveData(guide=...))",
 }
 """What the fields are that few data sets have, and who has them."""
 

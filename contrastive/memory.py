@@ -164,8 +164,14 @@ class CrossBatchQueue(nn.Module):
             )
 
 
-def recall(batch: EmbeddedBatch, memory: Memory | None) -> EmbeddedBatch:
-    """Return the batch with the keys that a memory appends; those have no guide embedding: a row of NaN.
+def recall(batch: EmbeddedBatch, memory: Memory | None, guide_documents: Tensor | None = None) -> EmbeddedBatch:
+    """Return the batch with the keys that a memory appends.
+
+    Args:
+        batch: Embeddings of a batch.
+        memory: What appends keys; None for nothing.
+        guide_documents: Embeddings of all documents by a guide, [ids, G], for a batch with guide embeddings. A key
+            without an id, or any without this, gets a row of NaN.
 
     Raises:
         ValueError: If the keys of the batch have no ids or owners.
@@ -177,7 +183,12 @@ def recall(batch: EmbeddedBatch, memory: Memory | None) -> EmbeddedBatch:
     keys, key_ids, owners = memory.extend(batch.keys, batch.key_ids, batch.owners)
     guides = batch.guide_keys
     if guides is not None:
-        guides = pad(guides, (0, 0, 0, len(keys) - len(guides)), value=float("nan"))
+        queued = key_ids[len(guides) :]
+        if guide_documents is None:
+            guides = pad(guides, (0, 0, 0, len(queued)), value=float("nan"))
+        else:
+            appended = guide_documents[queued].masked_fill((queued < 0)[:, None], float("nan"))
+            guides = torch.cat([guides, appended])
     return replace(batch, keys=keys, key_ids=key_ids, owners=owners, guide_keys=guides)
 
 

@@ -27,6 +27,7 @@ from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.health import Health
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
+from contrastive.training_data import ContrastiveData
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -68,6 +69,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.momentum_encoder = momentum_encoder
         self.health = Health()
         self._takes_health = "health" in parameters_of(loss)
+        self._guide_documents: Tensor | None = None
         self._latest: EmbeddedBatch | None = None
         self._step_started = 0.0
         self._tokens_before = 0
@@ -80,12 +82,15 @@ class ContrastiveModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Turn dropout on: `from_pretrained` returns an encoder in eval mode and Lightning keeps what it finds."""
         self.train()
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ContrastiveData) and data.guides is not None and self.memory is not None:
+            self._guide_documents = data.guides.documents.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Encode both sides, judge them, return the loss."""
         self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
         self._latest = gather(embedded(batch, *self._embed(batch)))
-        loss = self.judge(recall(self._latest, self.memory))
+        loss = self.judge(recall(self._latest, self.memory, self._guide_documents))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(self._latest))
         return loss
 
@@ -207,4 +212,6 @@ def embedded(batch: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
         grades=batch.grades,
         targets=batch.scores,
         teacher_scores=batch.teacher_scores,
+        guide_queries=batch.guide_queries,
+        guide_keys=batch.guide_keys,
     )

@@ -24,6 +24,7 @@ from rich.console import Console
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
+from contrastive.embedded_batch import parameters_of
 from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
 from contrastive.optimization import planned_steps
@@ -168,12 +169,15 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
         )
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
+    cache = embedding_cache(config.cache)
     datamodule = ContrastiveData(
         data.train,
         data.dev,
         batch_size=config.batch_size,
         seed=config.seed,
         num_negatives=config.num_negatives,
+        guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
+        cache=cache,
         **config.batches,
     )
     encoder: Encoder = instantiate(config.encoder)
@@ -182,12 +186,11 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     loggers = instantiate(config.logger, folder=folder)
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     total_steps = planned_steps(len(datamodule.batches), trainer)
-    cache = embedding_cache(config.cache)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     module = ContrastiveModule(
         encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
     )
-    module.rehearse(datamodule.collate(datamodule.records[: config.batch_size]))
+    module.rehearse(datamodule.rehearsal())
     return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from contrastive.batching import EpochBatches
 from contrastive.data import Collator, Record
+from contrastive.distributed import RankShare
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 9), st.integers(0, 9))
@@ -64,6 +67,209 @@ def test_identities_of_records_keep_same_questions_and_same_answers_apart() -> N
         assert not {0, 1} <= set(batch)
         assert not {0, 2} <= set(batch)
     assert len(batches) == 2
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 6), st.integers(0, 3))
+def test_every_epoch_has_the_same_number_of_batches(kinds: list[int], batch_size: int, seed: int) -> None:
+    """Lightning counts the batches of the first epoch only, and leaves out what another has more."""
+    identities = [(kind, f"other {row % 7}") for row, kind in enumerate(kinds)]
+    batches = EpochBatches(len(kinds), batch_size=batch_size, seed=seed, identities=identities)
+    for epoch in epochs(batches, 4):
+        assert sorted(rows_of(epoch)) == list(range(len(kinds)))
+        assert all(len(set(sum((identities[row] for row in batch), ()))) == 2 * len(batch) for batch in epoch)
+    assert len({len(epoch) for epoch in epochs(batches, 4)}) == 1
+
+
+@pytest.mark.parametrize(("found", "expected"), [(4, 3), (2, 3)])
+def test_an_epoch_that_cannot_be_packed_as_tightly_or_loosely_as_another(
+    found: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def packed(count: int) -> list[list[int]]:
+        return [list(range(12))[place::count] for place in range(count)]
+
+    monkeypatch.setattr("contrastive.batching.epoch_batches.apart", lambda *_: packed(expected))
+    batches = EpochBatches(12, batch_size=6, seed=0, identities=[(row,) for row in range(12)])
+    monkeypatch.setattr("contrastive.batching.epoch_batches.apart", lambda *_: packed(found))
+    assert sorted(row for batch in batches for row in batch) == list(range(12))
+    assert len(list(batches)) == len(batches) == expected
+
+
+GROUPS = [row % 7 for row in range(60)]
+
+
+@given(st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))
+def test_batches_come_from_one_group_but_for_what_is_left(batch_size: int, seed: int, epoch: int) -> None:
+    batches = EpochBatches(60, batch_size=batch_size, seed=seed, groups=GROUPS)
+    (found,) = epochs(batches, first=epoch)
+    assert sorted(rows_of(found)) == list(range(60))
+    whole = sum(count // batch_size for count in Counter(GROUPS).values())
+    assert sum(len({GROUPS[row] for row in batch}) == 1 and len(batch) == batch_size for batch in found) >= whole
+    assert len(found) == -(-60 // batch_size)
+
+
+def test_batches_of_groups_come_in_any_order_that_the_seed_decides() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = EpochBatches(70, batch_size=5, seed=seed, groups=[row // 10 for row in range(70)])
+        return [batch[0] // 10 for batch in epochs(batches, first=epoch)[0]]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(2)}) == 6
+    assert sum(a != b for a, b in zip(order(0, 0), order(0, 0)[1:], strict=False)) > 7  # not group after group
+
+
+def test_new_groups_count_from_the_next_pass_on() -> None:
+    batches = EpochBatches(60, batch_size=5, seed=0, groups=GROUPS)
+    told = EpochBatches(60, batch_size=5, seed=0, groups=[row // 10 for row in range(60)])
+    batches.regroup([row // 10 for row in range(60)])
+    assert epochs(batches, 2) == epochs(told, 2)
+
+
+def test_groups_within_sources_and_with_identities() -> None:
+    batches = EpochBatches(
+        60,
+        batch_size=5,
+        seed=0,
+        groups=GROUPS,
+        sources="a" * 30 + "b" * 30,
+        one_source=True,
+        identities=[(row // 2,) for row in range(60)],
+    )
+    for epoch in epochs(batches, 3):
+        assert sorted(rows_of(epoch)) == list(range(60))
+        assert all(len({row < 30 for row in batch}) == 1 for batch in epoch)
+        assert all(len({row // 2 for row in batch}) == len(batch) for batch in epoch)
+
+
+@given(
+    st.lists(st.integers(0, 8), min_size=1, max_size=60), st.sampled_from([(4, 2), (6, 3), (8, 4)]), st.integers(0, 3)
+)
+def test_batches_have_so_many_rows_of_a_class(classes: list[int], sizes: tuple[int, int], epoch: int) -> None:
+    batch_size, rows = sizes
+    batches = EpochBatches(len(classes), batch_size=batch_size, seed=0, classes=classes, rows_per_class=rows)
+    (found,) = epochs(batches, first=epoch)
+    assert sorted(rows_of(found)) == list(range(len(classes)))
+    whole = sum(count // rows for count in Counter(classes).values()) * rows // batch_size
+    pure = [all(count % rows == 0 for count in Counter(classes[row] for row in batch).values()) for batch in found]
+    assert sum(pure) >= whole
+
+
+def positions() -> Any:
+    return st.tuples(st.integers(0, 3), st.integers(0, 8))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"identities": [(row // 2,) for row in range(60)]},
+        {"sources": "a" * 40 + "b" * 20, "one_source": True, "temperature": 2.0},
+        {"groups": GROUPS},
+        {"classes": GROUPS, "rows_per_class": 2},
+    ],
+    ids=["plain", "identities", "sources", "groups", "classes"],
+)
+@given(at=positions())
+def test_an_interrupted_epoch_goes_on_where_it_was(options: dict[str, Any], at: tuple[int, int]) -> None:
+    epoch, taken = at
+    batches = EpochBatches(60, batch_size=6, seed=0, **options)
+    expected = epochs(batches, 5)
+    batches.set_epoch(epoch)
+    iterator = iter(batches)
+    for _ in range(taken):
+        next(iterator)
+    state = pickle.loads(pickle.dumps(batches.state_dict()))
+
+    resumed = EpochBatches(60, batch_size=6, seed=0, **options)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(epoch)  # as Lightning does
+    assert resumed.state_dict()["batches"] == taken
+    assert len(resumed) == len(expected[epoch])
+    assert list(resumed) == expected[epoch][taken:] == list(iterator)
+    assert resumed.state_dict()["batches"] == len(expected[epoch])
+    assert list(resumed) == expected[epoch]
+    resumed.load_state_dict(state)
+    resumed.set_epoch(epoch + 1)
+    assert resumed.state_dict()["batches"] == 0
+    assert list(resumed) == expected[epoch + 1]
+
+
+def test_groups_that_were_given_later_are_part_of_the_state() -> None:
+    batches = EpochBatches(60, batch_size=6, seed=0)
+    batches.regroup(GROUPS)
+    resumed = EpochBatches(60, batch_size=6, seed=0)
+    resumed.load_state_dict(batches.state_dict())
+    assert epochs(resumed, 2) == epochs(batches, 2) != epochs(EpochBatches(60, batch_size=6, seed=0), 2)
+
+
+def test_what_a_loader_fetched_in_advance_is_not_counted_as_used() -> None:
+    def collate(rows: list[int]) -> list[int]:
+        return rows
+
+    def loader(batches: EpochBatches) -> Any:
+        return DataLoader(
+            range(60),  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=2,
+            prefetch_factor=2,
+            multiprocessing_context="fork",
+        )
+
+    batches = EpochBatches(60, batch_size=6, seed=0)
+    expected = list(batches)
+    iterator = iter(loader(batches))
+    used = [next(iterator) for _ in range(3)]
+    assert batches.state_dict()["batches"] > 3
+    state = batches.state_dict(batches=3)
+    resumed = EpochBatches(60, batch_size=6, seed=0)
+    resumed.load_state_dict(state)
+    assert used + list(loader(resumed)) == expected
+
+
+def test_shares_of_ranks_resume_together() -> None:
+    def shares(state: dict[str, Any] | None, rank: int) -> tuple[RankShare, EpochBatches]:
+        batches = EpochBatches(60, batch_size=7, seed=0)
+        if state is not None:
+            batches.load_state_dict(state)
+        return RankShare(batches, rank=rank, num_ranks=3), batches
+
+    whole = list(EpochBatches(60, batch_size=7, seed=0))
+    share, batches = shares(None, rank=1)
+    iterator = iter(share)
+    for _ in range(4):
+        next(iterator)
+    parts = [list(shares(batches.state_dict(), rank)[0]) for rank in range(3)]
+    assert [list(chain(*rows)) for rows in zip(*parts, strict=True)] == whole[4:]
+
+
+@pytest.mark.parametrize("other", [{"num_rows": 59}, {"batch_size": 5}, {"seed": 1}])
+def test_the_state_of_other_batches_is_refused(other: dict[str, int]) -> None:
+    state = EpochBatches(**{"num_rows": 60, "batch_size": 6, "seed": 0, **other}).state_dict()
+    with pytest.raises(ValueError, match=r"expected the state of batches with \{'num_rows': 60, .*, got one with"):
+        EpochBatches(60, batch_size=6, seed=0).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": [1]}, "expected groups for 60 rows, got 1"),
+        ({"classes": [1], "rows_per_class": 2}, "expected classes for 60 rows, got 1"),
+        ({"groups": GROUPS, "classes": GROUPS, "rows_per_class": 2}, "groups or classes to make batches of, got both"),
+        ({"rows_per_class": 2}, "expected classes for rows_per_class above 1, .* got 2"),
+        ({"classes": GROUPS, "rows_per_class": 0}, "at least 1 of it, got 0"),
+        ({"classes": GROUPS, "rows_per_class": 4}, "batch_size that is a multiple of 4 rows a class, got 6"),
+    ],
+)
+def test_groups_and_classes_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EpochBatches(60, batch_size=6, seed=0, **options)
+
+
+def test_new_groups_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected groups for 60 rows, got 2"):
+        EpochBatches(60, batch_size=6, seed=0).regroup([0, 1])
+    with pytest.raises(ValueError, match="expected no groups beside classes for 60 rows, got 60"):
+        EpochBatches(60, batch_size=6, seed=0, classes=GROUPS, rows_per_class=2).regroup(GROUPS)
 
 
 def test_lightning_sets_the_epoch() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -150,6 +150,24 @@ def test_queued_keys_are_negatives_of_all_but_whose_positive_they_are() -> None:
         ),
     )
     assert recall(batch, None) is batch
+
+
+def test_a_queued_key_has_the_guide_embedding_of_its_id() -> None:
+    table = torch.arange(12.0).view(4, 3)
+    queue = CrossBatchQueue(size=3, dimension=2)
+    queue.push(torch.ones(3, 2), torch.tensor([3, -1, 1]))
+    batch = EmbeddedBatch(
+        torch.eye(2),
+        torch.eye(2),
+        owners=torch.arange(2),
+        key_ids=torch.tensor([0, 2]),
+        guide_queries=torch.ones(2, 3),
+        guide_keys=table[[0, 2]],
+    )
+    found = recall(batch, queue, table).guide_keys
+    assert torch.equal(found[[0, 1, 2, 4]], table[[0, 2, 3, 1]])
+    assert found[3].isnan().all()  # its id is unknown
+    assert recall(replace(batch, guide_queries=None, guide_keys=None), queue, table).guide_keys is None
 
 
 def test_what_has_one_row_a_key_has_one_a_queued_key_too() -> None:

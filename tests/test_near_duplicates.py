@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from contrastive.data.near_duplicates import near_duplicates
+from contrastive.data.near_duplicates import near_duplicate_groups, near_duplicates
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
@@ -58,3 +58,36 @@ def test_nothing_in_nothing_out() -> None:
 def test_threshold_out_of_range_is_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match=r"threshold above 0 and at most 1"):
         near_duplicates([], threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.8, 0.95])
+def test_groups_are_what_the_pairs_tie_together(threshold: float) -> None:
+    generator = random.Random(1)
+    texts = []
+    for family in range(12):
+        words = [f"w{family}x{i}" for i in range(60)]
+        for _ in range(6):  # a chain: each is edited from the last, the ends may share little
+            words = edited(words, 1, generator)
+            texts.append(" ".join(words))
+    texts += ["nurse", "Nurse", "", "chef"]
+    generator.shuffle(texts)
+    pairs = near_duplicates(texts, threshold)
+    expected = list(range(len(texts)))
+    for _ in texts:
+        expected = [min(expected[other] for other in {place, *pairs[place]}) for place in range(len(texts))]
+    groups = near_duplicate_groups(texts, threshold)
+    assert groups == expected
+    assert threshold > 0.8 or any(
+        groups[a] == groups[b] and b not in pairs[a] for a, b in combinations(range(len(texts)), 2)
+    )
+    assert len(set(groups)) >= 12 + 3
+
+
+def test_groups_of_no_texts_and_of_many_copies() -> None:
+    assert near_duplicate_groups([]) == []
+    assert near_duplicate_groups(["we look for a nurse in Leeds"] * 3000) == [0] * 3000
+
+
+def test_groups_need_a_threshold_that_can_be() -> None:
+    with pytest.raises(ValueError, match="above 0 and at most 1, got 2"):
+        near_duplicate_groups([], 2)

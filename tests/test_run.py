@@ -209,6 +209,29 @@ def test_a_tracker_that_dies_and_a_card_that_cannot_be_made_cost_nothing(
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss=gist", "memory=queue", "num_negatives=1", "data.negatives=1"],
+        ["loss=gist", "guide=pretrained", "guide.pooling=cls"],
+        ["loss=matryoshka", "loss@loss.loss=gist", "loss.dimensions=[32,16]"],
+        ["batches.clusters=2", "batches.no_duplicates=near"],
+        ["batches.rows_per_document=2", "loss=triplet"],
+    ],
+    ids=["untuned guide", "another guide", "inner loss", "clusters", "classes"],
+)
+def test_batches_and_guides_from_the_command_line(
+    overrides: list[str], configure: Configure, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    if "guide=pretrained" in overrides:
+        overrides = [*overrides, f"guide.name_or_path={tiny_model_folder}"]
+    config = configure(*overrides, "before=false", "trainer.limit_val_batches=0", f"cache={tmp_path}/cache")
+    train_and_judge(config)
+    assert report(config)["status"] == "finished"
+    kept = list((tmp_path / "cache").glob("*.npy"))
+    assert len(kept) == (4 if "gist" in str(overrides) else 2)  # the guide's queries and documents
+
+
+@pytest.mark.parametrize(
     "setting",
     [
         "trainer.limit_val_batches=0",

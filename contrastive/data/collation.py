@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from contrastive.data.identities import Identities, Items, Numbers
+from contrastive.data.near_duplicates import near_duplicate_groups
 from contrastive.data.records import Record
 
 
@@ -40,6 +41,8 @@ class Batch:
         scores: Target score of each pair, [Q], if the data has them.
         teacher_scores: What a teacher gave each query's positive and then its negatives, [Q, 1 + N], padded with NaN
             where a query has fewer negatives, if the data has them.
+        guide_queries: Embeddings of the queries by a guide model, [Q, G], if there is one.
+        guide_keys: Embeddings of the documents by a guide model, [K, G], if there is one.
     """
 
     queries: list[str]
@@ -51,6 +54,8 @@ class Batch:
     grades: Tensor | None = None
     scores: Tensor | None = None
     teacher_scores: Tensor | None = None
+    guide_queries: Tensor | None = None
+    guide_keys: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -135,12 +140,31 @@ class Collator:
             teacher_scores=_teacher_scores(records, kept),
         )
 
-    def identities(self, records: Sequence[Record]) -> list[tuple[str, str]]:
-        """Return, for each record, what it may not share with another of its batch: its query and its positive."""
-        return [
+    def identities(self, records: Sequence[Record], *, near: bool = False) -> list[tuple[str, ...]]:
+        """Return, for each record, what it may not share with another of its batch: its query and its positive.
+
+        Args:
+            records: Records among those the collator was built from.
+            near: Whether also documents that are nearly the same, see `near_duplicate_groups`.
+        """
+        found: list[tuple[str, ...]] = [
             (f"query {self._queries.of(record.query)}", f"document {self._documents.of(record.positive)}")
             for record in records
         ]
+        if near:
+            groups = near_duplicate_groups([record.positive for record in records])
+            found = [(*own, f"near {group}") for own, group in zip(found, groups, strict=True)]
+        return found
+
+    def texts(self, records: Sequence[Record]) -> tuple[dict[int, str], dict[int, str]]:
+        """Return a text for each query id, and one for each document id, positives and negatives, of records."""
+        queries: dict[int, str] = {}
+        documents: dict[int, str] = {}
+        for record in records:
+            queries.setdefault(self._queries.of(record.query), record.query)
+            for text in (record.positive, *record.negatives):
+                documents.setdefault(self._documents.of(text), text)
+        return queries, documents
 
     def _negatives(self, record: Record, known: Sequence[int]) -> list[int]:
         """Return the places of the negatives to keep."""

@@ -14,6 +14,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from contrastive.texts import normalise_text
 
@@ -38,19 +39,61 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[set[in
         >>> near_duplicates([text, text + " too", "a chef"])
         [{1}, {0}, set()]
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"expected a threshold above 0 and at most 1, got {threshold}")
     shingles = [_shingles(text) for text in texts]
-    buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for place, hashes in enumerate(shingles):
-        for band, rows in enumerate(_signature(hashes).reshape(_BANDS, _ROWS)):
-            buckets[band, rows.tobytes()].append(place)
     found: list[set[int]] = [set() for _ in texts]
-    for left, right in {pair for bucket in buckets.values() for pair in combinations(bucket, 2)}:
+    for left, right in {pair for bucket in _buckets(shingles, threshold) for pair in combinations(bucket, 2)}:
         if _jaccard(shingles[left], shingles[right]) >= threshold:
             found[left].add(right)
             found[right].add(left)
     return found
+
+
+def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> list[int]:
+    """Return the group of each text, a place in the list: texts that near-duplicates tie together have the same.
+
+    Unlike the pairs, groups cost little where there are thousands of copies: what is tied already is not compared.
+
+    Args:
+        texts: The texts.
+        threshold: As for `near_duplicates`.
+
+    Raises:
+        ValueError: If the threshold is out of range.
+
+    Example:
+        >>> text = "we are looking for a nurse who works nights in our hospital in Leeds and likes people"
+        >>> near_duplicate_groups(["a chef", text, text + " too"])
+        [0, 1, 1]
+    """
+    shingles = [_shingles(text) for text in tqdm(texts, desc="Comparing", unit=" texts", delay=5, leave=False)]
+    group = list(range(len(texts)))
+
+    def root(place: int) -> int:
+        while group[place] != place:
+            group[place] = place = group[group[place]]
+        return place
+
+    for bucket in _buckets(shingles, threshold):
+        for left in bucket:
+            others = [right for right in bucket if root(right) != root(left)]
+            if not others:
+                break
+            for right in others:
+                ends = sorted((root(left), root(right)))
+                if ends[0] != ends[1] and _jaccard(shingles[left], shingles[right]) >= threshold:
+                    group[ends[1]] = ends[0]
+    return [root(place) for place in range(len(texts))]
+
+
+def _buckets(shingles: Sequence[_Hashes], threshold: float) -> list[list[int]]:
+    """Return the places of texts whose signatures agree in a band, for each such set of at least two."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"expected a threshold above 0 and at most 1, got {threshold}")
+    buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for place, hashes in enumerate(shingles):
+        for band, rows in enumerate(_signature(hashes).reshape(_BANDS, _ROWS)):
+            buckets[band, rows.tobytes()].append(place)
+    return [bucket for bucket in buckets.values() if len(bucket) > 1]
 
 
 def _shingles(text: str) -> _Hashes:
