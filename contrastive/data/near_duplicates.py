@@ -20,7 +20,7 @@ from contrastive.texts import normalise_text
 _WORDS = 5
 _BANDS, _ROWS = 25, 5
 _MERSENNE = (1 << 31) - 1
-_Hashes = NDArray[np.uint64]
+Hashes = NDArray[np.uint64]
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[set[int]]:
@@ -40,20 +40,20 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[set[in
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold above 0 and at most 1, got {threshold}")
-    shingles = [_shingles(text) for text in texts]
+    hashed = [shingles(text) for text in texts]
     buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for place, hashes in enumerate(shingles):
+    for place, hashes in enumerate(hashed):
         for band, rows in enumerate(_signature(hashes).reshape(_BANDS, _ROWS)):
             buckets[band, rows.tobytes()].append(place)
     found: list[set[int]] = [set() for _ in texts]
     for left, right in {pair for bucket in buckets.values() for pair in combinations(bucket, 2)}:
-        if _jaccard(shingles[left], shingles[right]) >= threshold:
+        if jaccard(hashed[left], hashed[right]) >= threshold:
             found[left].add(right)
             found[right].add(left)
     return found
 
 
-def _shingles(text: str) -> _Hashes:
+def shingles(text: str) -> Hashes:
     """Hash the word 5-grams of a text below 2^31, ascending; a shorter text is one of them."""
     words = normalise_text(text).split()
     grams = {" ".join(words[start : start + _WORDS]) for start in range(max(1, len(words) - _WORDS + 1))}
@@ -64,12 +64,13 @@ def _shingles(text: str) -> _Hashes:
 _MULTIPLIERS, _OFFSETS = np.random.default_rng(0).integers(1, _MERSENNE, (2, _BANDS * _ROWS), dtype=np.uint64)
 
 
-def _signature(hashes: _Hashes) -> _Hashes:
+def _signature(hashes: Hashes) -> Hashes:
     """The least value of each of 125 random linear functions over the hashes; products stay below 2^62."""
-    smallest: _Hashes = (hashes[:, None] * _MULTIPLIERS + _OFFSETS).__imod__(np.uint64(_MERSENNE)).min(axis=0)
+    smallest: Hashes = (hashes[:, None] * _MULTIPLIERS + _OFFSETS).__imod__(np.uint64(_MERSENNE)).min(axis=0)
     return smallest
 
 
-def _jaccard(left: _Hashes, right: _Hashes) -> float:
+def jaccard(left: Hashes, right: Hashes) -> float:
+    """Return the share of what two sets of hashes hold that both hold, 0 to 1."""
     shared = len(np.intersect1d(left, right, assume_unique=True))
     return shared / (len(left) + len(right) - shared)

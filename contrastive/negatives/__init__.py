@@ -1,0 +1,29 @@
+"""Where hard negatives come from: sources that rank documents, filters they all share, and what is chosen."""
+
+from contrastive.contracts import Candidates, CandidateSource, ChosenNegatives, Moment, NegativeStrategy
+from contrastive.negatives.bm25 import BM25
+from contrastive.negatives.dense import Dense
+from contrastive.negatives.filters import REASONS, Filters
+from contrastive.negatives.in_batch import in_batch
+from contrastive.negatives.mined import Mined
+from contrastive.negatives.pool import Pair, Pool
+from contrastive.negatives.random import Random
+from contrastive.negatives.selection import Selection
+
+__all__ = [
+    "BM25",
+    "REASONS",
+    "CandidateSource",
+    "Candidates",
+    "ChosenNegatives",
+    "Dense",
+    "Filters",
+    "Mined",
+    "Moment",
+    "NegativeStrategy",
+    "Pair",
+    "Pool",
+    "Random",
+    "Selection",
+    "in_batch",
+]
