@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
 from contrastive.encoder import Encoder
+from contrastive.negatives import Kept
+from contrastive.negatives.summary import described
 from contrastive.optimization import planned_steps
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
@@ -75,6 +77,9 @@ def train_and_judge(config: DictConfig) -> float:
         **origin,
         "systems": {},
     }
+    if parts.datamodule.mined is not None:
+        report["negatives"] = asdict(parts.datamodule.mined)
+        log.info("Negatives: %s", described(parts.datamodule.mined))
     for logger in parts.loggers:
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
     try:
@@ -134,6 +139,7 @@ def build(config: DictConfig, folder: Path) -> Parts:
     """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
     loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
+    strategy = instantiate(config.negatives)
     if config.judge not in ("dev", "test"):
         raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
     data: TextData = instantiate(config.data)
@@ -145,18 +151,22 @@ def build(config: DictConfig, folder: Path) -> Parts:
         )
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
+    encoder: Encoder = instantiate(config.encoder)
+    callbacks = build_callbacks(config, validates=data.dev is not None and config.trainer.limit_val_batches != 0)
+    loggers = instantiate(config.logger, folder=folder)
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+    encoder.to(trainer.strategy.root_device)  # to mine negatives there; Lightning moves it for itself
     datamodule = ContrastiveData(
         data.train,
         data.dev,
         batch_size=config.batch_size,
         seed=config.seed,
         num_negatives=config.num_negatives,
+        negatives=None if strategy is None else Kept(strategy),
+        encoder=encoder,
         **config.batches,
     )
-    encoder: Encoder = instantiate(config.encoder)
-    callbacks = build_callbacks(config, validates=data.dev is not None and config.trainer.limit_val_batches != 0)
-    loggers = instantiate(config.logger, folder=folder)
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+    encoder.cpu()
     total_steps = planned_steps(len(datamodule.batches), trainer)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     module = ContrastiveModule(

@@ -125,7 +125,7 @@ def test_odd_pools_have_an_outcome(source: CandidateSource) -> None:
     one = Pool({"d0": "0"}, [Pair("q", "0", "d0")])
     assert Mined(source)(one)[0].ids == ()
     assert Mined(source)(Pool({"d0": "0"}, [])) == []
-    unanswered = Pool({"d0": "1", "d1": "2"}, [Pair("q", "1 2")] if source.name != "dense" else [Pair("q", "3")])
+    unanswered = Pool({"d0": "10", "d1": "20"}, [Pair("q", "15" if source.name == "dense" else "10 20")])
     (chosen,) = Mined(source)(unanswered)
     assert sorted(chosen.ids) == ["d0", "d1"]
     assert chosen.positive_score != chosen.positive_score

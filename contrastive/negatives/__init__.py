@@ -2,12 +2,15 @@
 
 from contrastive.contracts import Candidates, CandidateSource, ChosenNegatives, Moment, NegativeStrategy
 from contrastive.negatives.bm25 import BM25
+from contrastive.negatives.cache import Kept
 from contrastive.negatives.dense import Dense
 from contrastive.negatives.filters import REASONS, Filters
 from contrastive.negatives.in_batch import in_batch
 from contrastive.negatives.mined import Mined
+from contrastive.negatives.mixed import Mixed
 from contrastive.negatives.pool import Pair, Pool
 from contrastive.negatives.random import Random
+from contrastive.negatives.refresh import Refresh
 from contrastive.negatives.selection import Selection
 
 __all__ = [
@@ -18,12 +21,15 @@ __all__ = [
     "ChosenNegatives",
     "Dense",
     "Filters",
+    "Kept",
     "Mined",
+    "Mixed",
     "Moment",
     "NegativeStrategy",
     "Pair",
     "Pool",
     "Random",
+    "Refresh",
     "Selection",
     "in_batch",
 ]

@@ -47,6 +47,15 @@ def summarise(chosen: Sequence[ChosenNegatives]) -> Summary:
     )
 
 
+def described(summary: Summary) -> str:
+    """Say what came of it in a line."""
+    said = f"{summary.negatives:,} for {summary.pairs:,} pairs"
+    if summary.short:
+        said += f" ({summary.short:,} have fewer, {summary.without:,} none)"
+    refused = ", ".join(f"{name} {count:,}" for name, count in summary.refused.items())
+    return f"{said}; refused: {refused or 'none'}"
+
+
 def suspected_false(
     pool: Pool, chosen: Iterable[ChosenNegatives], grades: Mapping[str, Mapping[str, int]]
 ) -> tuple[int, int]:
