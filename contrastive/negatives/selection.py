@@ -14,6 +14,7 @@ Shape letters: P pairs, C candidates of each.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,6 +72,30 @@ class Selection:
             refresh: See `contracts.Moment`.
             duplicates: Finds near-duplicates; keep one for all blocks of a pool.
         """
+        pairs = pool.pairs_of(block.rows)
+        rows = pool.query_of[pairs] - block.rows.start
+        documents, scores = block.documents[rows], block.scores[rows]
+        judged = self.judge(pool, block, refresh=refresh, duplicates=duplicates)
+        for row, (pair, ranks, reasons) in enumerate(judged):
+            yield (
+                pair,
+                ChosenNegatives(
+                    ids=tuple(pool.document_ids[documents[row, rank]] for rank in ranks),
+                    scores=tuple(scores[row, ranks].tolist()),
+                    ranks=tuple(ranks),
+                    refused=dict(Counter(REASONS[reason] for reason in reasons[reasons >= 0].tolist())),
+                    sources=(source,) * len(ranks),
+                    positive_score=math.nan if block.positive_scores is None else float(block.positive_scores[row]),
+                ),
+            )
+
+    def judge(
+        self, pool: Pool, block: Candidates, *, refresh: int = 0, duplicates: Duplicates | None = None
+    ) -> Iterator[tuple[int, list[int], Places]]:
+        """Yield the place of each pair of a block, the ranks chosen, and why each candidate was refused, [C].
+
+        The reasons are places in `REASONS`, -1 for those that are not refused or not needed, -2 where there is none.
+        """
         duplicates = duplicates or Duplicates(pool, self.filters.near_duplicate)
         pairs = pool.pairs_of(block.rows)
         rows = pool.query_of[pairs] - block.rows.start
@@ -79,25 +104,17 @@ class Selection:
         order = np.argsort(np.where(reasons == -1, self._costs(pool, pairs, documents, scores, refresh), np.inf))
         allowed = (reasons == -1).sum(axis=1)
         for row, pair in enumerate(pairs.tolist()):
-            refused = Counter(REASONS[reason] for reason in reasons[row][reasons[row] >= 0].tolist())
-            ranks = self._walk(pool, pair, documents[row], order[row, : allowed[row]].tolist(), duplicates, refused)
-            positive_score = np.nan if block.positive_scores is None else float(block.positive_scores[row])
-            yield (
-                pair,
-                ChosenNegatives(
-                    ids=tuple(pool.document_ids[documents[row, rank]] for rank in ranks),
-                    scores=tuple(scores[row, ranks].tolist()),
-                    ranks=tuple(ranks),
-                    refused=dict(refused),
-                    sources=(source,) * len(ranks),
-                    positive_score=positive_score,
-                ),
-            )
+            preferred = order[row, : allowed[row]].tolist()
+            yield pair, self._walk(pool, pair, documents[row], preferred, duplicates, reasons[row]), reasons[row]
 
     def _walk(
-        self, pool: Pool, pair: int, documents: Places, order: list[int], duplicates: Duplicates, refused: Counter[str]
+        self, pool: Pool, pair: int, documents: Places, order: list[int], duplicates: Duplicates, reasons: Places
     ) -> list[int]:
-        """Take the first ranks in an order whose documents are new; return them ascending."""
+        """Take the first ranks in an order whose documents are new, and note why others were passed over.
+
+        Returns:
+            The ranks, ascending.
+        """
         chosen: list[int] = []
         taken: set[int] = set()
         for rank in order:
@@ -105,9 +122,9 @@ class Selection:
                 break
             identity = int(pool.identity[documents[rank]])
             if identity in taken:
-                refused["repeated"] += 1
+                reasons[rank] = REASONS.index("repeated")
             elif duplicates.of_known(pair, int(documents[rank])):
-                refused["near_duplicate"] += 1
+                reasons[rank] = REASONS.index("near_duplicate")
             else:
                 taken.add(identity)
                 chosen.append(rank)
