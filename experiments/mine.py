@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from experiments.composing import MISTAKES, compose, said
+from experiments.composing import MISTAKES, check_complete, compose, said
 
 if TYPE_CHECKING:
     from contrastive.contracts import ChosenNegatives, Moment
@@ -34,6 +34,7 @@ examples:
   python -m experiments.mine --data DIR --model outputs/2026-11-23/10-00-00-infonce --count 8 --out hard.parquet
   python -m experiments.mine --data jobs --strategy bm25 negatives.filters.relative_margin=null --judge-filters
   python -m experiments.mine --data DIR --strategy mixed negatives.mix.bm25=0.3
+  python -m experiments.mine --data DIR --strategy cross_encoder negatives.source.scorer.name_or_path=FOLDER_OR_NAME
   python -m experiments.run data=files data.train=negatives.parquet data.dev=dev.csv data.test=test.csv
 
 The file has a row for each training pair with lists of its negatives, hardest first: columns query_id, query,
@@ -92,6 +93,7 @@ def mine(options: argparse.Namespace) -> None:
         raise ValueError(f"expected --out to end in .parquet, got {options.out}")
     chosen = [f"negatives={options.strategy}", f"negatives.count={options.count}"]
     config = compose(model=options.model, data=options.data, overrides=[*chosen, *options.overrides])
+    check_complete(config, ["negatives"])
 
     from hydra.utils import instantiate
     from rich.console import Console

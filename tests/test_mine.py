@@ -107,6 +107,7 @@ def test_a_filter_is_right_about_what_the_grades_call_relevant() -> None:
         (["negatives.filters.max_rnk=3"], "error: .*max_rnk"),
         (["--data", "no-such"], "error: expected data to be a file, a folder, or one of .*, got no-such"),
         (["--device", "abacus"], "error: expected a device that torch has here, got 'abacus'"),
+        (["--strategy", "cross_encoder"], r"error: expected a value for negatives\.source\.scorer\.name_or_path"),
         (["--strategy", "mixed", "--judge-filters"], "error: expected a strategy of one source"),
     ],
 )
