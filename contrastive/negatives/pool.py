@@ -16,7 +16,7 @@ Shape letters: P pairs, Q distinct queries, N documents.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from contrastive.data.identities import Digests, Identities, Items, digest, text_digest
 from contrastive.data.pairs import made_id
 from contrastive.data.records import Record
-from contrastive.texts import normalise_text
 
 Places = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -192,16 +191,14 @@ class Pool:
         self._known = self._keys([(self.asked[number], found.of_items[place]) for number, place in known])
         self.most_known = int(np.bincount(self._known // self._identities).max()) if len(self._known) else 0
         self._given = self._keys([(number, found.of_items[place]) for number, place in given])
-        self._self = self._keys(list(self._queries_among_documents()))
+        self._self = self._keys(list(self._queries_among_documents(documents.digests()[1][: len(self.documents)])))
 
-    def _queries_among_documents(self) -> Iterable[tuple[int, int]]:
-        by_text: dict[str, int] = {}
-        queries = {normalise_text(text) for text in self.query_texts}
-        for place, text in enumerate(self.documents):
-            if (key := normalise_text(text)) in queries:
-                by_text.setdefault(key, int(self.identity[place]))
+    def _queries_among_documents(self, texts: Digests) -> Iterator[tuple[int, int]]:
+        """Yield the place of a pair and the number of a document that is its query; given the documents' digests."""
+        by_text = dict(zip(texts.tolist(), self.identity.tolist(), strict=True))
+        asked = np.array([text_digest(text) for text in self.query_texts], np.uint64)
         for number, pair in enumerate(self.pairs):
-            same = by_text.get(normalise_text(pair.query))
+            same = by_text.get(int(asked[self.query_of[number]]))
             if same is not None:
                 yield number, same
             if pair.query_id in self.place:

@@ -35,12 +35,13 @@ class Summary:
 def summarise(chosen: Sequence[ChosenNegatives]) -> Summary:
     """Count what was chosen and refused."""
     counts = [len(negatives.ids) for negatives in chosen]
+    most = max(counts, default=0)
     refused = sum((Counter(negatives.refused) for negatives in chosen), Counter[str]())
     order = {reason: place for place, reason in enumerate(REASONS)}
     return Summary(
         pairs=len(counts),
         negatives=sum(counts),
-        short=sum(count < max(counts) for count in counts),
+        short=sum(count < most for count in counts),
         without=counts.count(0),
         refused=dict(sorted(refused.items(), key=lambda item: order.get(item[0], len(order)))),
         sources=dict(sorted(Counter(name for negatives in chosen for name in negatives.sources).items())),
