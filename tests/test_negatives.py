@@ -134,7 +134,7 @@ def test_odd_pools_have_an_outcome(source: CandidateSource) -> None:
 
 
 def test_embeddings_that_are_no_numbers_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    pool = compass_pool(20, 10, float("nan"), 30)
+    pool = compass_pool(20, 10, float("inf"), 30)
     (chosen,) = Mined(Dense(Compass()))(pool)
     assert chosen.ids == ("d1", "d3")
     assert chosen.refused == {"known_positive": 1, "not_finite": 1}

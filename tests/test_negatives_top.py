@@ -27,14 +27,6 @@ def test_a_whole_row_can_be_asked_for() -> None:
     assert top_k(torch.tensor([[1.0, 3.0, 2.0]]), 3)[1].tolist() == [[1, 2, 0]]
 
 
-def test_what_is_not_a_number_comes_last() -> None:
-    scores = torch.full((1, 2000), torch.nan)
-    scores[0, 1500] = -3.0
-    values, places = top_k(scores, 2)
-    assert places[0, 0] == 1500
-    assert values[0].tolist() == [-3.0, -torch.inf]
-
-
 def test_blocks_keep_to_a_budget() -> None:
     assert block_rows(100_000) == 671
     assert block_rows(0) == block_rows(10) == 2048

@@ -50,9 +50,11 @@ class Dense:
         encoder = self._encoder(moment)
         queries = self._embed(encoder, pool.query_texts, "query")
         documents = self._embed(encoder, pool.documents, "document")
-        for start in range(0, len(queries), size := block_rows(len(documents))):
+        size = min(block_rows(len(documents)), len(queries))
+        scores = torch.empty(size, len(documents), device=documents.device)  # once: fresh memory costs a third more
+        for start in range(0, len(queries), max(1, size)):
             rows = slice(start, min(start + size, len(queries)))
-            yield _ranked(pool, queries, documents, rows, depth)
+            yield _ranked(pool, queries, documents, rows, depth, scores[: rows.stop - start])
 
     def _encoder(self, moment: Moment) -> TextEncoder:
         encoder = self.encoder if self.encoder is not None else moment.encoder
@@ -67,18 +69,22 @@ class Dense:
             embeddings = encoder.encode(texts, side=side, show_progress=False, as_numpy=False).float()
         else:
             embeddings = torch.from_numpy(self.cache.embed(_keyed(encoder), texts, side=side))
-        bad = int((~embeddings.isfinite().all(dim=1)).sum())
-        if bad:
-            _log.warning("%s of %s %s embeddings are not finite", f"{bad:,}", f"{len(texts):,}", side)
-        return unit(embeddings)
+        bad = ~embeddings.isfinite().all(dim=1)
+        if bad.any():
+            _log.warning("%s of %s %s embeddings are not finite", f"{int(bad.sum()):,}", f"{len(texts):,}", side)
+        return unit(embeddings).masked_fill(bad[:, None], torch.nan)
 
 
-def _ranked(pool: Pool, queries: Tensor, documents: Tensor, rows: slice, depth: int) -> Candidates:
+def _ranked(pool: Pool, queries: Tensor, documents: Tensor, rows: slice, depth: int, scores: Tensor) -> Candidates:
+    """Rank the documents for some of the queries, with room for their scores."""
     pairs = pool.pairs_of(rows)
     asked, positives = (torch.from_numpy(places[pairs]) for places in (pool.query_of, pool.positive_of))
     positive_scores = (queries[asked] * documents[positives]).sum(dim=1)
     positive_scores[positives < 0] = torch.nan
-    best, places = top_k(queries[rows] @ documents.T, depth)
+    torch.mm(queries[rows], documents.T, out=scores)
+    scores[queries[rows, 0].isnan()] = -torch.inf
+    scores[:, documents[:, 0].isnan()] = -torch.inf
+    best, places = top_k(scores, depth)
     return Candidates(rows, places.cpu().numpy(), best.cpu().numpy(), positive_scores.cpu().numpy().astype(np.float32))
 
 
