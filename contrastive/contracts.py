@@ -16,14 +16,20 @@ are further negatives, all first negatives and then all second ones, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from contrastive.health import Health
 from contrastive.masks import Mask
+
+if TYPE_CHECKING:
+    from contrastive.negatives.pool import Pool
 
 Side = Literal["query", "document"]
 Reduction = Literal["mean", "sum", "none"]
@@ -104,26 +110,80 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """What choosing negatives may depend on beside the texts: where training stands.
+
+    Attributes:
+        encoder: Embeds for a strategy that has no encoder of its own: the untuned encoder, or the one in training.
+        refresh: How often negatives were chosen before in this run; what is drawn by chance is drawn anew.
+        progress: Share of the training that is over, 0 to 1.
+    """
+
+    encoder: TextEncoder | None = None
+    refresh: int = 0
+    progress: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The best documents of a block of R neighbouring queries of a pool, best first.
+
+    Attributes:
+        rows: Which queries of the pool.
+        documents: Places in the pool, int64 [R, C]; -1 where a query has fewer. Place in the row is the rank.
+        scores: Their scores, float32 [R, C], higher is closer.
+        positive_scores: Score of the positive of each pair `pool.pairs_of(rows)`, float32 [P], NaN for one without a
+            positive. None from a source whose scores mean nothing: margins and score limits do not apply to it.
+    """
+
+    rows: slice
+    documents: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    positive_scores: NDArray[np.float32] | None
+
+
+class CandidateSource(Protocol):
+    """Ranks the documents of a pool for all its queries, a block of queries at a time, in their order."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, pool: Pool, depth: int, moment: Moment) -> Iterator[Candidates]:
+        """Yield the best `depth` documents of each query, fewer if there are fewer."""
+        ...
+
+    def describe(self, moment: Moment) -> Mapping[str, object]:
+        """Return, as plain values, its name as `source` and all else that decides the ranking of given texts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class ChosenNegatives:
-    """Negatives of one query, how each was chosen, and why others were not.
+    """Negatives of one pair of query and positive, how each was chosen, and why others were not.
 
     Attributes:
         ids: Document ids, hardest first.
-        scores: Score of each under the strategy that chose it, higher is closer.
-        ranks: Rank of each in the strategy's ranking of the corpus, 0 is the top.
-        refused: How many candidates each filter turned down.
+        scores: Score of each under the source it came from, higher is closer.
+        ranks: Rank of each in that source's ranking of the corpus, 0 is the top; known positives are counted.
+        refused: How many candidates each filter turned down; each candidate is counted by the first that did.
+        sources: Name of the source each came from.
+        positive_score: Score of the pair's positive under the first source; NaN if there is none.
     """
 
     ids: tuple[str, ...]
     scores: tuple[float, ...]
     ranks: tuple[int, ...]
     refused: Mapping[str, int]
+    sources: tuple[str, ...] = ()
+    positive_score: float = math.nan
 
 
 class NegativeStrategy(Protocol):
-    """Chooses the negatives of a query, given the ids of its positives."""
+    """Chooses the negatives of all pairs of a pool at once: one ranking of many queries costs far less than many."""
 
-    def __call__(self, query_id: str, positive_ids: Sequence[str]) -> ChosenNegatives: ...
+    def __call__(self, pool: Pool, moment: Moment = ...) -> Sequence[ChosenNegatives]:
+        """Return the negatives of each pair, in the order of the pairs."""
+        ...
 
 
 class Metric(Protocol):

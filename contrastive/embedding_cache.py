@@ -201,19 +201,11 @@ def embedding_key(encoder: KeyedEncoder, texts: Sequence[str], *, side: Side) ->
     It differs if the weights, their precision, a setting, the side, a text or the order of the texts does.
     """
     digest = hashlib.blake2b(digest_size=20)
-
-    def add(content: bytes | memoryview) -> None:
-        # With the length in front, ["ab", "c"] and ["a", "bc"] are told apart.
-        digest.update(memoryview(content).nbytes.to_bytes(8, "little"))
-        digest.update(content)
-
     described = {"version": 1, "side": side, "dimension": encoder.dimension, "settings": dict(encoder.settings)}
-    add(json.dumps(described, sort_keys=True).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        add(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        add(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    _add(digest, json.dumps(described, sort_keys=True).encode())
+    add_weights(digest, encoder.state_dict())
     for text in texts:
-        add(text.encode("utf-8", "surrogatepass"))
+        _add(digest, text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -226,6 +218,19 @@ def _locked(path: Path) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 path.unlink()  # who waits for it finds out and tries again
+
+
+def add_weights(digest: hashlib.blake2b, weights: Mapping[str, Tensor]) -> None:
+    """Take the names, kinds, shapes and values of weights into a digest."""
+    for name, tensor in sorted(weights.items()):
+        _add(digest, f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        _add(digest, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _add(digest: hashlib.blake2b, content: bytes | memoryview) -> None:
+    # With the length in front, ["ab", "c"] and ["a", "bc"] are told apart.
+    digest.update(memoryview(content).nbytes.to_bytes(8, "little"))
+    digest.update(content)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:

@@ -27,11 +27,13 @@ from tqdm import tqdm
 from contrastive.batching import EpochBatches
 from contrastive.batching.clusters import k_means
 from contrastive.batching.late_loader import LateLoader
-from contrastive.contracts import NegativeStrategy, TextEncoder
+from contrastive.contracts import Moment, NegativeStrategy, TextEncoder
 from contrastive.data import Batch, Collator, Record, RetrievalTask
 from contrastive.distributed import RankShare
 from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.guide_embeddings import GuideEmbeddings
+from contrastive.negatives import Pool
+from contrastive.negatives.summary import Summary, summarise
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class ContrastiveData(lightning.LightningDataModule):
         seed: The order of the batches is a function of this and the epoch.
         num_negatives: At most so many hard negatives a query; None for all that the records have.
         negatives: Chooses further negatives from the training documents; see `contracts.NegativeStrategy`.
+        encoder: Embeds for a strategy that has no encoder of its own.
         source_temperature: Of records from several data sets (see `contrastive.data.mixed`), 1 draws each once an
             epoch, a higher value the smaller data sets more often, infinity all equally; see `EpochBatches`.
         one_source: Whether each batch comes from one data set.
@@ -63,10 +66,13 @@ class ContrastiveData(lightning.LightningDataModule):
         guide: A model that is not trained, whose embeddings of all texts come with the batches, for `GISTLoss`.
         cache: Keeps the guide's embeddings from run to run; without it every process makes them.
 
+    Attributes:
+        mined: What came of choosing negatives; None without a strategy.
+
     Raises:
         ValueError: If there are no records, a batch size below 1, or records without a source where it matters; if
             clusters or `refresh_clusters` cannot be, or rows are to be both together and apart; and whatever
-            `EpochBatches` refuses.
+            `EpochBatches` and `add_negatives` refuse.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class ContrastiveData(lightning.LightningDataModule):
         seed: int = 0,
         num_negatives: int | None = None,
         negatives: NegativeStrategy | None = None,
+        encoder: TextEncoder | None = None,
         source_temperature: float = 1.0,
         one_source: bool = False,
         no_duplicates: Literal["none", "exact", "near"] = "none",
@@ -100,7 +107,10 @@ class ContrastiveData(lightning.LightningDataModule):
                 "expected rows of a document to come together, or clusters, or no duplicates; "
                 f"got rows_per_document={rows_per_document}, clusters={clusters}, no_duplicates={no_duplicates}"
             )
-        self.records = records if negatives is None else add_negatives(records, negatives)
+        self.records: Sequence[Record] = records
+        self.mined: Summary | None = None
+        if negatives is not None:
+            self.records, self.mined = add_negatives(records, negatives, Moment(encoder))
         self.dev = dev
         self.collate = Collator(self.records, num_negatives=num_negatives)
         self.batches = EpochBatches(
@@ -255,20 +265,31 @@ def _sources(records: Sequence[Record]) -> list[str]:
     return sources
 
 
-def add_negatives(records: Sequence[Record], strategy: NegativeStrategy) -> list[Record]:
-    """Return the records with the negatives that a strategy chooses from the training documents put after their own."""
-    texts = {record.positive_id: record.positive for record in records}
-    for record in records:
-        texts.update(zip(record.negative_ids, record.negatives, strict=True))
-    completed = []
-    for record in records:
-        known = {record.positive_id, *(id_ for id_, grade in record.grades.items() if grade > 0)}
-        chosen = strategy(record.query_id, sorted(known)).ids
-        completed.append(
-            replace(
-                record,
-                negatives=record.negatives + tuple(texts[id_] for id_ in chosen),
-                negative_ids=record.negative_ids + chosen,
-            )
+def add_negatives(
+    records: Sequence[Record],
+    strategy: NegativeStrategy,
+    moment: Moment = Moment(),  # noqa: B008
+) -> tuple[list[Record], Summary]:
+    """Return the records with the negatives that a strategy chooses from their documents put after their own.
+
+    Also returned is what came of it; a record for which no document remains is left as it is.
+
+    Raises:
+        ValueError: If records have scores, so that their positives may not be relevant, or a teacher's scores, which
+            documents chosen later would lack.
+    """
+    if any(record.score is not None or record.teacher_scores is not None for record in records):
+        raise ValueError("expected records without score and teacher_scores to choose negatives for, got some with")
+    pool = Pool.of_records(records)
+    chosen = strategy(pool, moment)
+    completed = [
+        replace(
+            record,
+            negatives=record.negatives + tuple(pool.documents[pool.place[id_]] for id_ in negatives.ids),
+            negative_ids=pair.given + negatives.ids,
+            query_id=pair.query_id,
+            positive_id=pair.positive_id,
         )
-    return completed
+        for record, pair, negatives in zip(records, pool.pairs, chosen, strict=True)
+    ]
+    return completed, summarise(chosen)

@@ -10,7 +10,7 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from contrastive.data import RetrievalTask, TextData
 from contrastive.embedded_batch import parameters_of
 from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
+from contrastive.negatives import Kept
+from contrastive.negatives.summary import described
 from contrastive.optimization import planned_steps
 from contrastive.precision import fastest_precision
 from contrastive.training import ContrastiveModule
@@ -91,6 +93,9 @@ def train_and_judge(
         **origin,
         "systems": {},
     }
+    if parts.datamodule.mined is not None:
+        report["negatives"] = asdict(parts.datamodule.mined)
+        log.info("Negatives: %s", described(parts.datamodule.mined))
     for logger in parts.loggers:
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
     try:
@@ -158,6 +163,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
     loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
+    strategy = instantiate(config.negatives)
     if config.judge not in ("dev", "test"):
         raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
     data: TextData = instantiate(config.data)
@@ -170,21 +176,25 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
     cache = embedding_cache(config.cache)
+    encoder: Encoder = instantiate(config.encoder)
+    validates = data.dev is not None and config.trainer.limit_val_batches != 0
+    callbacks = [*build_callbacks(config, validates=validates), *further]
+    loggers = instantiate(config.logger, folder=folder)
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+    encoder.to(trainer.strategy.root_device)  # to mine negatives there; Lightning moves it for itself
     datamodule = ContrastiveData(
         data.train,
         data.dev,
         batch_size=config.batch_size,
         seed=config.seed,
         num_negatives=config.num_negatives,
+        negatives=None if strategy is None else Kept(strategy),
+        encoder=encoder,
         guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
         cache=cache,
         **config.batches,
     )
-    encoder: Encoder = instantiate(config.encoder)
-    validates = data.dev is not None and config.trainer.limit_val_batches != 0
-    callbacks = [*build_callbacks(config, validates=validates), *further]
-    loggers = instantiate(config.logger, folder=folder)
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+    encoder.cpu()
     total_steps = planned_steps(len(datamodule.batches), trainer)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     module = ContrastiveModule(

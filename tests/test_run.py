@@ -27,6 +27,7 @@ from experiments.training_run import train_and_judge
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["data.train_pairs=8", "data.dev_queries=4", "data.test_queries=4", "batch_size=4"]
+MARGIN_OFF = ["negatives.filters.relative_margin=null"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
@@ -229,6 +230,34 @@ def test_batches_and_guides_from_the_command_line(
     assert report(config)["status"] == "finished"
     kept = list((tmp_path / "cache").glob("*.npy"))
     assert len(kept) == (4 if "gist" in str(overrides) else 2)  # the guide's queries and documents
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sources"),
+    [
+        (["negatives=random", "negatives.count=2"], {"random": 16}),
+        (["negatives=bm25", "negatives.filters.relative_margin=null"], None),
+        (["negatives=dense", "negatives.filters.relative_margin=null", "negatives.count=3"], {"dense": 24}),
+        (["negatives=refresh", "negatives.filters.relative_margin=null"], {"dense": 32}),
+        (["negatives=mixed", "negatives.mix={random: 1, bm25: 0, dense: 1}", *MARGIN_OFF], {"dense": 16, "random": 16}),
+        (["negatives=queue", "memory.size=8"], "none"),
+    ],
+)
+def test_negatives_are_mined_before_training(
+    overrides: list[str], sources: object, configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = configure("before=false", "loss=triplet" if sources is None else "loss=infonce", *overrides)
+    train_and_judge(config)
+    mined = report(config).get("negatives")
+    if sources == "none":
+        assert mined is None
+        assert config.memory.size == 8
+        return
+    assert mined["pairs"] == 8
+    assert mined["refused"]["known_positive"] > 0
+    assert sources is None or mined["sources"] == sources
+    assert len(list((tmp_path / "cache" / "contrastive" / "negatives").glob("*.json.gz"))) == 1
 
 
 @pytest.mark.parametrize(

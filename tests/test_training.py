@@ -19,6 +19,7 @@ from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.memory import CrossBatchQueue, MomentumEncoder
+from contrastive.negatives import Pool
 from contrastive.optimization import LinearDecayAdamW, planned_steps
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData, add_negatives
@@ -241,19 +242,40 @@ def test_no_records_are_refused() -> None:
         ContrastiveData([], None)
 
 
-def test_chosen_negatives_reach_the_batch_after_the_records_own() -> None:
-    def next_document(query_id: str, positive_ids: object) -> ChosenNegatives:
-        other = f"d{(int(query_id[1:]) + 1) % 4}"
-        assert other not in positive_ids
-        return ChosenNegatives((other,), (0.5,), (0,), {})
+def next_document(pool: Pool, moment: object = None) -> list[ChosenNegatives]:  # noqa: ARG001
+    """Choose for each pair the document of the next."""
+    others = [pool.pairs[(place + 1) % len(pool)].positive_id for place in range(len(pool))]
+    return [ChosenNegatives((other,), (0.5,), (0,), {"rank": 1}, ("next",)) for other in others]
 
-    completed = add_negatives(records(4), next_document)
-    assert [record.negative_ids for record in completed] == [("d1",), ("d2",), ("d3",), ("d0",)]
+
+def test_chosen_negatives_reach_the_batch_after_the_records_own() -> None:
+    own = [replace(record, negatives=("the chef",), negative_ids=("n",)) for record in records(4)]
+    completed, summary = add_negatives(own, next_document)
+    assert [record.negative_ids for record in completed] == [("n", "d1"), ("n", "d2"), ("n", "d3"), ("n", "d0")]
+    assert completed[0].negatives == ("the chef", own[1].positive)
+    assert (summary.pairs, summary.negatives, summary.refused, summary.sources) == (4, 4, {"rank": 4}, {"next": 4})
     data = ContrastiveData(records(4), None, batch_size=4, negatives=next_document)
+    assert data.mined == summary
     batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, Batch)
     assert len(batch.documents) == 8
     assert batch.owners.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert ContrastiveData(records(4), None).mined is None
+
+
+def test_records_without_ids_are_given_negatives() -> None:
+    nameless = [replace(record, query_id="", positive_id="", grades={}, negatives=("a",)) for record in records(4)]
+    completed, _ = add_negatives(nameless, next_document)
+    assert [record.negatives for record in completed] == [
+        ("a", nameless[(place + 1) % 4].positive) for place in range(4)
+    ]
+    ContrastiveData(nameless, None, negatives=next_document).collate(completed)
+
+
+@pytest.mark.parametrize("changes", [{"score": 0.5}, {"teacher_scores": (1.0,)}])
+def test_scored_records_are_not_given_negatives(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="without score and teacher_scores"):
+        add_negatives([replace(record, **changes) for record in records(2)], next_document)
 
 
 def with_negatives(count: int) -> list[Record]:

@@ -21,7 +21,7 @@ from contrastive.texts import normalise_text
 _WORDS = 5
 _BANDS, _ROWS = 25, 5
 _MERSENNE = (1 << 31) - 1
-_Hashes = NDArray[np.uint64]
+Hashes = NDArray[np.uint64]
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[set[int]]:
@@ -39,10 +39,10 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[set[in
         >>> near_duplicates([text, text + " too", "a chef"])
         [{1}, {0}, set()]
     """
-    shingles = [_shingles(text) for text in texts]
+    hashed = [shingles(text) for text in texts]
     found: list[set[int]] = [set() for _ in texts]
-    for left, right in {pair for bucket in _buckets(shingles, threshold) for pair in combinations(bucket, 2)}:
-        if _jaccard(shingles[left], shingles[right]) >= threshold:
+    for left, right in {pair for bucket in _buckets(hashed, threshold) for pair in combinations(bucket, 2)}:
+        if jaccard(hashed[left], hashed[right]) >= threshold:
             found[left].add(right)
             found[right].add(left)
     return found
@@ -65,7 +65,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> list[
         >>> near_duplicate_groups(["a chef", text, text + " too"])
         [0, 1, 1]
     """
-    shingles = [_shingles(text) for text in tqdm(texts, desc="Comparing", unit=" texts", delay=5, leave=False)]
+    hashed = [shingles(text) for text in tqdm(texts, desc="Comparing", unit=" texts", delay=5, leave=False)]
     group = list(range(len(texts)))
 
     def root(place: int) -> int:
@@ -73,30 +73,30 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.8) -> list[
             group[place] = place = group[group[place]]
         return place
 
-    for bucket in _buckets(shingles, threshold):
+    for bucket in _buckets(hashed, threshold):
         for left in bucket:
             others = [right for right in bucket if root(right) != root(left)]
             if not others:
                 break
             for right in others:
                 ends = sorted((root(left), root(right)))
-                if ends[0] != ends[1] and _jaccard(shingles[left], shingles[right]) >= threshold:
+                if ends[0] != ends[1] and jaccard(hashed[left], hashed[right]) >= threshold:
                     group[ends[1]] = ends[0]
     return [root(place) for place in range(len(texts))]
 
 
-def _buckets(shingles: Sequence[_Hashes], threshold: float) -> list[list[int]]:
+def _buckets(hashed: Sequence[Hashes], threshold: float) -> list[list[int]]:
     """Return the places of texts whose signatures agree in a band, for each such set of at least two."""
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold above 0 and at most 1, got {threshold}")
     buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for place, hashes in enumerate(shingles):
+    for place, hashes in enumerate(hashed):
         for band, rows in enumerate(_signature(hashes).reshape(_BANDS, _ROWS)):
             buckets[band, rows.tobytes()].append(place)
     return [bucket for bucket in buckets.values() if len(bucket) > 1]
 
 
-def _shingles(text: str) -> _Hashes:
+def shingles(text: str) -> Hashes:
     """Hash the word 5-grams of a text below 2^31, ascending; a shorter text is one of them."""
     words = normalise_text(text).split()
     grams = {" ".join(words[start : start + _WORDS]) for start in range(max(1, len(words) - _WORDS + 1))}
@@ -107,12 +107,13 @@ def _shingles(text: str) -> _Hashes:
 _MULTIPLIERS, _OFFSETS = np.random.default_rng(0).integers(1, _MERSENNE, (2, _BANDS * _ROWS), dtype=np.uint64)
 
 
-def _signature(hashes: _Hashes) -> _Hashes:
+def _signature(hashes: Hashes) -> Hashes:
     """The least value of each of 125 random linear functions over the hashes; products stay below 2^62."""
-    smallest: _Hashes = (hashes[:, None] * _MULTIPLIERS + _OFFSETS).__imod__(np.uint64(_MERSENNE)).min(axis=0)
+    smallest: Hashes = (hashes[:, None] * _MULTIPLIERS + _OFFSETS).__imod__(np.uint64(_MERSENNE)).min(axis=0)
     return smallest
 
 
-def _jaccard(left: _Hashes, right: _Hashes) -> float:
+def jaccard(left: Hashes, right: Hashes) -> float:
+    """Return the share of what two sets of hashes hold that both hold, 0 to 1."""
     shared = len(np.intersect1d(left, right, assume_unique=True))
     return shared / (len(left) + len(right) - shared)

@@ -1,0 +1,97 @@
+"""Negatives that an encoder finds close to the query."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive.contracts import Candidates, Moment, Side, TextEncoder
+from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder, embedding_key
+from contrastive.negatives.pool import Pool
+from contrastive.negatives.top import block_rows, top_k
+from contrastive.similarity import unit
+
+_log = logging.getLogger(__name__)
+
+
+class Dense:
+    """Ranks documents by the cosine of their embeddings with the query's, exactly.
+
+    Queries are taken a block at a time: memory beside the embeddings is 256 MiB of scores, or one row of them. Scores
+    are computed in float32, on the device of the embeddings, so that documents whose scores agree to about 1e-6 may
+    change places with the size of the block; evaluation, which may not depend on it, pays for float64.
+
+    Args:
+        encoder: What to embed with; None takes the `Moment`'s.
+        cache: Where embeddings are kept between runs, in which case the encoder must be a
+            `embedding_cache.KeyedEncoder`; None embeds anew each time, as is right for an encoder in training.
+    """
+
+    name = "dense"
+
+    def __init__(self, encoder: TextEncoder | None = None, cache: EmbeddingCache | None = None) -> None:
+        self.encoder = encoder
+        self.cache = cache
+
+    def describe(self, moment: Moment) -> Mapping[str, object]:
+        """Return what decides the ranking: the weights and settings of the encoder."""
+        return {"source": self.name, "encoder": embedding_key(_keyed(self._encoder(moment)), [], side="document")}
+
+    def __call__(self, pool: Pool, depth: int, moment: Moment) -> Iterator[Candidates]:
+        """Yield the candidates; see `contracts.CandidateSource`.
+
+        Raises:
+            ValueError: If there is no encoder.
+        """
+        encoder = self._encoder(moment)
+        queries = self._embed(encoder, pool.query_texts, "query")
+        documents = self._embed(encoder, pool.documents, "document")
+        size = min(block_rows(len(documents)), len(queries))
+        scores = torch.empty(size, len(documents), device=documents.device)  # once: fresh memory costs a third more
+        for start in range(0, len(queries), max(1, size)):
+            rows = slice(start, min(start + size, len(queries)))
+            yield _ranked(pool, queries, documents, rows, depth, scores[: rows.stop - start])
+
+    def _encoder(self, moment: Moment) -> TextEncoder:
+        encoder = self.encoder if self.encoder is not None else moment.encoder
+        if encoder is None:
+            raise ValueError("expected an encoder to find negatives with, of the source or of the moment, got none")
+        return encoder
+
+    @torch.no_grad()
+    def _embed(self, encoder: TextEncoder, texts: Sequence[str], side: Side) -> Tensor:
+        """Return embeddings of length 1."""
+        if self.cache is None:
+            embeddings = encoder.encode(texts, side=side, show_progress=False, as_numpy=False).float()
+        else:
+            embeddings = torch.from_numpy(self.cache.embed(_keyed(encoder), texts, side=side))
+        bad = ~embeddings.isfinite().all(dim=1)
+        if bad.any():
+            _log.warning("%s of %s %s embeddings are not finite", f"{int(bad.sum()):,}", f"{len(texts):,}", side)
+        return unit(embeddings).masked_fill(bad[:, None], torch.nan)
+
+
+def _ranked(pool: Pool, queries: Tensor, documents: Tensor, rows: slice, depth: int, scores: Tensor) -> Candidates:
+    """Rank the documents for some of the queries, with room for their scores."""
+    pairs = pool.pairs_of(rows)
+    asked, positives = (torch.from_numpy(places[pairs]) for places in (pool.query_of, pool.positive_of))
+    positive_scores = (queries[asked] * documents[positives]).sum(dim=1)
+    positive_scores[positives < 0] = torch.nan
+    torch.mm(queries[rows], documents.T, out=scores)
+    scores[queries[rows, 0].isnan()] = -torch.inf
+    scores[:, documents[:, 0].isnan()] = -torch.inf
+    best, places = top_k(scores, depth)
+    return Candidates(rows, places.cpu().numpy(), best.cpu().numpy(), positive_scores.cpu().numpy().astype(np.float32))
+
+
+def _keyed(encoder: TextEncoder) -> KeyedEncoder:
+    if not all(hasattr(encoder, name) for name in ("dimension", "settings", "state_dict")):
+        raise ValueError(
+            f"expected an encoder that says what its embeddings depend on, with dimension, settings and state_dict, to "
+            f"keep what it finds; got {type(encoder).__name__}"
+        )
+    return encoder  # type: ignore[return-value]
