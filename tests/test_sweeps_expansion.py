@@ -55,6 +55,7 @@ def test_what_is_composed_is_what_hydra_composes() -> None:
         config, left_out = compose_applicable(composer, ["batch_size=8"], varied)
         assert config == composer.compose(["batch_size=8", *varied])
         assert (config.query, config.data.seed, left_out) == ("a, b", 3, ())
+        assert compose_applicable(composer, ["batch_size=8"], varied[:2]).config.loss.temperature == 0.02
         assert compose_applicable(composer, [], ["loss.sigma=1"]).left_out == ("loss.sigma=1",)
         assert composer.base(["batch_size=8", "loss=mnrl"]).loss.temperature == 0.05  # what is kept stays as it was
 

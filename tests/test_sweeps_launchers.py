@@ -15,7 +15,7 @@ from fake_training import fake_attempt, ran
 
 from experiments.sweeps import launchers
 from experiments.sweeps.expansion import expand
-from experiments.sweeps.jobs import Job, state
+from experiments.sweeps.jobs import Job, read_report, state
 
 
 def wanted(store: Path, *queries: str) -> list[Job]:
@@ -73,3 +73,4 @@ def test_an_interruption_reaches_the_job_and_starts_nothing(tmp_path: Path) -> N
             next(ended)
     assert time.monotonic() - began < 30
     assert [state(job.folder) for job in jobs] == ["finished", "interrupted", "missing"]
+    assert read_report(jobs[1].folder)["status"] == "interrupted"  # it had the time to write so

@@ -9,12 +9,14 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 import yaml
-from fake_training import fake_attempt, module, ran
+from fake_training import fake_attempt, finished, module, ran
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 from test_run import SMALL
@@ -22,7 +24,7 @@ from test_tracking import read_back
 
 from experiments import run
 from experiments.composing import CONFIGS
-from experiments.sweeps import program
+from experiments.sweeps import jobs, program
 from experiments.sweeps.expansion import expand
 from experiments.sweeps.jobs import read_report, state
 from experiments.sweeps.progress import Progress
@@ -146,19 +148,40 @@ def test_two_terminals_share_the_work(tmp_path: Path) -> None:
     assert len({pid for *_, pid, _ in ran(tmp_path)}) == 2
 
 
+def test_a_run_of_another_terminal_is_waited_for(sweep: Sweep, tmp_path: Path) -> None:
+    job, _ = expand(["query=one,two", f"hydra.sweep.dir={tmp_path}"]).jobs
+    held = Event()
+
+    def other_terminal() -> None:
+        with jobs._lock(job.folder, timeout=0):
+            held.set()
+            time.sleep(2)
+            job.folder.mkdir()
+            (job.folder / "metrics.json").write_text(json.dumps(finished(7)))
+
+    other = Thread(target=other_terminal)
+    other.start()
+    held.wait()
+    assert sweep("query=one,two") == 0
+    other.join()
+    assert queries(tmp_path) == [("two", "0")]
+    (table,) = tmp_path.glob("sweeps/*/sweep.json")
+    assert [row["monitored"] for row in json.loads(table.read_text())["rows"]] == [7, 0]
+
+
 def test_progress_knows_what_runs_and_how_long_it_will_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = expand(["query=one,two,three,memory", f"hydra.sweep.dir={tmp_path}"]).jobs
-    with Progress(jobs, [], Console(force_terminal=True, width=100)) as progress:
+    wanted = expand(["query=one,two,three,memory", f"hydra.sweep.dir={tmp_path}"]).jobs
+    with Progress(wanted, [], Console(force_terminal=True, width=100)) as progress:
         now = progress._started
         monkeypatch.setattr("experiments.sweeps.progress.POLL_SECONDS", 0)
         monkeypatch.setattr("experiments.sweeps.progress.time.time", lambda: now + 60)
-        for job, error in ((jobs[0], None), (jobs[3], "MemoryError")):
+        for job, error in ((wanted[0], None), (wanted[3], "MemoryError")):
             fake_attempt(job, directory=Path.cwd())
             progress.ended(job, error)
-        jobs[1].folder.mkdir()
-        (jobs[1].folder / "metrics.json").write_text('{"status": "running"}')
+        wanted[1].folder.mkdir()
+        (wanted[1].folder / "metrics.json").write_text('{"status": "running"}')
     shown = capsys.readouterr().out
     assert "1 done, 1 failed, 1 running, 1 waiting; about 60 s left" in shown
     assert "query=two" in shown
