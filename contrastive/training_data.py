@@ -272,7 +272,8 @@ def add_negatives(
 ) -> tuple[list[Record], Summary]:
     """Return the records with the negatives that a strategy chooses from their documents put after their own.
 
-    Also returned is what came of it; a record for which no document remains is left as it is.
+    Also returned is what came of it; a record for which no document remains is left as it is. All texts are then in
+    memory, those of records that were on disk too.
 
     Raises:
         ValueError: If records have scores, so that their positives may not be relevant, or a teacher's scores, which

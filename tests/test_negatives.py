@@ -139,6 +139,8 @@ def test_embeddings_that_are_no_numbers_are_counted(caplog: pytest.LogCaptureFix
     assert chosen.ids == ("d1", "d3")
     assert chosen.refused == {"known_positive": 1, "not_finite": 1}
     assert "1 of 4 document embeddings are not finite" in caplog.text
+    (chosen,) = Mined(Dense(Compass()), filters=Filters(max_rank=2))(compass_pool(20, float("nan"), float("nan"), 10))
+    assert chosen.ids == ("d3",)  # they take no one's place
     (chosen,) = Mined(Dense(Compass()))(Pool({"d0": "1", "d1": "2"}, [Pair("q", "nan", "d0")]))
     assert chosen.refused == {"known_positive": 1, "not_finite": 1}
 

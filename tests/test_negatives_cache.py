@@ -41,7 +41,7 @@ def test_the_second_time_negatives_are_read(tmp_path: Path) -> None:
     assert strategy.calls == 1
     assert first == second
     assert first[0].ids
-    Kept(strategy, tmp_path)(pool_of("python developer", "python nurse"))
+    Kept(strategy, tmp_path)(pool_of("python developer", "python nurse", "a cook", "python data"))
     assert strategy.calls == 2
 
 

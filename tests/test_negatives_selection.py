@@ -76,6 +76,11 @@ def test_filters(filters: dict[str, Any], positive: float, kept: tuple[int, ...]
     assert filtered([0.9, 0.75, 0.5, 0.25, -0.25], positive, **filters) == (kept, refused)
 
 
+def test_a_relative_margin_is_a_margin_for_negative_scores() -> None:
+    # 0.5 below -0.125 is -0.1875; half of it would be above.
+    assert filtered([0.9, -0.1, -0.125, -0.18, -0.19], -0.125, relative_margin=0.5)[0] == (4,)
+
+
 def test_a_candidate_is_counted_by_the_first_filter_that_refuses_it() -> None:
     ranks, refused = filtered([0.9, 0.8, 0.7], 0.9, max_score=0.5, absolute_margin=1.0, min_rank=2)
     assert (ranks, refused) == ((), {"rank": 1, "score": 1})

@@ -72,9 +72,7 @@ class CrossEncoder:
         scores[rows, columns] = found[: len(rows)]
         positive_scores = np.full(len(pairs), np.nan, np.float32)
         positive_scores[answered] = found[len(rows) :]
-        # What is no number comes last, and the places without a candidate after that.
-        last = np.where(block.documents < 0, 2, np.isnan(scores))
-        order = np.lexsort((block.documents, -scores.astype(np.float64).round(6), last))
+        order = np.lexsort((block.documents, -scores.astype(np.float64).round(6)))  # NaN comes last
         return Candidates(
             block.rows,
             np.take_along_axis(block.documents, order, axis=1),
