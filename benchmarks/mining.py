@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import machine
 from contrastive.data import Record
-from contrastive.negatives import Dense, Filters, Mined
-from contrastive.training_data import add_negatives
+from contrastive.negatives import Dense, Filters, Mined, Moment
+from contrastive.record_negatives import RecordNegatives
 from experiments.results import write_json
 
 WIDTH, WORDS, COUNT, DEPTH, MARGIN = 384, 100, 4, 100, 0.05
@@ -132,7 +132,8 @@ def _ours(inputs: Inputs, filters: Filters) -> Found:
     if rest:
         inputs._rows.setdefault(owner.query, inputs._rows[inputs.queries[0]])
         inputs._rows.setdefault(owner.positive, -inputs._rows[inputs.queries[0]])
-    completed, _ = add_negatives(items, Mined(Dense(Stub(inputs)), count=COUNT, filters=filters))  # type: ignore[arg-type]
+    strategy = Mined(Dense(Stub(inputs)), count=COUNT, filters=filters)  # type: ignore[arg-type]
+    completed = RecordNegatives(items, strategy, Moment()).records
     return [set(record.negatives) for record in completed[: len(records)]]
 
 

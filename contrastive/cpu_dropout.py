@@ -10,7 +10,8 @@ Notable decisions:
 - Draws come from PyTorch's generator: seeds, checkpoints of its state and of activations work as ever. The masks are
   others than PyTorch's for the same seed.
 - Attention keeps probabilities and mask, and multiplies them again in the backward pass: less memory, and the scaling
-  is done on the small side of each product.
+  is done on the small side of each product. What is needed for a moment only is written into memory that each thread
+  keeps: to take it from the system anew, page by page, costs more than the arithmetic.
 - Whatever is not plain attention with dropout on a processor (causal, grouped heads, a position bias, evaluation, a
   GPU) goes to transformers' own function.
 
@@ -19,6 +20,7 @@ Shape letters: B texts, H heads, T tokens, E width of a head.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -74,19 +76,39 @@ def kept_values(shape: torch.Size, dropout: float) -> tuple[Tensor, float]:
     return kept, _LEVELS / (_LEVELS - level)
 
 
+_threads = threading.local()
+
+
+def _room(use: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of this thread's memory for one use; valid until the next call for the same use."""
+    name, count = f"{use} {dtype}", shape.numel()
+    room: Tensor | None = getattr(_threads, name, None)
+    if room is None or room.numel() < count:
+        room = torch.empty(count, dtype=dtype)
+        setattr(_threads, name, room)
+    return room[:count].view(shape)
+
+
+def _factors(kept: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 for what is kept and 0 for the rest, in this thread's memory: faster to multiply with than booleans."""
+    return _room("factors", kept.shape, dtype).copy_(kept)
+
+
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, dropout: float) -> Tensor:
         """Drop values and scale the others."""
         kept, ctx.scale = kept_values(values.shape, dropout)
         ctx.save_for_backward(kept)
-        return (values * kept).mul_(ctx.scale)
+        return values * _factors(kept, values.dtype).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Drop the same values."""
         (kept,) = ctx.saved_tensors
-        return (gradient * kept) * ctx.scale, None
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: the shared memory would change under it
+            return gradient * kept * ctx.scale, None
+        return gradient * _factors(kept, gradient.dtype).mul_(ctx.scale), None
 
 
 class _DroppedAttention(torch.autograd.Function):
@@ -98,14 +120,15 @@ class _DroppedAttention(torch.autograd.Function):
     ) -> Tensor:
         """Attend, and keep what the backward pass needs."""
         queries = queries * scale
-        scores = queries @ keys.transpose(-1, -2)
+        scores = _room("scores", queries.shape[:-1] + keys.shape[-2:-1], queries.dtype)
+        torch.matmul(queries, keys.transpose(-1, -2), out=scores)
         if mask is not None:
             scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
         shares = scores.softmax(-1)
         kept, ctx.kept_scale = kept_values(shares.shape, dropout)
         ctx.scale = scale
         ctx.save_for_backward(queries, keys, values, shares, kept)
-        return ((shares * kept) @ values).mul_(ctx.kept_scale)
+        return (_factors(kept, shares.dtype).mul_(shares) @ values).mul_(ctx.kept_scale)
 
     @staticmethod
     @differentiable_once
@@ -113,8 +136,10 @@ class _DroppedAttention(torch.autograd.Function):
         """Go back through values, dropout, softmax and scores."""
         queries, keys, values, shares, kept = ctx.saved_tensors
         gradient = gradient * ctx.kept_scale
-        of_values = (shares * kept).transpose(-1, -2) @ gradient
-        of_shares = (gradient @ values.transpose(-1, -2)).mul_(kept)
+        factors = _factors(kept, shares.dtype)
+        of_shares = torch.matmul(gradient, values.transpose(-1, -2), out=_room("scores", shares.shape, shares.dtype))
+        of_shares.mul_(factors)
+        of_values = factors.mul_(shares).transpose(-1, -2) @ gradient
         of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
         of_queries, of_keys = (of_scores @ keys).mul_(ctx.scale), of_scores.transpose(-1, -2) @ queries
         return of_queries, of_keys, of_values, None, None, None

@@ -56,10 +56,10 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def default_tokens_per_batch(device: torch.device) -> int:
     """Return a good number of tokens of a micro-batch, padding included.
 
-    On processors 2,048, measured with MiniLM on two cores: the activations of more fall out of the cache. On others
-    16,384, which is not measured.
+    On processors 4,096, measured with MiniLM on two cores: in float32 as fast as anything from 2,048 to 6,144, in
+    bfloat16 faster than 2,048. On others 16,384, which is not measured.
     """
-    return 2048 if device.type == "cpu" else 16_384
+    return 4096 if device.type == "cpu" else 16_384
 
 
 def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

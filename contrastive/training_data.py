@@ -13,6 +13,7 @@ Notable decisions:
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -32,8 +33,7 @@ from contrastive.data import Batch, Collator, Record, RetrievalTask
 from contrastive.distributed import RankShare
 from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.guide_embeddings import GuideEmbeddings
-from contrastive.negatives import Pool
-from contrastive.negatives.summary import Summary, summarise
+from contrastive.record_negatives import RecordNegatives
 
 _log = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ class ContrastiveData(lightning.LightningDataModule):
         cache: Keeps the guide's embeddings from run to run; without it every process makes them.
 
     Attributes:
-        mined: What came of choosing negatives; None without a strategy.
+        negatives: What was chosen, and what came of it; None without a strategy.
 
     Raises:
         ValueError: If there are no records, a batch size below 1, or records without a source where it matters; if
             clusters or `refresh_clusters` cannot be, or rows are to be both together and apart; and whatever
-            `EpochBatches` and `add_negatives` refuse.
+            `EpochBatches` and `RecordNegatives` refuse.
     """
 
     def __init__(
@@ -107,10 +107,8 @@ class ContrastiveData(lightning.LightningDataModule):
                 "expected rows of a document to come together, or clusters, or no duplicates; "
                 f"got rows_per_document={rows_per_document}, clusters={clusters}, no_duplicates={no_duplicates}"
             )
-        self.records: Sequence[Record] = records
-        self.mined: Summary | None = None
-        if negatives is not None:
-            self.records, self.mined = add_negatives(records, negatives, Moment(encoder))
+        self.negatives = None if negatives is None else RecordNegatives(records, negatives, Moment(encoder))
+        self._given = records
         self.dev = dev
         self.collate = Collator(self.records, num_negatives=num_negatives)
         self.batches = EpochBatches(
@@ -136,6 +134,12 @@ class ContrastiveData(lightning.LightningDataModule):
         self.guides: GuideEmbeddings | None = None
         self._guide = guide
         self._cache = cache
+        self._logged_choices = 0
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """Training records, with the negatives that are chosen now."""
+        return self._given if self.negatives is None else self.negatives.records
 
     def prepare_data(self) -> None:
         """Embed the training texts by the guide: on one process of a machine, whose files the others then read."""
@@ -147,15 +151,15 @@ class ContrastiveData(lightning.LightningDataModule):
         if self.dev is None and self.trainer is not None:
             self.trainer.limit_val_batches = 0
 
-    def train_dataloader(self) -> Iterable[Batch]:
-        """Batches of records with their ids; under several processes, this one's share of each."""
+    def train_dataloader(self) -> Iterable[list[int]]:
+        """Row numbers of each batch, see `batch`; under several processes, those of this one's share."""
         batches: EpochBatches | RankShare = self.batches
         if self.trainer is not None and self.trainer.world_size > 1:
             batches = RankShare(batches, rank=self.trainer.global_rank, num_ranks=self.trainer.world_size)
         return LateLoader(
-            self.records,
+            range(len(self.records)),
             batch_sampler=batches,
-            collate_fn=self._collated,
+            collate_fn=list,
             before_pass=self._before_pass,
         )
 
@@ -163,12 +167,17 @@ class ContrastiveData(lightning.LightningDataModule):
         """The dev task, whole, as the only item."""
         return DataLoader([self.dev], batch_size=None)  # type: ignore[arg-type]
 
-    def _collated(self, records: Sequence[Record]) -> Batch:
-        """Make a batch, of no rows too: the share of a rank when a batch has fewer rows than there are ranks."""
-        if records:
-            return self.collate(records)
-        none = torch.empty(0, dtype=torch.long)
-        return Batch([], [], query_ids=none, document_ids=none, positive_ids=none.view(0, 0), owners=none)
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Make the batch of some rows with their present negatives and, once they are made, the guide's embeddings.
+
+        No rows make a batch too: the share of a rank when a batch has fewer rows than there are ranks.
+        """
+        if not rows:
+            none = torch.empty(0, dtype=torch.long)
+            empty = Batch([], [], query_ids=none, document_ids=none, positive_ids=none.view(0, 0), owners=none)
+            return empty if self.guides is None else self.guides.added_to(empty)
+        batch = self.collate([self.records[row] for row in rows])
+        return batch if self.guides is None else self.guides.added_to(batch)
 
     def rehearsal(self) -> Batch:
         """Make a batch of the first records, with guide embeddings if there are to be any, before all are embedded."""
@@ -202,10 +211,11 @@ class ContrastiveData(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where training is in the epoch, for the checkpoint."""
+        chosen = {} if self.negatives is None else {"negatives": self.negatives.state_dict()}
         if self.trainer is None:
-            return {"batches": self.batches.state_dict()}
+            return {"batches": self.batches.state_dict(), **chosen}
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"batches": self.batches.state_dict(progress.processed)}
+        return {"batches": self.batches.state_dict(progress.processed), **chosen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written.
@@ -214,6 +224,8 @@ class ContrastiveData(lightning.LightningDataModule):
             ValueError: If batches are made of other rows, or in another way.
         """
         self.batches.load_state_dict(state_dict["batches"])
+        if self.negatives is not None and "negatives" in state_dict:
+            self.negatives.load_state_dict(state_dict["negatives"])
 
     def _before_pass(self) -> None:
         # Not in `on_train_epoch_start`: Lightning leaves it out if a run resumes just after an epoch's last batch.
@@ -222,8 +234,28 @@ class ContrastiveData(lightning.LightningDataModule):
             self.recluster(encoder, self.batches.epoch)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Give a batch the guide's embeddings, in the main process: they may be large."""
-        return self.guides.added_to(batch) if self.guides is not None and isinstance(batch, Batch) else batch
+        """Make the batch of row numbers here and not in the loader, which may be a few batches ahead of the model."""
+        if not isinstance(batch, list):
+            return batch
+        self._refresh_negatives()
+        return self.batch(batch)
+
+    def _refresh_negatives(self) -> None:
+        """Choose negatives again if they are due, and log each choice once."""
+        if self.negatives is None or self.trainer is None:
+            return
+        trainer: Any = self.trainer
+        step, steps = trainer.global_step, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        if self.negatives.is_due(step=step, steps_an_epoch=steps):
+            progress = min(1.0, step / max(1, trainer.lightning_module.total_steps))
+            self.negatives.refresh(
+                trainer.lightning_module.encoder, step=step, progress=progress, agreed=trainer.strategy.broadcast
+            )
+        if self._logged_choices < len(self.negatives.history):
+            self._logged_choices = len(self.negatives.history)
+            _, seconds, summary = self.negatives.history[-1]
+            for logger in trainer.loggers:
+                logger.log_metrics({**summary.numbers(), "negatives/seconds": seconds}, step)
 
     def _embed_by_guide(self) -> None:
         if self._guide is None:
@@ -263,34 +295,3 @@ def _sources(records: Sequence[Record]) -> list[str]:
             f"several data sets mixed; got {sources.count('')} of {len(sources)} without"
         )
     return sources
-
-
-def add_negatives(
-    records: Sequence[Record],
-    strategy: NegativeStrategy,
-    moment: Moment = Moment(),  # noqa: B008
-) -> tuple[list[Record], Summary]:
-    """Return the records with the negatives that a strategy chooses from their documents put after their own.
-
-    Also returned is what came of it; a record for which no document remains is left as it is. All texts are then in
-    memory, those of records that were on disk too.
-
-    Raises:
-        ValueError: If records have scores, so that their positives may not be relevant, or a teacher's scores, which
-            documents chosen later would lack.
-    """
-    if any(record.score is not None or record.teacher_scores is not None for record in records):
-        raise ValueError("expected records without score and teacher_scores to choose negatives for, got some with")
-    pool = Pool.of_records(records)
-    chosen = strategy(pool, moment)
-    completed = [
-        replace(
-            record,
-            negatives=record.negatives + tuple(pool.documents[pool.place[id_]] for id_ in negatives.ids),
-            negative_ids=pair.given + negatives.ids,
-            query_id=pair.query_id,
-            positive_id=pair.positive_id,
-        )
-        for record, pair, negatives in zip(records, pool.pairs, chosen, strict=True)
-    ]
-    return completed, summarise(chosen)

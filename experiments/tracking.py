@@ -139,7 +139,7 @@ def _start_wandb(arguments: Mapping[str, Any], mode: str) -> Any:
             raise
         log.warning("Weights & Biases is not reachable (%s); keeping the run offline.", error)
         run = wandb.init(mode="offline", **arguments)
-    for pattern in ("train/*", "dev/*"):
+    for pattern in ("train/*", "dev/*", "negatives/*"):
         run.define_metric(pattern, step_metric="trainer/global_step")
     return run
 

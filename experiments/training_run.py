@@ -31,6 +31,7 @@ from contrastive.negatives import Kept
 from contrastive.negatives.summary import described
 from contrastive.optimization import planned_steps
 from contrastive.precision import fastest_precision
+from contrastive.record_negatives import RecordNegatives
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 from experiments import results
@@ -93,9 +94,9 @@ def train_and_judge(
         **origin,
         "systems": {},
     }
-    if parts.datamodule.mined is not None:
-        report["negatives"] = asdict(parts.datamodule.mined)
-        log.info("Negatives: %s", described(parts.datamodule.mined))
+    if parts.datamodule.negatives is not None:
+        log.info("Negatives: %s", described(parts.datamodule.negatives.summary))
+        report["negatives"] = _choices(parts.datamodule.negatives)
     for logger in parts.loggers:
         logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
     try:
@@ -140,6 +141,8 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
         judge("before")
     parts.trainer.fit(parts.module, parts.datamodule)
     clock.lap("train")
+    if parts.datamodule.negatives is not None:
+        report["negatives"] = _choices(parts.datamodule.negatives)
     monitored = restore_best(parts)
     report["monitored"] = monitored
     parts.encoder.save_pretrained(folder / "model")
@@ -272,6 +275,11 @@ class Clock:
         now = time.perf_counter()
         self._laps[name] = round(now - self._last, 2)
         self._last = now
+
+
+def _choices(negatives: RecordNegatives) -> list[dict[str, Any]]:
+    """Return what came of each choice of negatives: when it was made, how long it took, what it gave."""
+    return [{"step": step, "seconds": seconds, **asdict(summary)} for step, seconds, summary in negatives.history]
 
 
 def _described(task: RetrievalTask) -> str:

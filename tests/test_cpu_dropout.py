@@ -153,3 +153,23 @@ def test_an_attention_that_was_chosen_is_kept() -> None:
     backbone = BertModel._from_config(config, attn_implementation="eager")
     use_fast_dropout(backbone)
     assert backbone.config._attn_implementation == "eager"
+
+
+def test_what_is_given_out_is_not_shared_memory() -> None:
+    inputs = heads()
+    first = attend(*inputs, MASK, 0.4)
+    copied = first.detach().clone()
+    gradients = torch.autograd.grad(first.sum(), inputs)
+    kept = [gradient.clone() for gradient in gradients]
+    second = attend(*(torch.randn_like(each, requires_grad=True) for each in inputs), None, 0.1)
+    second.sum().backward()
+    torch.testing.assert_close(first.detach(), copied)
+    torch.testing.assert_close(list(gradients), kept)
+
+
+def test_hidden_dropout_can_be_differentiated_twice() -> None:
+    def seeded(values: Tensor) -> Tensor:
+        torch.manual_seed(2)
+        return (FastDropout(0.4)(values) ** 2).sum()
+
+    assert torch.autograd.gradgradcheck(seeded, torch.randn(3, 5, dtype=torch.double, requires_grad=True))

@@ -615,5 +615,5 @@ def test_micro_batches_are_cut_from_both_sides_together(tiny_encoder: Encoder) -
 
 def test_a_budget_that_is_not_given_suits_the_device(tiny_model_folder: Path) -> None:
     encoder = Encoder.from_pretrained(tiny_model_folder)
-    assert encoder._budget == 2048
+    assert encoder._budget == 4096
     assert default_tokens_per_batch(torch.device("cuda")) == 16_384

@@ -186,7 +186,7 @@ def test_batches_follow_the_mixture() -> None:
     batches = list(data.batches)
     assert Counter(names[row] for batch in batches for row in batch) == {"jobs": 8, "mine": 8}
     assert all(len({names[row] for row in batch}) == 1 for batch in batches)
-    queries = [query for batch in data.train_dataloader() for query in batch.queries]
+    queries = [query for rows in data.train_dataloader() for query in data.batch(rows).queries]
     assert Counter(query.split()[0] for query in queries) == {"jobs": 8, "mine": 8}
     assert Counter(row for batch in ContrastiveData(train, None).batches for row in batch) == Counter(range(16))
 

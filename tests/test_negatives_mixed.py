@@ -119,11 +119,16 @@ def test_a_refresh_is_due_every_so_often() -> None:
     by_steps, by_epochs = Refresh(BM25(), every_n_steps=4), Refresh(BM25(), every_n_epochs=2)
     assert [s for s in range(13) if by_steps.is_due(step=s, steps_an_epoch=3)] == [4, 8, 12]
     assert [s for s in range(13) if by_epochs.is_due(step=s, steps_an_epoch=3)] == [6, 12]
+    twice = Refresh(BM25(), every_n_epochs=0.5)
+    assert [s for s in range(13) if twice.is_due(step=s, steps_an_epoch=8)] == [4, 8, 12]
+    assert [s for s in range(3) if twice.is_due(step=s, steps_an_epoch=1)] == [1, 2]
 
 
-@pytest.mark.parametrize("every", [{}, {"every_n_steps": 1, "every_n_epochs": 1}, {"every_n_steps": 0}])
+@pytest.mark.parametrize(
+    "every", [{}, {"every_n_steps": 1, "every_n_epochs": 1}, {"every_n_steps": 0}, {"every_n_epochs": 0}]
+)
 def test_a_refresh_needs_one_interval(every: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="expected one of every_n_epochs and every_n_steps, of at least 1"):
+    with pytest.raises(ValueError, match="expected every_n_epochs above 0 or every_n_steps of at least 1"):
         Refresh(BM25(), **every)
 
 

@@ -254,9 +254,10 @@ def test_negatives_are_mined_before_training(
         assert mined is None
         assert config.memory.size == 8
         return
-    assert mined["pairs"] == 8
-    assert mined["refused"]["known_positive"] > 0
-    assert sources is None or mined["sources"] == sources
+    (choice,) = mined
+    assert choice["pairs"] == 8
+    assert choice["refused"]["known_positive"] > 0
+    assert sources is None or choice["sources"] == sources
     assert len(list((tmp_path / "cache" / "contrastive" / "negatives").glob("*.json.gz"))) == 1
 
 
@@ -371,6 +372,19 @@ def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:
         evaluate.main(["--model", str(tmp_path / "no-such-model"), *SMALL[:3]])
     with pytest.raises(SystemExit, match=r"expected a value for data\.path, which has no default: add data\.path="):
         evaluate.main(["--model", "minilm", "--data", "beir"])
+
+
+def test_negatives_are_chosen_again_with_the_model_in_training(configure: Configure) -> None:
+    refresh = ["negatives=refresh", "negatives.every_n_epochs=null", "negatives.every_n_steps=1", *MARGIN_OFF]
+    config = configure("before=false", "trainer.max_epochs=2", *refresh)
+    train_and_judge(config)
+    choices = report(config)["negatives"]
+    assert [choice["step"] for choice in choices] == [0, 1, 2, 3]
+    scores = [choice["score"] for choice in choices]
+    assert len(set(scores)) == 4  # another model each time
+    with (Path(config.folder) / "history" / "metrics.csv").open() as file:
+        logged = {row["step"]: row["negatives/score"] for row in csv.DictReader(file) if row["negatives/score"]}
+    assert [float(logged[str(step)]) for step in range(4)] == pytest.approx(scores)
 
 
 def test_precision_is_chosen_by_the_device_and_written_down(

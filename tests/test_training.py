@@ -12,17 +12,15 @@ import torch
 from conftest import WORDS
 from torch import Tensor, nn
 
-from contrastive.contracts import ChosenNegatives
 from contrastive.data import Batch, Record, RetrievalTask
 from contrastive.embedded_batch import parameters_of
 from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.memory import CrossBatchQueue, MomentumEncoder
-from contrastive.negatives import Pool
 from contrastive.optimization import LinearDecayAdamW, planned_steps
 from contrastive.training import ContrastiveModule
-from contrastive.training_data import ContrastiveData, add_negatives
+from contrastive.training_data import ContrastiveData
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode at the start of training"
@@ -108,7 +106,7 @@ def test_training_lowers_the_loss_and_logs_the_dev_ranking(
     loss: nn.Module, tiny_encoder: Encoder, tmp_path: Path
 ) -> None:
     data = ContrastiveData(records(), None, batch_size=8)
-    batch = next(iter(data.train_dataloader()))
+    batch = data.batch(next(iter(data.train_dataloader())))
 
     def value() -> float:
         tiny_encoder.eval()
@@ -169,7 +167,8 @@ def test_loss_is_given_the_fields_its_signature_names(tiny_encoder: Encoder, tmp
 
 def test_known_positive_of_another_row_is_no_negative(tiny_encoder: Encoder) -> None:
     twins = [replace(record, grades={"d0": 2, "d1": 1}) for record in records(2)]
-    batch = next(iter(ContrastiveData(twins, None, batch_size=2).train_dataloader()))
+    data = ContrastiveData(twins, None, batch_size=2)
+    batch = data.batch(next(iter(data.train_dataloader())))
     loss = RecordingLoss()
     alone(tiny_encoder, loss).training_step(batch, 0)
     excluded = loss.calls[0]["exclude"](torch.arange(2), torch.arange(2))
@@ -215,7 +214,8 @@ def test_a_loss_that_the_data_cannot_serve_says_so_before_training(tiny_encoder:
             return queries.sum()
 
     def batch(items: list[Record]) -> Batch:
-        return next(iter(ContrastiveData(items, None, batch_size=4).train_dataloader()))
+        data = ContrastiveData(items, None, batch_size=4)
+        return data.batch(next(iter(data.train_dataloader())))
 
     with pytest.raises(ValueError, match="NeedsTeacher needs teacher_scores, which the training records do not have"):
         alone(tiny_encoder, NeedsTeacher()).rehearse(batch(records()))
@@ -230,7 +230,7 @@ def test_a_loss_that_the_data_cannot_serve_says_so_before_training(tiny_encoder:
 def test_batch_of_one_trains_without_an_answer(tiny_encoder: Encoder) -> None:
     data = ContrastiveData(records(1), None, batch_size=4)
     module = alone(tiny_encoder, InfoNCELoss())
-    loss = module.training_step(next(iter(data.train_dataloader())), 0)
+    loss = module.training_step(data.batch(next(iter(data.train_dataloader()))), 0)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in tiny_encoder.parameters())
@@ -240,42 +240,6 @@ def test_batch_of_one_trains_without_an_answer(tiny_encoder: Encoder) -> None:
 def test_no_records_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one training record, got none"):
         ContrastiveData([], None)
-
-
-def next_document(pool: Pool, moment: object = None) -> list[ChosenNegatives]:  # noqa: ARG001
-    """Choose for each pair the document of the next."""
-    others = [pool.pairs[(place + 1) % len(pool)].positive_id for place in range(len(pool))]
-    return [ChosenNegatives((other,), (0.5,), (0,), {"rank": 1}, ("next",)) for other in others]
-
-
-def test_chosen_negatives_reach_the_batch_after_the_records_own() -> None:
-    own = [replace(record, negatives=("the chef",), negative_ids=("n",)) for record in records(4)]
-    completed, summary = add_negatives(own, next_document)
-    assert [record.negative_ids for record in completed] == [("n", "d1"), ("n", "d2"), ("n", "d3"), ("n", "d0")]
-    assert completed[0].negatives == ("the chef", own[1].positive)
-    assert (summary.pairs, summary.negatives, summary.refused, summary.sources) == (4, 4, {"rank": 4}, {"next": 4})
-    data = ContrastiveData(records(4), None, batch_size=4, negatives=next_document)
-    assert data.mined == summary
-    batch = next(iter(data.train_dataloader()))
-    assert isinstance(batch, Batch)
-    assert len(batch.documents) == 8
-    assert batch.owners.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert ContrastiveData(records(4), None).mined is None
-
-
-def test_records_without_ids_are_given_negatives() -> None:
-    nameless = [replace(record, query_id="", positive_id="", grades={}, negatives=("a",)) for record in records(4)]
-    completed, _ = add_negatives(nameless, next_document)
-    assert [record.negatives for record in completed] == [
-        ("a", nameless[(place + 1) % 4].positive) for place in range(4)
-    ]
-    ContrastiveData(nameless, None, negatives=next_document).collate(completed)
-
-
-@pytest.mark.parametrize("changes", [{"score": 0.5}, {"teacher_scores": (1.0,)}])
-def test_scored_records_are_not_given_negatives(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="without score and teacher_scores"):
-        add_negatives([replace(record, **changes) for record in records(2)], next_document)
 
 
 def with_negatives(count: int) -> list[Record]:
@@ -372,7 +336,8 @@ def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: En
                 raise ValueError(f"expected pairs, got {list(left.shape)} and {list(right.shape)}")
             return left.sum() + right.sum()
 
-    batch = next(iter(ContrastiveData(records(), None, batch_size=4).train_dataloader()))
+    data = ContrastiveData(records(), None, batch_size=4)
+    batch = data.batch(next(iter(data.train_dataloader())))
     module = alone(tiny_encoder, OfPairs())
     module.rehearse(batch)
     module.memory = CrossBatchQueue(size=6, dimension=32)

@@ -318,7 +318,7 @@ def test_a_guide_embeds_once(tiny_model_folder: Path, tmp_path: Path, monkeypatc
 def test_a_rank_without_rows_has_no_guide_embeddings_of_the_right_width(tiny_encoder: Encoder, tmp_path: Path) -> None:
     data = ContrastiveData(records(8), None, batch_size=4, guide=tiny_encoder, cache=EmbeddingCache(tmp_path))
     data.setup("fit")
-    batch = data.on_before_batch_transfer(data._collated([]), 0)
+    batch = data.on_before_batch_transfer([], 0)
     assert batch.guide_queries.shape == batch.guide_keys.shape == (0, 32)
 
 

@@ -44,7 +44,7 @@ class DescribedStrategy(NegativeStrategy, Protocol):
 
 
 class Kept:
-    """A strategy whose choices are kept on disk.
+    """A strategy whose first choice is kept on disk; what a model in training chooses is of no use to another run.
 
     Args:
         strategy: What chooses.
@@ -61,6 +61,8 @@ class Kept:
         Raises:
             OSError: If the folder cannot be written.
         """
+        if moment.refresh > 0:
+            return self.strategy(pool, moment)
         path = self.folder / f"{negatives_key(self.strategy, pool, moment)}.json.gz"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -74,6 +76,11 @@ class Kept:
             seconds = time.perf_counter() - started
             _log.info("negatives of %s pairs mined in %.0f s, cached in %s", f"{len(pool):,}", seconds, self.folder)
             return chosen
+
+    def is_due(self, *, step: int, steps_an_epoch: int) -> bool:
+        """Tell whether the strategy wants to be asked again after so many optimiser steps."""
+        due = getattr(self.strategy, "is_due", None)
+        return due is not None and bool(due(step=step, steps_an_epoch=steps_an_epoch))
 
 
 def negatives_key(strategy: DescribedStrategy, pool: Pool, moment: Moment) -> str:

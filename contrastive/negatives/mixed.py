@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contrastive.contracts import CandidateSource, ChosenNegatives, Moment
+from contrastive.negatives.interval import Interval
 from contrastive.negatives.mined import mine
 from contrastive.negatives.pool import Pool, seed_of
 from contrastive.negatives.selection import Selection
@@ -36,6 +37,9 @@ class Mixed:
         mix: Share of each source, at least 0; those not named have none. They need not add up to 1.
         final_mix: Shares at the end of training. In between they move in a straight line with `Moment.progress`: from
             easy to hard, for instance, from `Random` to `Dense`. None stays with `mix`.
+        every_n_epochs: Choose again after so many epochs, by the shares of then and with the model in training; without
+            it and `every_n_steps` a `final_mix` takes one epoch.
+        every_n_steps: Choose again after so many optimiser steps, instead.
         **selection: What to choose, as for `Mined`. Limits on scores are in the units of each source.
 
     Raises:
@@ -54,8 +58,13 @@ class Mixed:
         *,
         mix: Mapping[str, float],
         final_mix: Mapping[str, float] | None = None,
+        every_n_epochs: float | None = None,
+        every_n_steps: int | None = None,
         **selection: Any,
     ) -> None:
+        if final_mix is not None and every_n_epochs is None and every_n_steps is None:
+            every_n_epochs = 1
+        self.interval = Interval(every_n_epochs, every_n_steps)
         self.sources = dict(sources)
         self.mix = _checked(mix, self.sources)
         self.final_mix = self.mix if final_mix is None else _checked(final_mix, self.sources)
@@ -78,6 +87,10 @@ class Mixed:
             self._merged(pool, {name: found[pair] for name, found in mined.items()}, quotas[pair].tolist())
             for pair in range(len(pool))
         ]
+
+    def is_due(self, *, step: int, steps_an_epoch: int) -> bool:
+        """Tell whether negatives are to be chosen again after so many optimiser steps."""
+        return self.interval.is_due(step=step, steps_an_epoch=steps_an_epoch)
 
     def describe(self, moment: Moment) -> Mapping[str, object]:
         """Return, as plain values, all that decides which negatives of given texts are chosen."""

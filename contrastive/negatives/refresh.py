@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contrastive.contracts import CandidateSource, ChosenNegatives, Moment
+from contrastive.negatives.interval import Interval
 from contrastive.negatives.mined import Mined
 from contrastive.negatives.pool import Pool
 
@@ -20,7 +21,7 @@ class Refresh:
 
     Args:
         source: Ranks the documents; for ANCE `Dense` without an encoder of its own and without a cache.
-        every_n_epochs: Ask again after so many epochs.
+        every_n_epochs: Ask again after so many epochs; 0.5 is twice an epoch.
         every_n_steps: Ask again after so many optimiser steps, instead.
         **selection: What to choose of them, as for `Mined`.
 
@@ -38,24 +39,18 @@ class Refresh:
         self,
         source: CandidateSource,
         *,
-        every_n_epochs: int | None = None,
+        every_n_epochs: float | None = None,
         every_n_steps: int | None = None,
         **selection: Any,
     ) -> None:
-        given = [every for every in (every_n_epochs, every_n_steps) if every is not None]
-        if len(given) != 1 or given[0] < 1:
-            raise ValueError(
-                "expected one of every_n_epochs and every_n_steps, of at least 1, "
-                f"got {every_n_epochs} and {every_n_steps}"
-            )
+        if every_n_epochs is None and every_n_steps is None:
+            raise ValueError("expected every_n_epochs above 0 or every_n_steps of at least 1, got neither")
+        self.interval = Interval(every_n_epochs, every_n_steps)
         self.strategy = Mined(source, **selection)
-        self.every_n_epochs = every_n_epochs
-        self.every_n_steps = every_n_steps
 
     def is_due(self, *, step: int, steps_an_epoch: int) -> bool:
         """Tell whether negatives are to be chosen again after so many optimiser steps."""
-        every = self.every_n_steps or (self.every_n_epochs or 1) * steps_an_epoch
-        return step > 0 and step % every == 0
+        return self.interval.is_due(step=step, steps_an_epoch=steps_an_epoch)
 
     def __call__(self, pool: Pool, moment: Moment = Moment()) -> Sequence[ChosenNegatives]:  # noqa: B008
         """Return the negatives of each pair as of now; see `contracts.NegativeStrategy`."""

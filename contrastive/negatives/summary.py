@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from contrastive.contracts import ChosenNegatives
 from contrastive.negatives.filters import REASONS
@@ -22,6 +24,9 @@ class Summary:
         without: Pairs without any.
         refused: Candidates refused by each filter that refused any, in the order of `filters.REASONS`.
         sources: Negatives from each source.
+        score: Mean score of the negatives: their hardness, in the units of their sources; None if there are none.
+        positive_score: Mean score of the positives of pairs that have one; None if none has.
+        rank: Mean rank of the negatives, 0 is the top; None if there are none.
     """
 
     pairs: int
@@ -30,6 +35,15 @@ class Summary:
     without: int
     refused: Mapping[str, int]
     sources: Mapping[str, int]
+    score: float | None
+    positive_score: float | None
+    rank: float | None
+
+    def numbers(self) -> dict[str, float]:
+        """Return what there is to follow while negatives are chosen again and again, as `negatives/<name>`."""
+        scores = {"score": self.score, "positive_score": self.positive_score}
+        values = {"count": self.negatives, **scores, "rank": self.rank}
+        return {f"negatives/{name}": float(value) for name, value in values.items() if value is not None}
 
 
 def summarise(chosen: Sequence[ChosenNegatives]) -> Summary:
@@ -45,7 +59,15 @@ def summarise(chosen: Sequence[ChosenNegatives]) -> Summary:
         without=counts.count(0),
         refused=dict(sorted(refused.items(), key=lambda item: order.get(item[0], len(order)))),
         sources=dict(sorted(Counter(name for negatives in chosen for name in negatives.sources).items())),
+        score=_mean(score for negatives in chosen for score in negatives.scores),
+        positive_score=_mean(n.positive_score for n in chosen if not math.isnan(n.positive_score)),
+        rank=_mean(rank for negatives in chosen for rank in negatives.ranks),
     )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    kept = list(values)
+    return fmean(kept) if kept else None
 
 
 def described(summary: Summary) -> str:

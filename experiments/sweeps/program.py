@@ -27,7 +27,7 @@ HELP = """\
 Many runs from one command line, each of them once.
 
   python -m experiments.run -m loss=infonce,triplet,mnrl loss.temperature=0.02,0.05,0.1 seed=0,1,2
-  python -m experiments.run +sweep=losses                         a named study; also temperature, batch_size
+  python -m experiments.run +sweep=losses                         a named study; also temperature, batch_size, negatives
   python -m experiments.run +sweep=losses seed=0 data=files data.path=pairs.csv       and what to change in it
   python -m experiments.run -m 'loss=glob(*ntxent)' 'seed=range(0,5)'
   python -m experiments.run -m loss=infonce +loss.hardness=1,5    an option that the files do not list
