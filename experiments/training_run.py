@@ -10,54 +10,32 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from hydra.errors import CompactHydraException
-from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from torch import nn
 
-from contrastive.data import RetrievalTask, TextData
-from contrastive.embedded_batch import parameters_of
-from contrastive.embedding_cache import EmbeddingCache, default_folder
-from contrastive.encoder import Encoder
-from contrastive.negatives import Kept
+from contrastive.data import RetrievalTask
 from contrastive.negatives.summary import described
-from contrastive.optimization import planned_steps
 from contrastive.precision import fastest_precision
 from contrastive.record_negatives import RecordNegatives
-from contrastive.training import ContrastiveModule
-from contrastive.training_data import ContrastiveData
 from experiments import results
 from experiments.callbacks import NotWorthFinishing
 from experiments.composing import MISTAKES, check_complete, said
 from experiments.figures import illustrate
 from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.model_card import write_card
+from experiments.parts import Parts, build
 from experiments.provenance import base_models, provenance
 from experiments.tracking import HISTORY, finish, log_model, log_results
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything a run is made of, built and checked."""
-
-    data: TextData
-    task: RetrievalTask
-    encoder: Encoder
-    module: ContrastiveModule
-    datamodule: ContrastiveData
-    trainer: lightning.Trainer
-    loggers: list[Any]
-    cache: EmbeddingCache | None
 
 
 def train_and_judge(
@@ -162,77 +140,11 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 
-def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
-    """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
-    loss: nn.Module = instantiate(config.loss)
-    optimizer = instantiate(config.optimizer)
-    strategy = instantiate(config.negatives)
-    if config.judge not in ("dev", "test"):
-        raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
-    data: TextData = instantiate(config.data)
-    task = data.dev if config.judge == "dev" else data.test
-    if task is None:
-        raise ValueError(
-            f"expected data {data.name!r} to have a {config.judge} split to judge on, it has none; "
-            "data=mixed judges on another source than it trains on"
-        )
-    if not data.train:
-        raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
-    cache = embedding_cache(config.cache)
-    encoder: Encoder = instantiate(config.encoder)
-    validates = data.dev is not None and config.trainer.limit_val_batches != 0
-    callbacks = [*build_callbacks(config, validates=validates), *further]
-    loggers = instantiate(config.logger, folder=folder)
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
-    encoder.to(trainer.strategy.root_device)  # to mine negatives there; Lightning moves it for itself
-    datamodule = ContrastiveData(
-        data.train,
-        data.dev,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        num_negatives=config.num_negatives,
-        negatives=None if strategy is None else Kept(strategy),
-        encoder=encoder,
-        guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
-        cache=cache,
-        **config.batches,
-    )
-    encoder.cpu()
-    total_steps = planned_steps(len(datamodule.batches), trainer)
-    memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
-    module = ContrastiveModule(
-        encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
-    )
-    module.rehearse(datamodule.rehearsal())
-    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
-
-
 def device_type(accelerator: str) -> str:
     """Return the type of device that one of Lightning's accelerators runs on here."""
     if accelerator in ("gpu", "cuda", "auto"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     return accelerator
-
-
-def embedding_cache(folder: str | None) -> EmbeddingCache | None:
-    """Return the cache in a folder, in the user's cache folder for `default`, or none for None."""
-    if folder is None:
-        return None
-    return EmbeddingCache(default_folder() if folder == "default" else Path(folder).expanduser())
-
-
-def build_callbacks(config: DictConfig, *, validates: bool) -> list[Callback]:
-    """Build the callbacks, without those that the trainer's own switches turn off or that have nothing to watch."""
-    unwanted: tuple[type[Callback], ...] = ()
-    if not validates:
-        log.info("There is nothing to validate on: the last weights are kept.")
-        unwanted += (EarlyStopping, ModelCheckpoint)
-    if not config.trainer.enable_progress_bar:
-        unwanted += (ProgressBar,)
-    if not config.trainer.get("enable_checkpointing", True):
-        unwanted += (ModelCheckpoint,)
-    built = (instantiate(callback) for callback in config.callbacks.values() if callback is not None)
-    return [callback for callback in built if not isinstance(callback, unwanted)]
 
 
 def restore_best(parts: Parts) -> dict[str, Any] | None:

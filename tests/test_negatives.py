@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contrastive.contracts import CandidateSource
+from contrastive.contracts import CandidateSource, ChosenNegatives
 from contrastive.data import Record
 from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
@@ -163,9 +163,21 @@ def test_in_batch_is_no_strategy() -> None:
 def test_summary_counts_what_came_of_it() -> None:
     pool = Pool(DOCUMENTS, [Pair("q1", "python", "d1"), Pair("q2", "abacus", "d3"), Pair("q3", "engineer", "d5")])
     chosen = Mined(BM25())(pool)
+    scores = [score for negatives in chosen for score in negatives.scores]
+    positives = [negatives.positive_score for negatives in chosen]
     assert summarise(chosen) == Summary(
-        pairs=3, negatives=3, short=2, without=1, refused={"known_positive": 2}, sources={"bm25": 3}
+        pairs=3,
+        negatives=3,
+        short=2,
+        without=1,
+        refused={"known_positive": 2},
+        sources={"bm25": 3},
+        score=pytest.approx(sum(scores) / 3),
+        positive_score=pytest.approx(sum(positives) / 3),
+        rank=pytest.approx(sum(rank for negatives in chosen for rank in negatives.ranks) / 3),
     )
+    nothing = summarise([ChosenNegatives((), (), (), {})])
+    assert nothing.numbers() == {"negatives/count": 0}
     assert summarise([]).pairs == 0
     grades = {"q1": {"d2": 1, "d6": 0}, "q2": {"d1": 1}}
     assert suspected_false(pool, chosen, grades) == (1, 2)

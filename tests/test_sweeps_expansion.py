@@ -113,9 +113,9 @@ def test_the_command_line_has_the_last_word_over_a_study() -> None:
 
 
 def test_studies_hold_what_they_say() -> None:
-    sizes = {name: len(study(name).jobs) for name in ("losses", "temperature", "batch_size")}
+    sizes = {name: len(study(name).jobs) for name in ("losses", "temperature", "batch_size", "negatives")}
     assert sizes == {path.stem: sizes[path.stem] for path in (CONFIGS / "sweep").glob("*.yaml")}
-    assert sizes == {"losses": 27, "temperature": 45, "batch_size": 48}
+    assert sizes == {"losses": 30, "temperature": 45, "batch_size": 48, "negatives": 66}
 
 
 def test_the_study_of_losses_has_all_that_pairs_alone_can_train() -> None:
@@ -127,6 +127,7 @@ def test_the_study_of_losses_has_all_that_pairs_alone_can_train() -> None:
         except ValueError:
             continue
         possible.add(name)
+    possible.add("gist")  # the untuned encoder is its guide
     chosen = {job.config.loss._target_ for job in study("losses").jobs}
     assert chosen == {f"contrastive.losses.{type(configured(name)).__name__}" for name in possible - {"matryoshka"}}
 
@@ -148,7 +149,7 @@ def test_the_study_of_losses_has_all_that_pairs_alone_can_train() -> None:
         (["data=jobs,beir"], "expected a value for data.path, which has no default: add data.path=..."),
         (["seed=1,,2"], "Error parsing override 'seed=1,,2'"),
         (["loss.temperature=interval(0.1,1)"], "expected values to choose from, .*; experiments.tune searches ranges"),
-        (["+sweep=lossess"], "expected sweep to be one of batch_size, losses, temperature, got lossess; did you mean"),
+        (["+sweep=lossess"], "sweep to be one of batch_size, losses, negatives, temperature, got lossess; did you"),
         (["sweep=losses"], "expected one study, as +sweep=NAME, got sweep=losses"),
         (["seed=1,2", "launcher=jobib"], "expected launcher to be one of .*, got jobib; did you mean joblib?"),
         (["seed=1,2", "launcher=joblib", "launcher.wrkers=2"], "no launcher.wrkers .* did you mean launcher.workers?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_no_worker_is_refused() -> None:
         launchers.joblib([], partial(fake_attempt, directory=Path.cwd()), workers=0)
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """Python leaves Ctrl-C ignored where it is started in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_an_interruption_reaches_the_job_and_starts_nothing(tmp_path: Path) -> None:
     jobs = wanted(tmp_path, "one", "sleep", "two")
 

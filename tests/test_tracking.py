@@ -107,6 +107,7 @@ def test_without_key_the_run_is_offline_and_complete(
     assert {metric["glob_name"]: metric["step_metric"] for metric in run["metrics"]} == {
         "train/*": "trainer/global_step",
         "dev/*": "trainer/global_step",
+        "negatives/*": "trainer/global_step",
     }
     assert run["config"]["loss"]["temperature"] == 0.05
     assert (run["name"], run["group"], run["tags"], run["exit_code"]) == ("a run", "together", ["mine"], 0)

@@ -108,6 +108,7 @@ def _interrupt(running: dict[Future[str | None], _Running]) -> None:
 def _settle() -> None:
     """Leave the terminal to the table, and stay however much is cached: loky ends a process that grows by 300 MB."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the sweep runs in a shell's background
     nowhere = os.open(os.devnull, os.O_RDWR)
     for terminal in (0, 1, 2):
         os.dup2(nowhere, terminal)
