@@ -13,7 +13,7 @@ Notable decisions:
   is done on the small side of each product. What is needed for a moment only is written into memory that each thread
   keeps: to take it from the system anew, page by page, costs more than the arithmetic.
 - Whatever is not plain attention with dropout on a processor (causal, grouped heads, a position bias, evaluation, a
-  GPU) goes to transformers' own function.
+  GPU) goes to transformers' own function, and so does all that `torch.compile` compiles.
 
 Shape letters: B texts, H heads, T tokens, E width of a head.
 """
@@ -61,10 +61,14 @@ class FastDropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop values in train mode, and scale the others up so that the expectation stays."""
-        if not self.training or not 0 < self.p < 1 or input.device.type != "cpu" or self.inplace:
+        if not self.training or self.inplace or not _is_for_us(input, self.p):
             return super().forward(input)
         dropped: Tensor = _Dropout.apply(input, self.p)  # type: ignore[no-untyped-call]
         return dropped
+
+
+def _is_for_us(values: Tensor, dropout: float) -> bool:
+    return values.device.type == "cpu" and 0 < dropout < 1 and not torch.compiler.is_compiling()
 
 
 def kept_values(shape: torch.Size, dropout: float) -> tuple[Tensor, float]:
@@ -158,7 +162,7 @@ def _attention(
     """Attend, in the form that transformers calls: [B, H, T, E] in, [B, T, H, E] out."""
     causal = further.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    plain = query.device.type == "cpu" and 0 < dropout < 1 and key.shape[1] == query.shape[1]
+    plain = _is_for_us(query, dropout) and key.shape[1] == query.shape[1]
     if not plain or (causal and attention_mask is None) or further.get("position_bias") is not None:
         attended: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **further

@@ -173,3 +173,11 @@ def test_hidden_dropout_can_be_differentiated_twice() -> None:
         return (FastDropout(0.4)(values) ** 2).sum()
 
     assert torch.autograd.gradgradcheck(seeded, torch.randn(3, 5, dtype=torch.double, requires_grad=True))
+
+
+def test_compiling_a_backbone_takes_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_dropout, "kept_values", lambda *_: pytest.fail("not to be compiled"))
+    module = torch.compile(FastDropout(0.5), backend="eager", fullgraph=True)
+    assert set(module(torch.ones(100)).unique().tolist()) == {0.0, 2.0}
+    attended = torch.compile(attend, backend="eager")(*heads(), MASK, 0.5)
+    assert attended.shape == (2, 3, 5, 4)
