@@ -141,7 +141,8 @@ class EmbeddingCache:
             for part in self.folder.glob(f"{key}.part-*.npy"):
                 part.unlink(missing_ok=True)
         seconds = time.perf_counter() - started
-        _log.info("%s %ss embedded in %.0f s and cached in %s", f"{len(texts):,}", side, seconds, self.folder)
+        what = "queries" if side == "query" else "documents"
+        _log.info("%s %s embedded in %.0f s and cached in %s", f"{len(texts):,}", what, seconds, self.folder)
         self._make_room(path)
         return embeddings
 
