@@ -1,7 +1,7 @@
 """Dropout on a processor, in a fraction of the time of PyTorch's: of hidden states, and of attention.
 
 On two cores PyTorch spends 40 % of a MiniLM training step on it: its generator makes one Bernoulli variable at a time,
-and with dropout its attention leaves the fused kernel for one that takes 15 to 20 times as long.
+and with dropout its attention leaves the fused kernel for one that takes 14 to 20 times as long.
 
 Notable decisions:
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from contrastive.contracts import Moment, NegativeStrategy
@@ -21,6 +21,21 @@ from contrastive.negatives.pool import Pool
 from contrastive.negatives.summary import Summary, described, summarise
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What came of choosing negatives.
+
+    Attributes:
+        step: Optimiser steps that had been made.
+        seconds: What it took.
+        summary: What was chosen and refused.
+    """
+
+    step: int
+    seconds: float
+    summary: Summary
 
 
 class RecordNegatives:
@@ -33,7 +48,7 @@ class RecordNegatives:
 
     Attributes:
         records: With the negatives as last chosen; a record for which no document remains is as it was given.
-        history: What came of each choice: the step it was made at, its seconds and its summary.
+        history: What came of each choice, those before a resumed checkpoint included.
 
     Raises:
         ValueError: If records have scores, so that their positives may not be relevant, or a teacher's scores, which
@@ -46,7 +61,7 @@ class RecordNegatives:
         self.given = records
         self.strategy = strategy
         self.pool = Pool.of_records(records)
-        self.history: list[tuple[int, float, Summary]] = []
+        self.history: list[Choice] = []
         self.records: list[Record] = []
         self._ids: list[tuple[str, ...]] = []
         self._choose(moment, step=0, agreed=lambda ids: ids)
@@ -54,12 +69,12 @@ class RecordNegatives:
     @property
     def summary(self) -> Summary:
         """What came of the last choice."""
-        return self.history[-1][2]
+        return self.history[-1].summary
 
     def is_due(self, *, step: int, steps_an_epoch: int) -> bool:
         """Tell whether negatives are to be chosen again after so many optimiser steps, and were not at this one yet."""
         due = getattr(self.strategy, "is_due", None)
-        return due is not None and step != self.history[-1][0] and due(step=step, steps_an_epoch=steps_an_epoch)
+        return due is not None and step != self.history[-1].step and due(step=step, steps_an_epoch=steps_an_epoch)
 
     def refresh(self, encoder: Any, *, step: int, progress: float, agreed: Callable[[Any], Any]) -> None:
         """Choose again, with the model in training.
@@ -73,12 +88,12 @@ class RecordNegatives:
         moment = Moment(encoder, refresh=len(self.history), progress=progress)
         self._choose(moment, step=step, agreed=agreed)
         _log.info(
-            "Step %d: negatives chosen again in %.1f s: %s", step, self.history[-1][1], described(self.history[-1][2])
+            "Step %d: negatives chosen again in %.1f s: %s", step, self.history[-1].seconds, described(self.summary)
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was chosen when, for a checkpoint."""
-        return {"ids": self._ids, "step": self.history[-1][0], "choices": len(self.history)}
+        return {"ids": self._ids, "history": [asdict(choice) for choice in self.history]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what was chosen before a checkpoint was written.
@@ -94,14 +109,13 @@ class RecordNegatives:
                 f"with {len(unknown)} documents that are not there"
             )
         self._take(ids)
-        # Only the number of choices and the step of the last one matter for those to come.
-        self.history = [(state["step"], *self.history[0][1:])] * state["choices"]
+        self.history = [Choice(**{**past, "summary": Summary(**past["summary"])}) for past in state["history"]]
 
     def _choose(self, moment: Moment, *, step: int, agreed: Callable[[Any], Any]) -> None:
         started = time.perf_counter()
         chosen = self.strategy(self.pool, moment)
         self._take(agreed([negatives.ids for negatives in chosen]))
-        self.history.append((step, time.perf_counter() - started, summarise(chosen)))
+        self.history.append(Choice(step, time.perf_counter() - started, summarise(chosen)))
 
     def _take(self, ids: list[tuple[str, ...]]) -> None:
         self._ids = ids

@@ -226,6 +226,7 @@ class ContrastiveData(lightning.LightningDataModule):
         self.batches.load_state_dict(state_dict["batches"])
         if self.negatives is not None and "negatives" in state_dict:
             self.negatives.load_state_dict(state_dict["negatives"])
+            self._logged_choices = len(self.negatives.history)
 
     def _before_pass(self) -> None:
         # Not in `on_train_epoch_start`: Lightning leaves it out if a run resumes just after an epoch's last batch.
@@ -253,9 +254,9 @@ class ContrastiveData(lightning.LightningDataModule):
             )
         if self._logged_choices < len(self.negatives.history):
             self._logged_choices = len(self.negatives.history)
-            _, seconds, summary = self.negatives.history[-1]
+            choice = self.negatives.history[-1]
             for logger in trainer.loggers:
-                logger.log_metrics({**summary.numbers(), "negatives/seconds": seconds}, step)
+                logger.log_metrics({**choice.summary.numbers(), "negatives/seconds": choice.seconds}, step)
 
     def _embed_by_guide(self) -> None:
         if self._guide is None:

@@ -191,7 +191,7 @@ class Clock:
 
 def _choices(negatives: RecordNegatives) -> list[dict[str, Any]]:
     """Return what came of each choice of negatives: when it was made, how long it took, what it gave."""
-    return [{"step": step, "seconds": seconds, **asdict(summary)} for step, seconds, summary in negatives.history]
+    return [{"step": choice.step, "seconds": choice.seconds, **asdict(choice.summary)} for choice in negatives.history]
 
 
 def _described(task: RetrievalTask) -> str:

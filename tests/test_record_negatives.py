@@ -1,5 +1,6 @@
 """Negatives of records: put after their own, chosen again when they are due, the same after a resume."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from test_training import records
 
 from contrastive.contracts import ChosenNegatives, Moment
@@ -126,6 +128,8 @@ def test_a_checkpoint_brings_back_what_was_chosen() -> None:
     first.refresh(None, step=2, progress=0.5, agreed=lambda ids: ids)
     second.load_state_dict(first.state_dict())
     assert second.records == first.records
+    assert second.history == first.history
+    assert [choice.step for choice in second.history] == [0, 2]
     assert not second.is_due(step=2, steps_an_epoch=9)
     second.refresh(None, step=4, progress=1.0, agreed=lambda ids: ids)
     assert second.strategy.moments[-1].refresh == 2  # type: ignore[attr-defined]
@@ -157,7 +161,8 @@ def train(encoder: Encoder, folder: Path, *, epochs: int, resume: Path | None = 
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        logger=False,
+        logger=CSVLogger(folder, name="", version="resumed" if resume else "first"),
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -166,6 +171,11 @@ def train(encoder: Encoder, folder: Path, *, epochs: int, resume: Path | None = 
     trainer.fit(module, data, ckpt_path=resume)
     trainer.save_checkpoint(folder / "end.ckpt")
     return module.steps, strategy
+
+
+def logged_steps(folder: Path) -> list[int]:
+    with (folder / "metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["negatives/rank"]]
 
 
 def test_a_step_has_the_latest_negatives(tiny_encoder: Encoder, tmp_path: Path) -> None:
@@ -179,4 +189,5 @@ def test_a_resumed_run_goes_on_with_the_negatives_it_had(tiny_encoder: Encoder, 
     train(tiny_encoder, tmp_path, epochs=2)
     steps, strategy = train(tiny_encoder, tmp_path, epochs=4, resume=tmp_path / "end.ckpt")
     assert steps == [{2}, {2}, {3}, {3}]
+    assert [logged_steps(tmp_path / run) for run in ("first", "resumed")] == [[0, 3], [6]]  # each choice once
     assert [moment.refresh for moment in strategy.moments] == [0, 2]
