@@ -128,7 +128,7 @@ class EmbeddingCache:
             return kept
         self.folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=self.folder).close()  # to fail now if it is read-only, and not after an hour
-        with _locked(self.folder / f"{key}.lock"):
+        with locked(self.folder / f"{key}.lock"):
             kept = self._kept(path, encoder, len(texts), side)  # by another process, while this one waited
             if kept is not None:
                 return kept
@@ -211,7 +211,7 @@ def embedding_key(encoder: KeyedEncoder, texts: Sequence[str], *, side: Side) ->
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Let one process at a time into the block, and leave no file behind."""
     with FileLock(path):
         try:

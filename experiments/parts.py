@@ -69,7 +69,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
         batch_size=config.batch_size,
         seed=config.seed,
         num_negatives=config.num_negatives,
-        negatives=None if strategy is None else Kept(strategy),
+        negatives=_kept(strategy, config.cache),
         encoder=encoder,
         guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
         cache=cache,
@@ -90,6 +90,13 @@ def embedding_cache(folder: str | None) -> EmbeddingCache | None:
     if folder is None:
         return None
     return EmbeddingCache(default_folder() if folder == "default" else Path(folder).expanduser())
+
+
+def _kept(strategy: Any, folder: str | None) -> Any:
+    """Return a strategy whose choices are kept where the embeddings are, or as it is if nothing is to be kept."""
+    if strategy is None or folder is None:
+        return strategy
+    return Kept(strategy) if folder == "default" else Kept(strategy, Path(folder).expanduser() / "negatives")
 
 
 def build_callbacks(config: DictConfig, *, validates: bool) -> list[Callback]:

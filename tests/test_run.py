@@ -375,6 +375,16 @@ def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:
         evaluate.main(["--model", "minilm", "--data", "beir"])
 
 
+@pytest.mark.parametrize(("cache", "files"), [("{}/mine", 1), ("null", 0)])
+def test_mined_negatives_are_kept_where_embeddings_are(
+    cache: str, files: int, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    train_and_judge(configure("before=false", "negatives=random", f"cache={cache.format(tmp_path)}"))
+    assert len(list((tmp_path / "mine" / "negatives").glob("*"))) == files
+    assert not (tmp_path / "users").exists()
+
+
 def test_negatives_are_chosen_again_with_the_model_in_training(configure: Configure) -> None:
     refresh = ["negatives=refresh", "negatives.every_n_epochs=null", "negatives.every_n_steps=1", *MARGIN_OFF]
     config = configure("before=false", "trainer.max_epochs=2", *refresh)

@@ -22,9 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock
-
 from contrastive.contracts import ChosenNegatives, Moment, NegativeStrategy
+from contrastive.embedding_cache import locked
 from contrastive.negatives.pool import Pool
 
 _log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ class Kept:
             return self.strategy(pool, moment)
         path = self.folder / f"{negatives_key(self.strategy, pool, moment)}.json.gz"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             kept = _read(path, len(pool))
             if kept is not None:
                 _log.info("negatives of %s pairs from the cache in %s", f"{len(pool):,}", self.folder)
