@@ -41,9 +41,6 @@ from benchmarks.loss_tables import bars, markdown
 from benchmarks.machine import machine
 from experiments.results import write_json
 
-CASE_SECONDS = 20.0
-"""What the rounds of a small case may take; a case has its least number of rounds anyway."""
-
 MAX_ROUNDS = 100
 SLOW_ROUNDS = 3
 TOO_SLOW = 20.0
@@ -102,6 +99,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--widths", type=int, nargs="+", metavar="D", help="widths of the embeddings (all)")
     parser.add_argument("--negatives", type=int, nargs="+", metavar="N", help="hard negatives a query (all)")
     parser.add_argument("--minutes", type=float, default=40, help="start no case that would end later (%(default)s)")
+    parser.add_argument(
+        "--case-seconds",
+        type=float,
+        default=20,
+        help="of the rounds of a case, of which it has a few anyway (%(default)s)",
+    )
     parser.add_argument("--again", action="store_true", help="measure cases anew that are in the result already")
     parser.add_argument("--quick", action="store_true", help="Q = 256 and 1024, few rounds, into a temporary folder")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the result")
@@ -188,7 +191,7 @@ def rounds(
     least = 3 if case.queries >= 16384 or options.quick else 5
     slow = {name for name, seconds in warm.items() if seconds > TOO_SLOW * warm.get(PLAIN, math.inf)}
     one_round = sum(seconds for name, seconds in warm.items() if name not in slow)
-    number = min(max(int(CASE_SECONDS / one_round), least), 10 if options.quick else MAX_ROUNDS)
+    number = min(max(int(options.case_seconds / one_round), least), 10 if options.quick else MAX_ROUNDS)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(number):
         progress.set_postfix_str(f"{case.name}: round {turn + 1} of {number}")

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 
-def machine() -> dict[str, Any]:
-    """Return processor, threads and versions, for the head of a result."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Return processor, threads, the GPU if that is the device, and versions, for the head of a result."""
     packages = ("torch", "transformers", "lightning", "bm25s")
+    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
     return {
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), **gpu},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
 

@@ -3,13 +3,15 @@
     python -m benchmarks.mining                          # 2,425 and 100,000 documents, as many queries
     python -m benchmarks.mining --documents 2425         # one size; the other stays in the result as it was
     python -m benchmarks.mining --documents 100000 --queries 10000 --rounds 3
+    python -m benchmarks.mining --device cuda --threads 16
 
 Embeddings are unit vectors of width 384 around random centres, texts have 100 words; both libraries get the embeddings
 from a stub for an encoder, and the texts and what they make of them are part of the work. Asked for are the 4 hardest
 of the first 100 that score at most 95 % of the positive. sentence-transformers runs with its default block of 16,384
-queries, with one of 1,024, and with FAISS. Each contestant first runs once in a process of its own for its memory: the
-peak above what inputs and imports take. Then all are timed in turn, round after round, so that a noisy machine disturbs
-all alike. The result is kept in benchmarks/results/ and says how far the negatives agree.
+queries, with one of 1,024, and with FAISS if that is installed; on a GPU it still multiplies on the CPU, as embeddings
+are NumPy arrays by then (6.2.0). Each contestant first runs once in a process of its own for its memory: the peak above
+what inputs and imports take. Then all are timed in turn, round after round, so that a noisy machine disturbs all alike.
+The result is kept in benchmarks/results/ and says how far the negatives agree.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib.util
 import io
 import json
 import os
@@ -44,13 +47,14 @@ from experiments.results import write_json
 
 WIDTH, WORDS, COUNT, DEPTH, MARGIN = 384, 100, 4, 100, 0.05
 SIZES = (2425, 100_000)
-RESULT = Path(__file__).parent / "results" / "mining.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 class Inputs:
     """Texts and their embeddings."""
 
-    def __init__(self, documents: int, queries: int) -> None:
+    def __init__(self, documents: int, queries: int, device: str = "cpu") -> None:
+        self.device = torch.device(device)
         random = np.random.default_rng(0)
         centres = random.standard_normal((max(1, documents // 50), WIDTH), dtype=np.float32)
         of = random.integers(len(centres), size=documents)
@@ -72,14 +76,13 @@ class Inputs:
 class Stub:
     """Stands in for an encoder of either library."""
 
-    device = torch.device("cpu")
-
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
+        self.device = inputs.device
 
     def encode(self, texts: Sequence[str], **_: Any) -> torch.Tensor:
         """Embed for us."""
-        return torch.from_numpy(self.inputs.rows(texts))
+        return torch.from_numpy(self.inputs.rows(texts)).to(self.device)
 
     def encode_query(self, texts: Sequence[str], **_: Any) -> NDArray[np.float32]:
         """Embed for sentence-transformers."""
@@ -165,8 +168,9 @@ CONTESTANTS: dict[str, Callable[[Inputs], Found]] = {
     "contrastive, near-duplicates refused": ours_with_near_duplicates,
     "sentence-transformers": theirs,
     "sentence-transformers, blocks of 1,024": partial(theirs, block=1024),
-    "sentence-transformers, FAISS": partial(theirs, faiss=True),
 }
+if importlib.util.find_spec("faiss"):
+    CONTESTANTS["sentence-transformers, FAISS"] = partial(theirs, faiss=True)
 
 
 def main() -> None:
@@ -176,7 +180,8 @@ def main() -> None:
     if options.probe:
         print(json.dumps(probe(options)))
         return
-    content = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
+    path = options.output / f"mining-{options.device}.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     cases = content.get("cases", {})
     for documents in options.documents:
         queries = min(options.queries or documents, documents)
@@ -184,11 +189,12 @@ def main() -> None:
         print(name)
         cases[name] = {
             "date": date.today().isoformat(),
-            **machine(),
+            **machine(options.device),
             "contestants": measure(documents, queries, options),
         }
-        write_json(options.output, {"width": WIDTH, "words": WORDS, "count": COUNT, "depth": DEPTH, "cases": cases})
-    print(f"written: {options.output}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"width": WIDTH, "words": WORDS, "count": COUNT, "depth": DEPTH, "cases": cases})
+    print(f"written: {path}")
 
 
 def parse() -> argparse.Namespace:
@@ -198,15 +204,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, metavar="Q", help="queries (as many as documents)")
     parser.add_argument("--rounds", type=int, help="timed rounds (7, and 3 above 20,000 documents)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (%(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULT, help="the result (%(default)s)")
-    parser.add_argument("--probe", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (%(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
+    parser.add_argument("--probe", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def measure(documents: int, queries: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return time, memory and agreement of all contestants."""
-    memory = {name: probed(name, documents, queries, options.threads) for name in CONTESTANTS}
-    inputs = Inputs(documents, queries)
+    memory = {name: probed(name, documents, queries, options) for name in CONTESTANTS}
+    few, inputs = Inputs(256, 256, options.device), Inputs(documents, queries, options.device)
+    for contestant in CONTESTANTS.values():  # imports and first use are not what is measured
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            contestant(few)
     reference = ours(inputs)
     rounds = options.rounds or (3 if documents > 20_000 else 7)
     seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
@@ -215,7 +225,7 @@ def measure(documents: int, queries: int, options: argparse.Namespace) -> dict[s
         for name, contestant in CONTESTANTS.items():
             gc.collect()
             start = time.perf_counter()
-            with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            with contextlib.redirect_stderr(io.StringIO()):
                 found = contestant(inputs)
             seconds[name].append(time.perf_counter() - start)
             agreement[name] = agreed(reference, found)
@@ -241,10 +251,10 @@ def agreed(reference: Found, found: Found) -> float:
     return sum(len(a & b) for a, b in pairs) / max(1, sum(len(a | b) for a, b in pairs))
 
 
-def probed(name: str, documents: int, queries: int, threads: int) -> dict[str, float]:
+def probed(name: str, documents: int, queries: int, options: argparse.Namespace) -> dict[str, float]:
     """Run a contestant in a process of its own and return what it said of its memory."""
-    command = [sys.executable, "-m", "benchmarks.mining", "--probe", name, "--threads", str(threads)]
-    command += ["--documents", str(documents), "--queries", str(queries)]
+    command = [sys.executable, "-m", "benchmarks.mining", "--probe", name, "--threads", str(options.threads)]
+    command += ["--documents", str(documents), "--queries", str(queries), "--device", options.device]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     memory: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
     return memory
@@ -252,17 +262,17 @@ def probed(name: str, documents: int, queries: int, threads: int) -> dict[str, f
 
 def probe(options: argparse.Namespace) -> dict[str, float]:
     """Return by how many mebibytes the peak memory grows while one contestant works; Linux only."""
-    inputs = Inputs(options.documents[0], options.queries)
-    import datasets  # noqa: F401  # imports and first use are not what is measured
-    import faiss  # type: ignore[import-untyped]  # noqa: F401
-    import sentence_transformers.util  # noqa: F401
-
-    CONTESTANTS[options.probe](Inputs(256, 256))
+    inputs = Inputs(options.documents[0], options.queries, options.device)
+    for contestant in CONTESTANTS.values():  # as in `measure`
+        contestant(Inputs(256, 256, options.device))
     gc.collect()
     before = kibibytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # starts the peak anew
     CONTESTANTS[options.probe](inputs)
-    return {"peak_mebibytes": (kibibytes("VmHWM") - before) / 1024}
+    peak = {"peak_mebibytes": (kibibytes("VmHWM") - before) / 1024}
+    if options.device == "cuda":
+        peak["peak_gpu_mebibytes"] = torch.cuda.max_memory_allocated() / 2**20
+    return peak
 
 
 def kibibytes(field: str) -> int:

@@ -2,11 +2,13 @@
 
     python -m benchmarks.training speed                         # data=jobs, batch 32: fp32 and bf16, then encoding
     python -m benchmarks.training speed --beir DIR --name NAME  # pairs of your own data
+    python -m benchmarks.training speed --device cuda --batch-size 256 --name jobs-256 --steps 11
     python -m benchmarks.training quality                       # an epoch by each with 3 seeds, judged on the dev split
 
 Steps of both are taken in turn, in rounds of other batches, so that a noisy machine disturbs both alike; the first step
 of a round is warm-up. Gradients are compared before anything is timed, with dropout off; training is timed with dropout
-on, as it is used. Peak memory is that of a process of its own for each. Results are kept in benchmarks/results/.
+on, as it is used. Peak memory is that of a process of its own for each, on a GPU what tensors take there. Results are
+kept in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
+import torch
 
 from benchmarks.machine import machine
 from benchmarks.training_systems import Ours, Steps, Theirs
@@ -40,7 +43,7 @@ from experiments.jobs.generator import jobs
 from experiments.results import write_json
 
 RESULTS = Path(__file__).parent / "results"
-SYSTEMS: dict[str, Callable[[], Ours | Theirs]] = {"ours": Ours, "sentence-transformers": Theirs}
+SYSTEMS: dict[str, Callable[[str], Ours | Theirs]] = {"ours": Ours, "sentence-transformers": Theirs}
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -50,6 +53,7 @@ def main() -> None:
     parser.add_argument("what", choices=["speed", "quality", "probe"])
     parser.add_argument("--beir", type=Path, help="a folder in the BEIR layout, in place of data=jobs")
     parser.add_argument("--name", default="jobs", help="name of the data in the result")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs in a batch (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each system and precision (%(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="steps of a round, the first not timed (%(default)s)")
@@ -62,14 +66,17 @@ def main() -> None:
     options = parser.parse_args()
     data = beir(options.beir) if options.beir else jobs()
     if options.what == "probe":
-        SYSTEMS[options.system]().train(data.train, options.batch_size, 2, bf16=options.precision == "bf16")
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        SYSTEMS[options.system](options.device).train(
+            data.train, options.batch_size, 2, bf16=options.precision == "bf16"
+        )
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else host)
         return
     head = {
         "date": date.today().isoformat(),
         "data": options.name,
         "batch_size": options.batch_size,
-        **machine(),
+        **machine(options.device),
         "sentence_transformers": version("sentence-transformers"),
     }
     assert data.dev is not None
@@ -77,13 +84,14 @@ def main() -> None:
         found = speed(data.train, list(data.dev.corpus.values())[: options.texts], options)
     else:
         found = quality(data.train[: options.pairs], data.dev, options)
-    write_json(RESULTS / f"training-{options.what}-{options.name}.json", {**head, **found})
+    device = "" if options.device == "cpu" else f"-{options.device}"
+    write_json(RESULTS / f"training-{options.what}-{options.name}{device}.json", {**head, **found})
     print(json.dumps(found, indent=2))
 
 
 def speed(records: Sequence[Record], texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Time steps of both in turn, in each precision, and encoding."""
-    systems = {name: make() for name, make in SYSTEMS.items()}
+    systems = {name: make(options.device) for name, make in SYSTEMS.items()}
     some = records[: options.batch_size]
     gradients = [system.gradient([r.query for r in some], [r.positive for r in some]) for system in systems.values()]
     found: dict[str, Any] = {
@@ -131,7 +139,7 @@ def quality(records: Sequence[Record], dev: RetrievalTask, options: argparse.Nam
             for seed in range(options.seeds):
                 folder = options.runs / f"{options.name}-{name}-{precision}-{seed}"
                 if not folder.exists():
-                    system = make()
+                    system = make(options.device)
                     steps = -(-len(records) // options.batch_size)
                     system.train(records, options.batch_size, steps, bf16=precision == "bf16", seed=seed)
                     system.save(folder)
@@ -179,7 +187,8 @@ def _spread(values: list[float]) -> dict[str, float]:
 def _peak(system: str, precision: str, options: argparse.Namespace) -> float:
     """Return the peak memory of a process that trains two steps, MiB."""
     command = [sys.executable, "-m", "benchmarks.training", "probe", "--system", system, "--precision", precision]
-    command += ["--batch-size", str(options.batch_size), *(["--beir", str(options.beir)] if options.beir else [])]
+    command += ["--device", options.device, "--batch-size", str(options.batch_size)]
+    command += [*(["--beir", str(options.beir)] if options.beir else [])]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 

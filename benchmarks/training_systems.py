@@ -60,20 +60,21 @@ class Steps:
 class Ours:
     """`ContrastiveModule` under Lightning."""
 
-    def __init__(self, max_length: int = 256) -> None:
+    def __init__(self, device: str = "cpu", max_length: int = 256) -> None:
+        self.device = device
         self.encoder = Encoder.from_pretrained(embedded_minilm(), max_length=max_length)
         self.loss = MultipleNegativesRankingLoss(scale=20)
 
     def train(self, records: Sequence[Record], batch_size: int, steps: int, *, bf16: bool, seed: int = 0) -> Steps:
         """Take steps on the first batches of an epoch that the seed orders."""
-        done, clock = Steps(), _OurClock()
+        done, clock = Steps(), _OurClock(self.device)
         lightning.seed_everything(seed, verbose=False)
         data = ContrastiveData(records, None, batch_size=batch_size, seed=seed)
         optimizer = LinearDecayAdamW(warmup_ratio=0.0)
         before = (self.encoder.tokens_seen.real, self.encoder.tokens_seen.padded)
         with TemporaryDirectory() as folder:
             trainer = lightning.Trainer(
-                accelerator="cpu",
+                accelerator="gpu" if self.device == "cuda" else "cpu",
                 precision="bf16-mixed" if bf16 else "32-true",
                 max_steps=steps,
                 gradient_clip_val=1.0,
@@ -92,13 +93,13 @@ class Ours:
 
     def gradient(self, queries: list[str], documents: list[str]) -> Tensor:
         """Return the gradient of one batch, all weights as one vector, with dropout off."""
-        self.encoder.eval().zero_grad()
+        self.encoder.to(self.device).eval().zero_grad()
         self.loss(*self.encoder.embed_sides(queries, documents)).backward()
         return _flat(self.encoder.backbone)
 
     def encode(self, texts: list[str]) -> Any:
         """Embed texts."""
-        return self.encoder.encode(texts, side="document")
+        return self.encoder.to(self.device).encode(texts, side="document")
 
     def save(self, folder: Path) -> None:
         """Write the model."""
@@ -108,8 +109,9 @@ class Ours:
 class Theirs:
     """`SentenceTransformerTrainer`."""
 
-    def __init__(self, max_length: int = 256) -> None:
-        self.model = SentenceTransformer(str(embedded_minilm()), device="cpu")
+    def __init__(self, device: str = "cpu", max_length: int = 256) -> None:
+        self.device = device
+        self.model = SentenceTransformer(str(embedded_minilm()), device=device)
         self.model.max_seq_length = max_length
         self.loss = losses.MultipleNegativesRankingLoss(self.model, scale=20)
         self.counts = Steps()
@@ -122,12 +124,12 @@ class Theirs:
         ]
         rows = [records[row] for row in order[: steps * batch_size]]
         pairs = datasets.Dataset.from_dict({"query": [r.query for r in rows], "document": [r.positive for r in rows]})
-        clock = _TheirClock()
+        clock = _TheirClock(self.device)
         self.counts = Steps()
         with TemporaryDirectory() as folder:
             arguments = SentenceTransformerTrainingArguments(
                 output_dir=folder,
-                use_cpu=True,
+                use_cpu=self.device == "cpu",
                 bf16=bf16,
                 per_device_train_batch_size=batch_size,
                 max_steps=steps,
@@ -152,7 +154,15 @@ class Theirs:
     def gradient(self, queries: list[str], documents: list[str]) -> Tensor:
         """Return the gradient of one batch, all weights as one vector, with dropout off."""
         self.model.eval().zero_grad()
-        self.loss([self.model.preprocess(queries), self.model.preprocess(documents)], torch.tensor([])).backward()
+        sides = [
+            {
+                name: value.to(self.device)
+                for name, value in self.model.preprocess(texts).items()
+                if torch.is_tensor(value)
+            }
+            for texts in (queries, documents)
+        ]
+        self.loss(sides, torch.tensor([])).backward()
         return _flat(self.model[0].auto_model)
 
     def encode(self, texts: list[str]) -> Any:
@@ -178,8 +188,15 @@ class _InOrder(SentenceTransformerTrainer):
 
 
 class _Clock:
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.ends: list[float] = []
+
+    def tick(self) -> None:
+        """Note that a step ended."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
         """Return the time of each step but the first."""
@@ -188,14 +205,14 @@ class _Clock:
 
 class _OurClock(_Clock, lightning.Callback):
     def on_train_batch_end(self, *_: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.tick()
 
 
 class _TheirClock(_Clock, TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.tick()
 
 
 def _flat(backbone: torch.nn.Module) -> Tensor:
     # The pooler of BERT has no gradient.
-    return torch.cat([p.grad.flatten() for p in backbone.parameters() if p.grad is not None])
+    return torch.cat([p.grad.flatten().cpu() for p in backbone.parameters() if p.grad is not None])

@@ -22,7 +22,7 @@ class Dense:
     """Ranks documents by the cosine of their embeddings with the query's, exactly.
 
     Queries are taken a block at a time: memory beside the embeddings is 256 MiB of scores, or one row of them. Scores
-    are computed in float32, on the device of the embeddings, so that documents whose scores agree to about 1e-6 may
+    are computed in float32, on the device of the encoder, so that documents whose scores agree to about 1e-6 may
     change places with the size of the block; evaluation, which may not depend on it, pays for float64. FAISS is not
     used: its exact index took 0.7 to 1.4 times as long on CPUs, at 2,500 to 100,000 documents, and the others miss
     some of the hardest documents.
@@ -70,7 +70,8 @@ class Dense:
         if self.cache is None:
             embeddings = encoder.encode(texts, side=side, show_progress=False, as_numpy=False).float()
         else:
-            embeddings = torch.from_numpy(self.cache.embed(_keyed(encoder), texts, side=side))
+            keyed = _keyed(encoder)
+            embeddings = torch.from_numpy(self.cache.embed(keyed, texts, side=side)).to(keyed.device)
         bad = ~embeddings.isfinite().all(dim=1)
         if bad.any():
             _log.warning("%s of %s %s embeddings are not finite", f"{int(bad.sum()):,}", f"{len(texts):,}", side)
