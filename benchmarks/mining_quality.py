@@ -40,8 +40,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT, help="the result (%(default)s)")
     options = parser.parse_args()
     records = jobs(train_pairs=options.train_pairs).train
-    moment = Moment(Encoder.from_pretrained(embedded_minilm(), max_length=256))
-    sources: list[CandidateSource] = [Random(), BM25(), Dense(cache=EmbeddingCache(default_folder()))]
+    encoder = Encoder.from_pretrained(embedded_minilm(), max_length=256)
+    moment = Moment(encoder, cache=EmbeddingCache(default_folder()))
+    sources: list[CandidateSource] = [Random(), BM25(), Dense()]
     rows = []
     for source in sources:
         for name, settings in FILTERS.items():

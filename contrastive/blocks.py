@@ -31,6 +31,9 @@ from contrastive.tiles import each_row, folded, prepare, sum_of_rows
 DENSE_SCORES = 2**23
 """Up to so many scores autograd keeps them all, unless the caller says otherwise: faster there, in some 100 MiB."""
 
+GPU_DENSE_SCORES = 2**24
+"""The same on a GPU, in some 200 MiB."""
+
 
 class Segment(NamedTuple):
     """Anchors [R, D] and the candidates [C, D] that each of them is scored against.
@@ -163,4 +166,5 @@ def is_tiled(segments: Sequence[Segment], similarity: Similarity, tiled: bool | 
     if tiled and not can_tile:
         raise ValueError(f"expected cosine, dot or euclidean similarity with tiled=True, got {similarity!r}")
     num_scores = len(segments[0].anchors) * sum(len(segment.candidates) for segment in segments)
-    return can_tile and num_scores > 0 and (num_scores > DENSE_SCORES if tiled is None else tiled)
+    limit = DENSE_SCORES if segments[0].anchors.device.type == "cpu" else GPU_DENSE_SCORES
+    return can_tile and num_scores > 0 and (num_scores > limit if tiled is None else tiled)

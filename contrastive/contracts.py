@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from contrastive.embedding_cache import EmbeddingCache
     from contrastive.negatives.pool import Pool
 
 Side = Literal["query", "document"]
@@ -118,11 +119,14 @@ class Moment:
         encoder: Embeds for a strategy that has no encoder of its own: the untuned encoder, or the one in training.
         refresh: How often negatives were chosen before in this run; what is drawn by chance is drawn anew.
         progress: Share of the training that is over, 0 to 1.
+        cache: Where embeddings are kept between runs, of encoders that say what theirs depend on (see
+            `embedding_cache.KeyedEncoder`); None embeds anew each time, as is right for an encoder in training.
     """
 
     encoder: TextEncoder | None = None
     refresh: int = 0
     progress: float = 0.0
+    cache: EmbeddingCache | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

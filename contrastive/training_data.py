@@ -64,7 +64,8 @@ class ContrastiveData(lightning.LightningDataModule):
         rows_per_document: Rows with the same positive document to put in a batch together, where there are so many; for
             losses with batch mining.
         guide: A model that is not trained, whose embeddings of all texts come with the batches, for `GISTLoss`.
-        cache: Keeps the guide's embeddings from run to run; without it every process makes them.
+        cache: Keeps embeddings from run to run, of the guide and of the encoder before training; without it every
+            process makes them.
 
     Attributes:
         negatives: What was chosen, and what came of it; None without a strategy.
@@ -107,7 +108,9 @@ class ContrastiveData(lightning.LightningDataModule):
                 "expected rows of a document to come together, or clusters, or no duplicates; "
                 f"got rows_per_document={rows_per_document}, clusters={clusters}, no_duplicates={no_duplicates}"
             )
-        self.negatives = None if negatives is None else RecordNegatives(records, negatives, Moment(encoder))
+        self.negatives = (
+            None if negatives is None else RecordNegatives(records, negatives, Moment(encoder, cache=cache))
+        )
         self._given = records
         self.dev = dev
         self.collate = Collator(self.records, num_negatives=num_negatives)

@@ -99,6 +99,7 @@ def mine(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from contrastive.contracts import Moment
+    from contrastive.embedding_cache import EmbeddingCache, default_folder
     from contrastive.negatives import Kept, Mined, Pool
     from contrastive.negatives.summary import summarise
 
@@ -109,7 +110,7 @@ def mine(options: argparse.Namespace) -> None:
     pool = Pool.of_records(data.train)
     sizes = f"{len(pool):,} pairs, {len(pool.documents):,} documents"
     log.info("mining %s for %s: %s", options.strategy, data.name, sizes)
-    moment = Moment(load_encoder(config, options.device))
+    moment = Moment(load_encoder(config, options.device), cache=EmbeddingCache(default_folder()))
     negatives = Kept(strategy)(pool, moment)
     write(options.out, pool, negatives)
     console = Console()

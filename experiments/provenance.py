@@ -35,7 +35,11 @@ def provenance(command: Sequence[str] | None) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
         },
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
         "git": {"commit": _git("rev-parse", "HEAD"), "changed_files": _git("status", "--porcelain")},
         "command": None if command is None else list(command),
     }

@@ -18,6 +18,7 @@ from contrastive import blocks, losses, masks, tiles
 from contrastive.health import Health
 from contrastive.losses import _softmax
 from contrastive.masks import diagonal, from_tensor, same_label
+from contrastive.similarity import cosine
 
 NUM_QUERIES, NUM_KEYS, WIDTH = 21, 45, 7
 Loss = Callable[..., Tensor]
@@ -358,6 +359,18 @@ def test_size_decides_unless_the_caller_does(monkeypatch: pytest.MonkeyPatch) ->
     assert used == ["tiled"] * 2
     losses.info_nce(queries, keys, similarity=lambda a, b: a @ b.T)  # a mere callable cannot be tiled
     assert used == ["tiled"] * 2
+
+
+def test_a_gpu_has_larger_blocks_and_keeps_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [tiles.block_rows(2**16, columns, cpu) for columns in (100, 2**13, 2**16)] == [1024, 512, 256]
+    assert [tiles.block_rows(2**16, columns, gpu) for columns in (100, 2**13, 2**20)] == [2**16, 2**13, 256]
+    assert tiles.block_rows(7, 100, cpu) == tiles.block_rows(7, 100, gpu) == 7
+    for device, most in (("cpu", 2**23), ("meta", 2**24)):  # meta stands for any other device
+        for columns, tiled in ((most // 2**11, False), (most // 2**11 + 1, True)):
+            segment = blocks.Segment(torch.empty(2**11, 2, device=device), torch.empty(columns, 2, device=device))
+            assert blocks.is_tiled([segment], cosine, None) is tiled
 
 
 def test_tiles_of_a_mere_callable_are_refused() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -343,6 +344,13 @@ def test_bm25_scores_are_those_of_the_formula() -> None:
 def test_bm25_does_not_return_the_query_itself() -> None:
     corpus = {"a": "red green", "b": "red blue", "q0": "red yellow"}
     assert bm25_rankings(lexical_task(corpus, "red", "Red  blue")).documents == {"q0": ["a", "b"], "q1": ["a", "q0"]}
+
+
+def test_bm25_leaves_a_gpu_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts JAX where that is installed, which would take three quarters of a GPU's memory."""
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    bm25_rankings(lexical_task({"a": "red"}, "red"))
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def test_bm25_does_not_depend_on_the_order_of_the_corpus() -> None:

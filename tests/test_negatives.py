@@ -148,12 +148,12 @@ def test_embeddings_that_are_no_numbers_are_counted(caplog: pytest.LogCaptureFix
 def test_embeddings_are_kept_in_a_cache(tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(DOCUMENTS, [Pair("q1", "python", "d1")])
     plain = Mined(Dense(tiny_encoder))(pool)
-    cached = Mined(Dense(tiny_encoder, EmbeddingCache(tmp_path)))
-    assert cached(pool)[0].ids == plain[0].ids
+    moment = Moment(cache=EmbeddingCache(tmp_path))
+    assert Mined(Dense(tiny_encoder))(pool, moment)[0].ids == plain[0].ids
     monkeypatch.setattr(Encoder, "encode", None)
-    assert cached(pool)[0].ids == plain[0].ids
+    assert Mined(Dense(tiny_encoder))(pool, moment)[0].ids == plain[0].ids
     with pytest.raises(ValueError, match=r"encoder that says what its embeddings depend on, .* got Compass"):
-        Mined(Dense(Compass(), EmbeddingCache(tmp_path)))(compass_pool(1, 2))
+        Mined(Dense(Compass()))(compass_pool(1, 2), moment)
 
 
 def test_in_batch_is_no_strategy() -> None:

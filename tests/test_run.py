@@ -375,12 +375,13 @@ def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:
         evaluate.main(["--model", "minilm", "--data", "beir"])
 
 
+@pytest.mark.parametrize("negatives", ["random", "dense"])
 @pytest.mark.parametrize(("cache", "files"), [("{}/mine", 1), ("null", 0)])
 def test_mined_negatives_are_kept_where_embeddings_are(
-    cache: str, files: int, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    negatives: str, cache: str, files: int, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
-    train_and_judge(configure("before=false", "negatives=random", f"cache={cache.format(tmp_path)}"))
+    train_and_judge(configure("before=false", f"negatives={negatives}", f"cache={cache.format(tmp_path)}"))
     assert len(list((tmp_path / "mine" / "negatives").glob("*"))) == files
     assert not (tmp_path / "users").exists()
 

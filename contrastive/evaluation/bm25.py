@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -27,11 +29,9 @@ class BM25Index:
     """
 
     def __init__(self, documents: Iterable[str]) -> None:
-        import bm25s
-
         tokens = words(documents)
         self._count = len(tokens)
-        self._index = bm25s.BM25() if any(tokens) else None  # bm25s would divide by the average length
+        self._index = _bm25s().BM25() if any(tokens) else None  # bm25s would divide by the average length
         if self._index is not None:
             self._index.index(tokens, show_progress=False)
 
@@ -45,9 +45,7 @@ class BM25Index:
 
 def words(texts: Iterable[str]) -> list[list[str]]:
     """Return the words of each text that BM25 counts."""
-    import bm25s
-
-    tokens: list[list[str]] = bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
+    tokens: list[list[str]] = _bm25s().tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
     return tokens
 
 
@@ -73,3 +71,11 @@ def bm25_rankings(task: RetrievalTask, depth: int = 1000) -> Rankings:
         packed[[position[document_id] for document_id in refused.get(query_id, ())]] = TieBreaker.nothing
         documents[query_id], scores[query_id] = ties.unpack(packed.topk(min(depth, len(packed))).values)
     return Rankings(documents, scores)
+
+
+def _bm25s() -> ModuleType:
+    """Import bm25s, which starts JAX where that is installed, which takes most of a GPU's memory unless told not to."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import bm25s
+
+    return bm25s  # type: ignore[no-any-return]

@@ -124,7 +124,7 @@ class BothWays:
 
     def _blocks(self, anchors: Tensor, candidates: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield indices and logits of blocks of rows; the logits are memory that the next block uses again."""
-        size = block_rows(len(anchors), len(candidates))
+        size = block_rows(len(anchors), len(candidates), anchors.device)
         buffer = anchors.new_empty(size, len(candidates))
         for start in range(0, len(anchors), size):
             rows = torch.arange(start, min(start + size, len(anchors)), device=anchors.device)

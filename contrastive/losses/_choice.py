@@ -145,7 +145,7 @@ class Choice:
             if isinstance(each, Mask):
                 each = each(rows, columns)
             elif each is None:
-                each = torch.tensor(default, device=rows.device)
+                each = torch.full((), default, device=rows.device)  # a tensor of a number would wait for a GPU
             blocks.append(each.expand(len(rows), len(columns)))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 

@@ -29,15 +29,12 @@ class Dense:
 
     Args:
         encoder: What to embed with; None takes the `Moment`'s.
-        cache: Where embeddings are kept between runs, in which case the encoder must be a
-            `embedding_cache.KeyedEncoder`; None embeds anew each time, as is right for an encoder in training.
     """
 
     name = "dense"
 
-    def __init__(self, encoder: TextEncoder | None = None, cache: EmbeddingCache | None = None) -> None:
+    def __init__(self, encoder: TextEncoder | None = None) -> None:
         self.encoder = encoder
-        self.cache = cache
 
     def describe(self, moment: Moment) -> Mapping[str, object]:
         """Return what decides the ranking: the weights and settings of the encoder."""
@@ -47,11 +44,12 @@ class Dense:
         """Yield the candidates; see `contracts.CandidateSource`.
 
         Raises:
-            ValueError: If there is no encoder.
+            ValueError: If there is no encoder, or embeddings are to be kept of one that is no
+                `embedding_cache.KeyedEncoder`.
         """
         encoder = self._encoder(moment)
-        queries = self._embed(encoder, pool.query_texts, "query")
-        documents = self._embed(encoder, pool.documents, "document")
+        queries = _embed(encoder, pool.query_texts, "query", moment.cache)
+        documents = _embed(encoder, pool.documents, "document", moment.cache)
         size = min(block_rows(len(documents)), len(queries))
         scores = torch.empty(size, len(documents), device=documents.device)  # once: fresh memory costs a third more
         for start in range(0, len(queries), max(1, size)):
@@ -64,18 +62,19 @@ class Dense:
             raise ValueError("expected an encoder to find negatives with, of the source or of the moment, got none")
         return encoder
 
-    @torch.no_grad()
-    def _embed(self, encoder: TextEncoder, texts: Sequence[str], side: Side) -> Tensor:
-        """Return embeddings of length 1."""
-        if self.cache is None:
-            embeddings = encoder.encode(texts, side=side, show_progress=False, as_numpy=False).float()
-        else:
-            keyed = _keyed(encoder)
-            embeddings = torch.from_numpy(self.cache.embed(keyed, texts, side=side)).to(keyed.device)
-        bad = ~embeddings.isfinite().all(dim=1)
-        if bad.any():
-            _log.warning("%s of %s %s embeddings are not finite", f"{int(bad.sum()):,}", f"{len(texts):,}", side)
-        return unit(embeddings).masked_fill(bad[:, None], torch.nan)
+
+@torch.no_grad()
+def _embed(encoder: TextEncoder, texts: Sequence[str], side: Side, cache: EmbeddingCache | None) -> Tensor:
+    """Return embeddings of length 1, where the encoder is."""
+    if cache is None:
+        embeddings = encoder.encode(texts, side=side, show_progress=False, as_numpy=False).float()
+    else:
+        keyed = _keyed(encoder)
+        embeddings = torch.from_numpy(cache.embed(keyed, texts, side=side)).to(keyed.device)
+    bad = ~embeddings.isfinite().all(dim=1)
+    if bad.any():
+        _log.warning("%s of %s %s embeddings are not finite", f"{int(bad.sum()):,}", f"{len(texts):,}", side)
+    return unit(embeddings).masked_fill(bad[:, None], torch.nan)
 
 
 def _ranked(pool: Pool, queries: Tensor, documents: Tensor, rows: slice, depth: int, scores: Tensor) -> Candidates:
