@@ -22,7 +22,6 @@ import logging
 import os
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +36,7 @@ from tqdm import tqdm
 
 from contrastive.contracts import Side, TextEncoder
 from contrastive.micro_batches import check_texts, positions
+from contrastive.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -250,13 +250,7 @@ def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 
 def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
-    """Write a file that is complete or absent under its name, whatever happens meanwhile."""
-    temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, embeddings)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, embeddings)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it

@@ -6,13 +6,13 @@ import argparse
 import logging
 import os
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from contrastive.whole_files import whole_file
 from experiments.composing import MISTAKES, check_complete, compose, said
 
 if TYPE_CHECKING:
@@ -155,12 +155,8 @@ def write(path: Path, pool: Pool, chosen: Sequence[ChosenNegatives]) -> None:
     types["negative_rank"] = pyarrow.list_(pyarrow.int32())
     table = pyarrow.table({name: pyarrow.array(values, types.get(name)) for name, values in columns.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with whole_file(path) as temporary:
         parquet.write_table(table, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def quality(data: TextData, strategy: Any, moment: Moment, judgeable: type) -> dict[str, Judged]:

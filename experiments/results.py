@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+
+from contrastive.whole_files import whole_file
 
 if TYPE_CHECKING:  # a sweep reads results without loading torch
     from contrastive.data import RetrievalTask
@@ -57,10 +58,9 @@ class Outcome:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write to a temporary name and rename, so that a reader never sees half a file."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a file of which a reader never sees half."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_run(run: Path, *, needed: Sequence[str] = ("config.yaml", "metrics.json", "model")) -> tuple[Any, Any]:

@@ -79,6 +79,13 @@ def test_a_run_leaves_everything_it_promises(
         assert word in printed
 
 
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")))
+def test_every_recipe_runs(recipe: str, configure: Configure) -> None:
+    config = configure(f"experiment={recipe}", "before=false")
+    train_and_judge(config)
+    assert report(config)["status"] == "finished"
+
+
 def test_files_of_a_run_agree_with_each_other(configure: Configure, tiny_model_folder: Path) -> None:
     config = configure(f"+mine={tiny_model_folder}", "encoder.name_or_path=${mine}")
     train_and_judge(config)

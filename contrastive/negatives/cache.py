@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Protocol
 from contrastive.contracts import ChosenNegatives, Moment, NegativeStrategy
 from contrastive.embedding_cache import locked
 from contrastive.negatives.pool import Pool
+from contrastive.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -108,12 +108,6 @@ def _chosen(fields: dict[str, object]) -> ChosenNegatives:
 
 
 def _write(path: Path, chosen: Sequence[ChosenNegatives]) -> None:
-    """Write a file that is complete or absent under its name, whatever happens meanwhile."""
-    temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
-    try:
-        with gzip.open(temporary, "wt", encoding="utf-8", compresslevel=3) as file:
-            for negatives in chosen:
-                print(json.dumps(asdict(negatives)), file=file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8", compresslevel=3) as file:
+        for negatives in chosen:
+            print(json.dumps(asdict(negatives)), file=file)
