@@ -18,6 +18,7 @@ from contrastive.encoder import Encoder
 from contrastive.guide_embeddings import GuideEmbeddings
 from contrastive.losses import GISTLoss, InfoNCELoss
 from contrastive.memory import CrossBatchQueue
+from contrastive.negatives import Dense, Mined, Mixed, NegativeStrategy
 from contrastive.optimization import LinearDecayAdamW
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
@@ -357,3 +358,17 @@ def test_two_processes_share_clusters_and_guides_as_one(tiny_model_folder: Path,
         found.append((trainer.callback_metrics["train/loss"], module.memory.key_ids))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-5)
     assert torch.equal(found[1][1], found[0][1])
+
+
+@pytest.mark.parametrize("strategy", [Mined(Dense(), count=1), Mixed({"dense": Dense()}, mix={"dense": 1}, count=1)])
+def test_embeddings_that_negatives_are_chosen_by_are_kept(
+    strategy: NegativeStrategy, tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def negatives() -> list[tuple[str, ...]]:
+        cache = EmbeddingCache(tmp_path)
+        data = ContrastiveData(records(8), None, batch_size=4, negatives=strategy, encoder=tiny_encoder, cache=cache)
+        return [record.negatives for record in data.records]
+
+    first = negatives()
+    monkeypatch.setattr(Encoder, "encode", None)
+    assert negatives() == first

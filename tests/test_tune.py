@@ -101,7 +101,7 @@ def test_a_search_trains_prunes_fails_and_reads_what_is_there(
     assert run.startswith("python -m experiments.run trainer.val_check_interval=0.25 encoder=pretrained ")
     assert run.endswith(" loss=infonce loss.temperature=0.05 batch_size=4 judge=test")
     assert "before=" not in run
-    for file in ("tune.csv", "history.png", "experiment/best.yaml"):
+    for file in ("tune.csv", "history.png", "experiment/tuned.yaml"):
         assert (folder / file).stat().st_size > 0
 
 

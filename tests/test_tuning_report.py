@@ -69,10 +69,10 @@ def test_files_hold_every_trial_and_the_best(study: optuna.Study, tmp_path: Path
 
 def test_the_best_settings_compose_as_an_experiment(study: optuna.Study, tmp_path: Path) -> None:
     write_files(study, tmp_path, METRIC, "python -m experiments.run")
-    text = (tmp_path / "experiment" / "best.yaml").read_text()
+    text = (tmp_path / "experiment" / "tuned.yaml").read_text()
     assert text.startswith("# @package _global_\n")
     with Composer() as composer:
-        best = composer.compose(["hydra.searchpath=[" + f"file://{tmp_path}" + "]", "experiment=best"])
+        best = composer.compose(["hydra.searchpath=[" + f"file://{tmp_path}" + "]", "experiment=tuned"])
         same = composer.compose(["loss=dcl", "loss.temperature=0.05", "encoder.max_length=0.5"])
     assert best == same
     assert yaml.safe_load(text)["loss"] == {"temperature": 0.05}
@@ -108,7 +108,7 @@ def test_the_report_says_what_to_do_next(study: optuna.Study, tmp_path: Path) ->
     assert run in said
     assert "python -m experiments.compare multirun/1 multirun/2" in said
     assert "3 finished trials are too few to say which settings mattered" in said
-    assert "experiment/best.yaml" in said
+    assert "experiment/tuned.yaml" in said
 
 
 def test_a_report_without_a_finished_trial(tmp_path: Path) -> None:

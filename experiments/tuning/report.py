@@ -37,7 +37,7 @@ FEWEST_FOR_IMPORTANCE = 12
 
 FILES = {
     "tune.csv": "every trial: how it ended, its value, its settings, its folder",
-    "experiment/best.yaml": "the best settings",
+    "experiment/tuned.yaml": "the best settings",
     "history.png": "values in the order of the trials",
     "trials": "the runs, a folder each, as experiments.run writes them",
 }
@@ -112,7 +112,7 @@ def write_files(study: optuna.Study, folder: Path, metric: str, run: str | None)
     best = ranked(study)
     if best and run:
         (folder / "experiment").mkdir(exist_ok=True)
-        (folder / "experiment" / "best.yaml").write_text(as_experiment(best[0], metric, run), encoding="utf-8")
+        (folder / "experiment" / "tuned.yaml").write_text(as_experiment(best[0], metric, run), encoding="utf-8")
     history_figure(study, metric).savefig(folder / "history.png", dpi=120)
 
 
@@ -188,7 +188,7 @@ def print_report(study: optuna.Study, folder: Path, metric: str, run: str | None
         if (folder / name).exists():
             _say(console, f"  {name:22}{what}")
     if best:
-        same = shlex.join(["python", "-m", "experiments.run", "--config-dir", str(folder), "experiment=best"])
+        same = shlex.join(["python", "-m", "experiments.run", "--config-dir", str(folder), "experiment=tuned"])
         _say(console, f"The best settings on other data: {same} data=...")
 
 
