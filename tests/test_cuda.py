@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from loss_battery import BATCHES, Batch, call, every_loss, gradients
 
+from contrastive import tiles
 from contrastive.data import Record
 from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
@@ -65,7 +66,8 @@ def test_nothing_waits_for_the_gpu(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("tiled", [True, False])
-def test_a_large_batch_in_bfloat16_is_close(tiled: bool) -> None:
+def test_a_large_batch_in_bfloat16_is_close(tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "GPU_BLOCK_SCORES", 2**20)  # nine blocks
     generator = torch.Generator().manual_seed(0)
     queries = torch.nn.functional.normalize(torch.randn(3000, 64, generator=generator), dim=1)
     keys = torch.nn.functional.normalize(queries + 0.1 * torch.randn(3000, 64, generator=generator), dim=1)
