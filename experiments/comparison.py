@@ -9,6 +9,8 @@ from pathlib import Path
 from contrastive.statistics import Adjusted, Interval, against_baseline, hierarchical_bootstrap
 from experiments.systems import Run, System, differences, group, read_run, read_scores, read_texts
 
+MOST_NAMED = 5
+
 UNTRAINED = ("before", "BM25")
 """Baselines that a run judges beside the encoder it trains; they have no seed."""
 
@@ -206,13 +208,13 @@ def _caveats(rows: Sequence[Row], runs: Sequence[Run], alpha: float) -> list[str
     said = []
     if alone:
         said.append(
-            f"One seed only of {'; '.join(alone)}: the spread over training is unknown, "
+            f"One seed only of {_named(alone, len(rows))}: the spread over training is unknown, "
             "and what is said holds for this trained model and not for its settings."
         )
     undecided = [row.system for row in rows if row.against is not None and row.against.holm_p > alpha]
     if undecided:
         said.append(
-            f"Not shown to differ from {rows[0].system} at {alpha:g}: {'; '.join(undecided)}. "
+            f"Not shown to differ from {rows[0].system} at {alpha:g}: {_named(undecided, len(rows) - 1)}. "
             "That does not show that they are equal; the intervals say how far apart they may be."
         )
     commits = {run.commit for run in runs}
@@ -221,3 +223,8 @@ def _caveats(rows: Sequence[Row], runs: Sequence[Run], alpha: float) -> list[str
             f"The runs come from {len(commits)} states of the code, which may differ in more than the settings."
         )
     return said
+
+
+def _named(systems: Sequence[str], of: int) -> str:
+    """List some systems, or say how many they are where a list would hide the rest."""
+    return "; ".join(systems) if len(systems) <= MOST_NAMED else f"{len(systems)} of {of} systems"

@@ -175,6 +175,13 @@ def test_no_difference_found_is_no_equality(make_run: MakeRun) -> None:
     assert "Not shown to differ from loss.temperature=0.05 at 0.05: loss.temperature=1. That does not" in caveat
 
 
+def test_many_systems_are_counted_and_not_listed(make_run: MakeRun) -> None:
+    folders = [make_run(f"{number}", temperature=number, scores=scores_of(number)) for number in range(1, 8)]
+    alone, undecided = comparison(folders).caveats
+    assert alone.startswith("One seed only of 7 of 7 systems:")
+    assert "Not shown to differ from loss.temperature=1 at 0.05: 6 of 6 systems. That does not" in undecided
+
+
 def test_other_states_of_the_code_are_said(make_run: MakeRun) -> None:
     folders = [make_run("a"), make_run("b", temperature=1, gain=0.1, report={"git": {"commit": "other"}})]
     assert "The runs come from 2 states of the code" in comparison(folders).caveats[-1]
