@@ -13,18 +13,19 @@ over the seeds, and in-batch negatives under InfoNCE, which all are compared wit
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from contrastive.statistics import compare, hierarchical_bootstrap
 from experiments.results import HEADLINE, write_json
+from experiments.systems import read_scores
 
 SWEEP = ["+sweep=negatives", "negatives.count=choice(1)", "judge=dev", "before=false", "logger=csv"]
 STUDIES = {
@@ -70,7 +71,7 @@ def main() -> None:
         data = [f"data.path='{options.data.resolve()}'"] if options.data else []
         subprocess.run([sys.executable, *command, *data, f"hydra.sweep.dir={runs / 'dev'}"], check=True)
     trained = read(runs / "dev")
-    dev = {name: [scores(run.folder / "after.per_query.csv") for run in seeds] for name, seeds in trained.items()}
+    dev = {name: [scores(run.folder, "after") for run in seeds] for name, seeds in trained.items()}
     first = trained[BASELINE][0]
     content = {
         "date": date.today().isoformat(),
@@ -80,12 +81,12 @@ def main() -> None:
         "data": first.report["data"],
         "seeds": {name: [run.seed for run in seeds] for name, seeds in trained.items()},
         "train_seconds": {
-            name: statistics.median(run.report["seconds"]["train"] for run in seeds) for name, seeds in trained.items()
+            name: median(run.report["seconds"]["train"] for run in seeds) for name, seeds in trained.items()
         },
         "negatives": {
             name: seeds[0].report["negatives"] for name, seeds in trained.items() if "negatives" in seeds[0].report
         },
-        "dev": table(dev, {"BM25": scores(first.folder / "BM25.per_query.csv")}),
+        "dev": table(dev, {"BM25": scores(first.folder, "BM25")}),
     }
     if options.study == "confirm":
         content["test"] = test(runs, trained, dev, options)
@@ -130,7 +131,7 @@ def test(
 ) -> dict[str, Any]:
     """Judge the best two and the baseline on the test split, each once; return their table."""
     complete = [name for name, seeds in trained.items() if len(seeds) == len(trained[BASELINE]) and name != BASELINE]
-    best = sorted(complete, key=lambda name: -statistics.mean(mean(seed[METRIC]) for seed in dev[name]))[:2]
+    best = sorted(complete, key=lambda name: -fmean(chain.from_iterable(seed[METRIC] for seed in dev[name])))[:2]
     judged: dict[str, list[dict[str, list[float]]]] = {}
     for name in (BASELINE, *best):
         for run in trained[name]:
@@ -139,16 +140,14 @@ def test(
                 command = ["-m", "experiments.evaluate", "--model", str(run.folder), "--split", "test"]
                 command += ["--data", str(options.data), "--output", str(output)]
                 subprocess.run([sys.executable, *command], check=True)
-            judged.setdefault(name, []).append(scores(output / "encoder.per_query.csv"))
-            lexical = scores(output / "BM25.per_query.csv")
+            judged.setdefault(name, []).append(scores(output, "encoder"))
+            lexical = scores(output, "BM25")
     return table(judged, {"BM25": lexical})
 
 
-def scores(path: Path) -> dict[str, list[float]]:
+def scores(folder: Path, system: str) -> dict[str, list[float]]:
     """Read the headline metrics of every query."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {metric: [float(row[metric]) for row in rows] for metric in HEADLINE}
+    return {metric: list(read_scores(folder, system, metric).values()) for metric in HEADLINE}
 
 
 def table(
@@ -156,7 +155,7 @@ def table(
 ) -> dict[str, Any]:
     """Return mean, interval and difference from the baseline of each system and metric, over seeds and queries."""
     rows: dict[str, Any] = {
-        name: {metric: {"mean": mean(values)} for metric, values in row.items()} for name, row in baselines.items()
+        name: {metric: {"mean": fmean(values)} for metric, values in row.items()} for name, row in baselines.items()
     }
     for name in systems:
         rows[name] = {}
@@ -164,7 +163,7 @@ def table(
             own, base = ([seed[metric] for seed in systems[which]] for which in (name, BASELINE))
             interval = hierarchical_bootstrap(own)
             cell = {
-                "seeds": [mean(seed) for seed in own],
+                "seeds": [fmean(seed) for seed in own],
                 "mean": interval.mean,
                 "low": interval.low,
                 "high": interval.high,
@@ -179,11 +178,6 @@ def table(
                 }
             rows[name][metric] = cell
     return dict(sorted(rows.items(), key=lambda row: -row[1][METRIC]["mean"]))
-
-
-def mean(values: list[float]) -> float:
-    """Return the mean."""
-    return statistics.fmean(values)
 
 
 def show(split: str, rows: dict[str, Any]) -> None:

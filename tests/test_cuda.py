@@ -63,6 +63,7 @@ def test_nothing_waits_for_the_gpu(name: str, options: dict[str, Any]) -> None:
         call(name, options, *sides, **given).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert all(side.grad is not None and side.grad.isfinite().all() for side in sides)
 
 
 @pytest.mark.parametrize("tiled", [True, False])

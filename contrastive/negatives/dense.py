@@ -24,8 +24,7 @@ class Dense:
     Queries are taken a block at a time: memory beside the embeddings is 256 MiB of scores, or one row of them. Scores
     are computed in float32, on the device of the encoder, so that documents whose scores agree to about 1e-6 may
     change places with the size of the block; evaluation, which may not depend on it, pays for float64. FAISS is not
-    used: its exact index took 0.7 to 1.4 times as long on CPUs, at 2,500 to 100,000 documents, and the others miss
-    some of the hardest documents.
+    used: its exact index computes the same products, and the others miss some of the hardest documents.
 
     Args:
         encoder: What to embed with; None takes the `Moment`'s.
