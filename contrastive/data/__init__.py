@@ -7,11 +7,12 @@ from contrastive.data.hub_reader import hub
 from contrastive.data.identities import Identities
 from contrastive.data.mixing import mixed
 from contrastive.data.readers import beir, check_disjoint
-from contrastive.data.records import Record, RetrievalTask, TextData
+from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.data.rows import rows
 from contrastive.texts import normalise_text
 
 __all__ = [
+    "Account",
     "Batch",
     "Collator",
     "Identities",

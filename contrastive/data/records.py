@@ -53,13 +53,39 @@ class RetrievalTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What became of what a reader found: nothing that a person gives is left out, or ignored, in silence.
+
+    Attributes:
+        rows_read: Rows, or documents, that were read.
+        left_out: How many of them were not used, by the reason why.
+        columns: Name of the column that was read, by what it was read as (query, positive, title, ...).
+        unused_columns: Columns that nothing was read from.
+        remarks: What else a person should know before training, a sentence each.
+    """
+
+    rows_read: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    unused_columns: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def rows_used(self) -> int:
+        """Rows that were used."""
+        return self.rows_read - sum(self.left_out.values())
+
+
+@dataclass(frozen=True, slots=True)
 class TextData:
     """A data set: training records, a task to tune on, and a task to be scored once.
 
-    A split that the source lacks is empty or `None`.
+    A split that the source lacks is empty or `None`. `account` says what was read and what was not, if the source was
+    read and not made.
     """
 
     name: str
     train: Sequence[Record] = ()
     dev: RetrievalTask | None = None
     test: RetrievalTask | None = None
+    account: Account | None = None
