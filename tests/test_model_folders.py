@@ -183,6 +183,15 @@ def test_a_missing_shard(own_folder: Path) -> None:
         Encoder.from_pretrained(own_folder)
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "../other/model.safetensors", 7])
+def test_an_index_that_names_something_else(own_folder: Path, name: Any) -> None:
+    (own_folder / "model.safetensors").rename(own_folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"embeddings.LayerNorm.bias": name}}
+    (own_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"index.json to name .safetensors files beside it, got {name!r}"):
+        Encoder.from_pretrained(own_folder)
+
+
 def test_a_model_without_a_tokenizer(own_folder: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (own_folder / name).unlink()
