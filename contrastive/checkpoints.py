@@ -1,7 +1,7 @@
-"""Finding and loading a pretrained backbone and its tokenizer: a local folder, the hub, or the embedded default.
+"""Finding and loading any pretrained model and its tokenizer: a local folder, the hub, or the embedded default.
 
-Notable decisions: safetensors only and never remote code, so that loading a model runs nothing that came with it;
-float32 whatever the checkpoint holds; silent, but a checkpoint that lacks weights is an error and not a log line.
+Notable decisions: safetensors only and never remote code, so that loading a model runs nothing that came with it, and
+asks nobody whether it should; float32 whatever the checkpoint holds; silent, but a checkpoint that lacks weights is an error and not a log line.
 """
 
 from __future__ import annotations
@@ -16,13 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from contrastive.micro_batches import token_ids
-from contrastive.model_folders import check_text_model, check_tokenizer, check_weights
+from contrastive.model_folders import (
+    check_takes_tokens,
+    check_text_model,
+    check_tokenizer,
+    check_weights,
+    is_lone_encoder,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,32 +77,55 @@ def local_folder(name_or_path: str | Path) -> Path:
         ) from error
 
 
-def load_backbone(folder: Path) -> PreTrainedModel:
-    """Load the transformer of a folder in float32 and eval mode, its unused pooler frozen.
+def load_weights(
+    folder: Path, auto_class: Any, *, config: PreTrainedConfig | None = None, optional: str | None = None
+) -> Any:
+    """Load a model of any kind by the rules of this module, in float32 and eval mode.
+
+    Args:
+        folder: Where it is.
+        auto_class: Of transformers, such as `AutoModel`.
+        config: Its config.json, where that was read already.
+        optional: Module whose weights may be missing.
 
     Raises:
         FileNotFoundError: If the folder has no config.json or no safetensors weights.
-        ValueError: If it is not an encoder or decoder of text, complete and as its config.json says.
+        ValueError: If it is no model of that kind, complete and as its config.json says.
     """
     with quiet():
-        check_text_model(folder)
+        config = config or read_config(folder, "a model")
         try:
-            model, report = AutoModel.from_pretrained(
+            model, report = auto_class.from_pretrained(
                 folder,
+                config=config,
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 trust_remote_code=False,
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ValueError(f"could not load the weights in {folder}: {type(error).__name__}: {error}") from error
-    check_weights(folder, model, report)
-    # BERT's pooler is never used; unused parameters with gradients stop DDP. Its weights stay, for a complete export.
-    pooler = getattr(model, "pooler", None)
-    if isinstance(pooler, nn.Module):
-        pooler.requires_grad_(False)
-    return model  # type: ignore[no-any-return]
+        except Exception as error:  # impossible values in config.json raise whatever they meet first
+            said = " ".join(str(error).split())
+            raise ValueError(f"could not load the weights in {folder}: {type(error).__name__}: {said}") from error
+    check_weights(folder, model, report, optional)
+    return model.eval()
+
+
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Load the transformer of a folder in float32 and eval mode.
+
+    Raises:
+        FileNotFoundError: If the folder has no config.json or no safetensors weights.
+        ValueError: If it is not an encoder or decoder of text, complete and as its config.json says.
+    """
+    with quiet():
+        config = read_config(folder)
+    check_text_model(folder, config)
+    auto_class = AutoModelForTextEncoding if is_lone_encoder(config) else AutoModel
+    # BERT's pooler is never used, and not always there.
+    model: PreTrainedModel = load_weights(folder, auto_class, config=config, optional="pooler")
+    check_takes_tokens(folder, model)
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

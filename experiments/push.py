@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,24 @@ examples:
   python -m experiments.push outputs/2026-11-23/10-00-00-infonce --repo-id me/job-search --licence apache-2.0
 
 The model, a card made for this repository, and the run's metrics and configuration (in training/, without paths of this
-machine) are uploaded in one commit; checkpoints, rankings and logs are not. Log in first: hf auth login, or HF_TOKEN.
+machine) are uploaded in one commit; checkpoints, rankings, logs and files that are no part of a model are not. Log in first: hf auth login, or HF_TOKEN.
 """
-LEFT_OUT = ("checkpoints", "checkpoint-", "wandb", ".")
-"""How the names of files and folders begin that are not uploaded, should a model's folder hold any."""
+FOLDERS = ("query", "document", "adapter", "[0-9]*_*")
+"""Folders of a model, one inside another: towers, adapters, modules of sentence-transformers."""
+
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
+SETTINGS = (
+    *("config.json", "generation_config.json", "adapter_config.json", "two_towers.json"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_*config.json"),
+)
+TOKENIZER = (
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*.json", "vocab*.txt", "merges.txt"),
+    *("*.model", "*.tiktoken", "bpe.codes", "dict.txt", "entity_vocab.json", "word_shape.json"),
+    *("word_pronunciation.json", "chat_template.jinja"),
+)
+TEXTS = ("README.md", "LICENSE", "LICENSE.*", "LICENCE", "LICENCE.*", "NOTICE")
+FILES = (*WEIGHTS, *SETTINGS, *TOKENIZER, *TEXTS)
+"""Names of the files of a model; nothing else is uploaded."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -107,13 +122,17 @@ def collect(folder: Path, repo_id: str, licence: str | None) -> dict[str, Path |
     A model that no run belongs to is taken as it is, with the card it has.
 
     Raises:
-        ValueError: If the run is not finished, or a licence is given for a model that no run belongs to.
+        ValueError: If the run is not finished, a licence is given for a model that no run belongs to, or a link leads out
+            of the folder.
         FileNotFoundError: If the folder is neither a run's nor a model's.
     """
     folder = folder.resolve()
     run = folder.parent if folder.name == "model" else folder
     if (run / "metrics.json").is_file():
-        return {**model_files(run / "model"), **made_files(run, repo_id, licence)}
+        for path in (run / "metrics.json", run / "config.yaml", run / "model"):
+            check_inside(path, run)
+        model = model_files(run / "model")
+        return {**model, **made_files(run, model, repo_id, licence)}
     if not any((folder / name).is_file() for name in ("config.json", "modules.json", "two_towers.json")):
         raise FileNotFoundError(f"expected the folder of a finished run or of a model, found neither in {folder}")
     if licence is not None:
@@ -122,19 +141,50 @@ def collect(folder: Path, repo_id: str, licence: str | None) -> dict[str, Path |
 
 
 def model_files(model: Path) -> dict[str, Path]:
-    """Return the files of a model by their paths in the repository."""
-    files = {path.relative_to(model): path for path in sorted(model.rglob("*")) if path.is_file()}
-    return {
-        place.as_posix(): path
-        for place, path in files.items()
-        if not any(part.startswith(LEFT_OUT) for part in place.parts)
-    }
+    """Return the files of a model by their paths in the repository, and say which files of the folder are none.
+
+    Raises:
+        ValueError: If a link leads out of the folder.
+    """
+    files: dict[str, Path] = {}
+    others: list[str] = []
+
+    def take(folder: Path, above: Sequence[Path]) -> None:
+        for path in sorted(folder.iterdir()):
+            if _is_like(path, FILES) and path.is_file():
+                check_inside(path, model)
+                files[path.relative_to(model).as_posix()] = path
+            elif _is_like(path, FOLDERS) and path.is_dir() and path.resolve() not in above:
+                check_inside(path, model)
+                take(path, [*above, path.resolve()])
+            else:
+                others.append(path.relative_to(model).as_posix())
+
+    take(model, [model.resolve()])
+    if others:
+        print(f"left out, no part of a model: {', '.join(others)}", file=sys.stderr)
+    return files
 
 
-def made_files(run: Path, repo_id: str, licence: str | None) -> dict[str, bytes]:
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a link that leads out of a folder: what it leads to is not what is to be published.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"expected {path} to be inside {folder}, it is a link to {path.resolve()}. Nothing was sent")
+
+
+def _is_like(path: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(path.name, pattern) for pattern in patterns)
+
+
+def made_files(run: Path, model: Mapping[str, Path], repo_id: str, licence: str | None) -> dict[str, bytes]:
     """Return the card of a run for its repository, and what would name paths of this machine without them."""
     import yaml
 
+    from contrastive.json_files import read_object
     from experiments.model_card import model_card
     from experiments.provenance import portable
     from experiments.results import read_run
@@ -147,10 +197,11 @@ def made_files(run: Path, repo_id: str, licence: str | None) -> dict[str, bytes]
         "training/metrics.json": json.dumps(portable(report), indent=2) + "\n",
     }
     hubs = [base["hub"] for base in report.get("base_models", []) if base["hub"]]
-    for path in (run / "model").rglob("adapter_config.json"):
-        adapter = json.loads(path.read_text(encoding="utf-8"))
-        adapter["base_model_name_or_path"] = hubs[0] if hubs else portable(adapter["base_model_name_or_path"])
-        texts[path.relative_to(run / "model").as_posix()] = json.dumps(adapter, indent=2) + "\n"
+    for place, path in model.items():
+        if path.name == "adapter_config.json":
+            adapter = read_object(path)
+            adapter["base_model_name_or_path"] = hubs[0] if hubs else portable(adapter.get("base_model_name_or_path"))
+            texts[place] = json.dumps(adapter, indent=2) + "\n"
     return {path: text.encode() for path, text in texts.items()}
 
 

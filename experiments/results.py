@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from contrastive.json_files import read_object
 from contrastive.whole_files import whole_file
+from experiments.received import read_config
 
 if TYPE_CHECKING:  # a sweep reads results without loading torch
     from contrastive.data import RetrievalTask
@@ -74,13 +75,12 @@ def read_run(run: Path, *, needed: Sequence[str] = ("config.yaml", "metrics.json
         if not (run / name).exists():
             raise FileNotFoundError(f"expected the folder of a run, found no {name} in {run}")
     try:
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        report = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        status = report.get("status")
-    except (ValueError, AttributeError, yaml.YAMLError) as error:
+        config, report = read_config(run / "config.yaml"), read_object(run / "metrics.json")
+    except ValueError as error:
         raise ValueError(
-            f"expected config.yaml and metrics.json as experiments.run writes them in {run}, got {error!r}"
+            f"expected config.yaml and metrics.json as experiments.run writes them in {run}: {error}"
         ) from error
+    status = report.get("status")
     if status != "finished":
         raise ValueError(f"expected a finished run, the status of {run} is {status!r}")
     return config, report

@@ -12,12 +12,13 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.composing import MISTAKES, compose, said
+from experiments.received import build_data, read_config
 
 if TYPE_CHECKING:
     from contrastive.search import Hit, SearchIndex
@@ -39,6 +40,7 @@ disk, those of an interrupted call too; delete them whenever you like.
 """
 
 _OVERRIDE = re.compile(r"\+{0,2}([a-z_]+(\.\w+)+|encoder|data)=")
+_CORPUS = "contrastive.data.corpus.corpus"  # its queries are not needed, and take long or a language model
 _BATCH = 8  # queries of a file, so that results appear as they are found
 
 
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Search, and say what is wrong in one line."""
     options = parser().parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in ("experiments.search", "contrastive.search", "contrastive.embedding_cache"):
+    for name in ("experiments.search", "experiments.received", "contrastive.search", "contrastive.embedding_cache"):
         logging.getLogger(name).setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # half an emoji, or a terminal that knows few characters
@@ -152,10 +154,10 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
     from contrastive.data.documents import documents
 
     chosen = options.data is not None or any(override.startswith("data=") for override in overrides)
-    if not chosen and (config := run_data(options.model)) is not None:
+    if not chosen and (config := run_config(options.model)) is not None:
         if overrides:
             raise ValueError(f"expected --data with {overrides[0]}: the data of a run are searched as they were")
-        return corpus_of(config, options.split)
+        return run_corpus(config, options.split)
     path = Path(options.data) if options.data is not None and not overrides else None
     if path is not None and (path / "corpus.jsonl").is_file():
         return path.name, documents(path)
@@ -172,29 +174,46 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
 
 
 def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, str]]:
-    """Return name and corpus of a data set: of its test split, or else of dev, unless a split is given."""
+    """Return name and corpus of the data set that was typed; see `of_split`."""
     from hydra.utils import instantiate
 
     from contrastive.data.documents import documents
 
-    if config._target_ == "contrastive.data.corpus.corpus":  # queries are not needed, and take long or a language model
+    if config._target_ == _CORPUS:
         return Path(config.path).stem, documents(config.path, columns=config.get("columns"))
-    data = instantiate(config)
+    return of_split(instantiate(config), split)
+
+
+def run_corpus(config: Path, split: str | None) -> tuple[str, Mapping[str, str]]:
+    """Return name and corpus of the data that the configuration of a run names; see `received` for what it may name."""
+    data = read_config(config).get("data")
+    if isinstance(data, dict) and data.get("_target_") == _CORPUS:
+        path = str(data.get("path"))
+        reader = "contrastive.data.documents.documents"
+        return Path(path).stem, build_data({"_target_": reader, "path": path, "columns": data.get("columns")})
+    return of_split(build_data(data), split)
+
+
+def of_split(data: Any, split: str | None) -> tuple[str, Mapping[str, str]]:
+    """Return name and corpus of a data set: of its test split, or else of dev, unless a split is given."""
+    from contrastive.data import TextData
+
+    if not isinstance(data, TextData):
+        raise ValueError(f"expected a data set to search, got {type(data).__name__}")
     tasks = {"test": data.test, "dev": data.dev}
     wanted = [split] if split else list(tasks)
-    name = next((name for name in wanted if tasks[name] is not None), None)
-    if name is None:
+    task = next((tasks[name] for name in wanted if tasks[name] is not None), None)
+    if task is None:
         raise ValueError(f"expected data {data.name!r} to have a {' or '.join(wanted)} split, it has none")
-    return f"{data.name} ({name})", tasks[name].corpus
+    name = next(name for name in wanted if tasks[name] is task)
+    return f"{data.name} ({name})", task.corpus
 
 
-def run_data(model: str) -> DictConfig | None:
-    """Return what the run that `model` is the folder of, or the model of, was trained with; None if there is no run."""
+def run_config(model: str) -> Path | None:
+    """Return the configuration of the run that `model` is the folder of, or the model of; None if there is no run."""
     folder = Path(model).parent if Path(model).name == "model" else Path(model)
-    if not ((folder / "model").is_dir() and (folder / "config.yaml").is_file()):
-        return None
-    data: DictConfig = OmegaConf.load(folder / "config.yaml").data
-    return data
+    config = folder / "config.yaml"
+    return config if (folder / "model").is_dir() and config.is_file() else None
 
 
 def build_index(options: argparse.Namespace, overrides: Sequence[str], documents: Mapping[str, str]) -> SearchIndex:

@@ -17,7 +17,13 @@ from transformers import (
     CLIPModel,
     GPT2Config,
     GPT2Model,
+    MT5Config,
+    MT5EncoderModel,
     PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
     ViTConfig,
     ViTModel,
     Wav2Vec2Config,
@@ -73,6 +79,25 @@ def test_another_kind_of_model(own_folder: Path, make: Callable[[], PreTrainedMo
     make().save_pretrained(own_folder)
     with pytest.raises(ValueError, match=f"{own_folder} is an? {message}"):
         Encoder.from_pretrained(own_folder)
+
+
+@pytest.mark.parametrize("says_encoder_decoder", [False, True])
+@pytest.mark.parametrize(
+    ("config", "encoder"), [(T5Config, T5EncoderModel), (MT5Config, MT5EncoderModel), (UMT5Config, UMT5EncoderModel)]
+)
+def test_the_encoder_of_an_encoder_decoder_alone(
+    own_folder: Path, config: Callable[..., Any], encoder: Callable[..., Any], says_encoder_decoder: bool
+) -> None:
+    model = encoder(config(vocab_size=200, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=2)).eval()
+    (own_folder / "model.safetensors").unlink()
+    model.save_pretrained(own_folder)
+    edit_config(own_folder, is_encoder_decoder=says_encoder_decoder)
+    loaded = Encoder.from_pretrained(own_folder, pooling="cls")
+    inputs = loaded.tokenizer(["the chef"], return_tensors="pt")
+    expected = model(inputs["input_ids"]).last_hidden_state[:, 0].detach()
+    torch.testing.assert_close(loaded(["the chef"]), expected)
+    loaded.save_pretrained(own_folder / "again")
+    torch.testing.assert_close(Encoder.from_pretrained(own_folder / "again")(["the chef"]), expected)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +205,15 @@ def test_a_missing_shard(own_folder: Path) -> None:
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00002-of-00002.safetensors")}
     (own_folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=f"could not load the weights in {own_folder}: .*model-00002-of-00002"):
+        Encoder.from_pretrained(own_folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "../other/model.safetensors", 7])
+def test_an_index_that_names_something_else(own_folder: Path, name: Any) -> None:
+    (own_folder / "model.safetensors").rename(own_folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"embeddings.LayerNorm.bias": name}}
+    (own_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"index.json to name .safetensors files beside it, got {name!r}"):
         Encoder.from_pretrained(own_folder)
 
 

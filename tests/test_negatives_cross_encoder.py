@@ -1,5 +1,6 @@
 """Candidates scored again, by a made-up scorer and by a tiny random sequence classifier."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from contrastive.negatives import (
@@ -127,6 +129,36 @@ def test_what_the_scores_depend_on_is_described(folder: Path) -> None:
     assert first.describe() != again.describe()
     described = [CrossEncoder(source, first).describe(Moment()) for source in (BM25(), Random())]
     assert described[0] != described[1]
+
+
+def test_code_that_comes_with_a_cross_encoder_is_not_run_and_nobody_is_asked(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_classifier(1, tiny_model_folder, tmp_path / "classifier")
+    expected = load_pair_scorer(folder, device="cpu")(["nurse"], ["hospital"])
+    own = {"auto_map": {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.M", "AutoTokenizer": "own.T"}}
+    for name in ("config.json", "tokenizer_config.json"):
+        (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **own}))
+    (folder / "own.py").write_text("raise SystemExit('this must not run')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    assert load_pair_scorer(folder, device="cpu")(["nurse"], ["hospital"]) == pytest.approx(expected)
+    config = {**json.loads((folder / "config.json").read_text()), "model_type": "frob"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="model_type 'frob' is none .*, and code that comes with a model is never run"):
+        load_pair_scorer(folder)
+
+
+def test_a_cross_encoder_is_read_from_safetensors_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = save_classifier(1, tiny_model_folder, tmp_path / "classifier")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"expected model\.safetensors in .*classifier, found none; other weight"):
+        load_pair_scorer(folder)
+
+
+def test_an_encoder_is_no_cross_encoder(tiny_model_folder: Path) -> None:
+    with pytest.raises(ValueError, match="lacks 2 weights of BertForSequenceClassification, the first is classifier.b"):
+        load_pair_scorer(tiny_model_folder)
 
 
 def test_settings_that_make_no_sense_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -219,6 +219,41 @@ def test_without_a_network_nothing_is_lost(run: Path, hub: Hub, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
+    "link",
+    ["model/tokenizer_config.json", "model/1_Pooling/config.json", "model/2_Dense", "model", "config.yaml"],
+)
+def test_a_link_that_leaves_the_folder_is_refused_by_name(link: str, run: Path, hub: Hub) -> None:
+    place, elsewhere = run / link, run.parent / "elsewhere"
+    if place.exists():
+        place.rename(elsewhere)  # what it leads to is even good
+    else:
+        elsewhere.mkdir()
+    place.symlink_to(elsewhere)
+    with pytest.raises(SystemExit, match=f"expected {place} to be inside {run}.*, it is a link to {elsewhere}"):
+        push.main([str(run), "--repo-id", "me/help"])
+    assert hub.requests == []
+
+
+def test_links_inside_the_folder_are_followed_and_other_files_left_out(
+    run: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = run / "model"
+    (model / "adapter").mkdir()
+    (model / "config.json").rename(model / "adapter" / "config.json")
+    (model / "config.json").symlink_to("adapter/config.json")
+    (model / "3_Other").symlink_to("adapter")
+    (model / "adapter" / "query").symlink_to("..")
+    for other in ("notes.txt", "credentials.json", "weights.pt", "1_Pooling/keys.json"):
+        (model / other).write_text("private")
+    push.main([str(run), "--repo-id", "me/help"])
+    files = hub.committed()
+    assert {"config.json", "3_Other/config.json", "adapter/config.json"} <= set(files)
+    assert "private" not in files.values()
+    left_out = capsys.readouterr().err
+    assert "left out, no part of a model: .cache, 1_Pooling/keys.json, 3_Other/query, adapter/query, checkpo" in left_out
+
+
+@pytest.mark.parametrize(
     ("folder", "repo_id", "message"),
     [
         ("", "me/help", "expected a finished run, the status of .* is 'interrupted'"),

@@ -21,6 +21,7 @@ from contrastive.evaluation import rank
 from contrastive.passages import one_line, split_passages
 from contrastive.search import SearchIndex
 from contrastive.similarity import cosine
+from experiments import received
 from experiments import search as program
 from experiments.jobs.generator import jobs
 
@@ -436,8 +437,16 @@ def small_data(dev: bool, test: bool) -> TextData:
     ],
 )
 def test_the_test_split_is_searched_else_dev_unless_one_is_named(
-    dev: bool, test: bool, split: str | None, found: str, ask: Ask, tiny_model_folder: Path, tmp_path: Path
+    dev: bool,
+    test: bool,
+    split: str | None,
+    found: str,
+    ask: Ask,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(received, "READERS", (f"{__name__}.small_data",))
     run = make_run(tmp_path, tiny_model_folder, {"_target_": f"{__name__}.small_data", "dev": dev, "test": test})
     arguments = ["nurse", "--json", *([] if split is None else ["--split", split])]
     if "none" in found:

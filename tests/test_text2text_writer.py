@@ -188,6 +188,21 @@ def test_models_that_cannot_be_used_are_refused(t5_folder: Path, tiny_model_fold
         write(folder)
 
 
+def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked(
+    t5_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(t5_folder, tmp_path / "own")
+    own = {"auto_map": {"AutoConfig": "own.Config", "AutoModelForSeq2SeqLM": "own.Model"}}
+    config = json.loads((folder / "config.json").read_text()) | own
+    (folder / "own.py").write_text("raise SystemExit('this must not run')")
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    assert Text2TextWriter(folder, query_tokens=3)(["nurse"]) == Text2TextWriter(t5_folder, query_tokens=3)(["nurse"])
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "frob"}))
+    with pytest.raises(ValueError, match="to describe an encoder-decoder model: .*code that comes with a model is nev"):
+        Text2TextWriter(folder)(["nurse"])
+
+
 def test_a_sentencepiece_file_alone_wants_the_package(
     t5_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

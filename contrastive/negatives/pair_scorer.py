@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def load_pair_scorer(
     name_or_path: str | Path, *, max_length: int = 512, batch_size: int = 32, device: str | None = None
 ) -> SequenceClassifier:
-    """Load a cross-encoder.
+    """Load a cross-encoder, by the rules of `checkpoints`: safetensors only, and no code that comes with it.
 
     Args:
         name_or_path: A folder, or a name on the hub.
@@ -30,13 +30,17 @@ def load_pair_scorer(
         device: Where to compute; None takes the GPU if there is one.
 
     Raises:
-        ValueError: If the model has more than two labels.
+        FileNotFoundError: If there is no such folder or hub model, or it lacks a file.
+        ValueError: If it is no sequence classifier, lacks weights of one, or has more than two labels.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(name_or_path)
+    from contrastive.checkpoints import load_tokenizer, load_weights, local_folder
+
+    folder = local_folder(name_or_path)
+    model = load_weights(folder, AutoModelForSequenceClassification)
     model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    tokenizer = load_tokenizer(folder)
     return SequenceClassifier(model, tokenizer, max_length=max_length, batch_size=batch_size)
 
 

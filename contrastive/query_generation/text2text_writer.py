@@ -2,7 +2,7 @@
 
 Notable decisions:
 
-- Safetensors only and never remote code, as for encoders.
+- Loaded by the rules of `checkpoints`, as encoders are: safetensors only and never remote code.
 - Sampling gives the same queries for a document whatever else is in its batch: each token is picked by a random number
   that comes from the seed and the document's text, not from a generator that the whole batch shares.
 - The encoder sees a document once, however many queries it gets.
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForSeq2SeqLM,
     LogitsProcessor,
     LogitsProcessorList,
@@ -31,8 +30,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from contrastive.checkpoints import load_tokenizer, local_folder, quiet
+from contrastive.checkpoints import load_tokenizer, load_weights, local_folder, quiet
 from contrastive.micro_batches import check_texts
+from contrastive.model_folders import read_config
 from contrastive.query_generation.query_writers import check_at_least_one, check_prompt, clean_queries
 
 
@@ -208,26 +208,13 @@ class _PickByNumber(LogitsProcessor):
 
 
 def _load_model(folder: Path) -> Any:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"expected a model in {folder}, found no config.json")
-    if not AutoConfig.from_pretrained(folder).is_encoder_decoder:
+    with quiet():
+        config = read_config(folder, "an encoder-decoder model")
+    if not config.is_encoder_decoder:
         raise ValueError(
             f"{folder} is not an encoder-decoder model such as T5; for others run a server and use EndpointWriter"
         )
-    if not any(folder.glob("model*.safetensors")):
-        raise FileNotFoundError(
-            f"expected model.safetensors in {folder}, found none; other weight formats can run code and are not read. "
-            "The hub often holds a conversion beside the main branch: hf download NAME --revision refs/pr/1 "
-            "--local-dir FOLDER, then give FOLDER"
-        )
-    with quiet():
-        model, report = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} weights of {type(model).__name__}, the first is {missing[0]}")
-    return model.eval()
+    return load_weights(folder, AutoModelForSeq2SeqLM, config=config)
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
