@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import lightning
@@ -29,9 +31,11 @@ from contrastive.encoder import Encoder
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.finite import NotFiniteError, check_gradient, check_loss, check_weights
 from contrastive.health import Health
+from contrastive.lengths import check_told_apart
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
 from contrastive.precision import check_precision
+from contrastive.rehearsal import check_learns, check_memory, made_up, remembering
 from contrastive.training_data import ContrastiveData
 
 
@@ -127,38 +131,36 @@ class ContrastiveModule(lightning.LightningModule):
         loss: Tensor = self.loss(batch.queries, batch.keys, **loss_arguments(self.loss, batch), **health)
         return loss
 
-    def rehearse(self, batch: Batch) -> None:
+    def rehearse(self, batch: Batch, epoch: Iterable[Batch] = ()) -> None:
         """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
 
+        Args:
+            batch: Of the first records.
+            epoch: Batches as an epoch has them, to find one that the loss can learn from; none for the one above.
+
         Raises:
-            ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; or that it has
-                no use for the further keys of a memory.
+            ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; that it has no
+                use for the further keys of a memory; that its gradient is zero; or that all texts of a side are one
+                after they are cut.
         """
         if batch.scores is not None and "targets" not in parameters_of(self.loss):
             raise ValueError(
                 f"{type(self.loss).__name__} takes every pair as relevant, and the training records have scores: "
                 "min_score says which are (columns.score=false says that all are)"
             )
-        generator, width = torch.Generator().manual_seed(0), self.encoder.dimension
-        queries, keys, unrelated = (
-            torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents), 64)
-        )
-        made_up = embedded(batch, queries, keys)
+        name, width, judge = type(self.loss).__name__, self.encoder.dimension, self.judge
         with torch.no_grad():
-            alone = self.judge(made_up)
-            if self.memory is not None:
-                # The closest there are, for a loss that takes the hardest, and others, for one that leaves those out.
-                queued = torch.cat([unrelated, queries])
-                memory = CrossBatchQueue(len(queued), width)
-                memory.push(queued, torch.full((len(queued),), -1))
-                try:
-                    useless = torch.equal(self.judge(recall(made_up, memory)), alone)
-                    why = "they make no difference to it"
-                except ValueError as error:
-                    useless, why = True, str(error)
-                if useless:
-                    name = type(self.loss).__name__
-                    raise ValueError(f"expected a loss that uses the further keys of a memory, got {name}: {why}")
+            tried = embedded(batch, *made_up(batch, width))
+            if self.memory is None:
+                self.judge(tried)
+            else:
+                check_memory(self.judge, tried, name)
+                judge = lambda tried: self.judge(remembering(tried))  # noqa: E731
+        batches = iter(epoch)
+        first = next(batches, batch)
+        check_told_apart(self.encoder, first.queries, "query")
+        check_told_apart(self.encoder, first.documents, "document")
+        check_learns(judge, chain([first], batches), embedded, width, name)
         self.health.clear()
 
     def on_after_backward(self) -> None:
@@ -197,7 +199,9 @@ class ContrastiveModule(lightning.LightningModule):
     def _now(self) -> str:
         """Where training is, for messages; without a trainer, nowhere."""
         trainer = self._trainer
-        return "before training" if trainer is None else f"at step {trainer.global_step} of epoch {trainer.current_epoch}"
+        return (
+            "before training" if trainer is None else f"at step {trainer.global_step} of epoch {trainer.current_epoch}"
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Fill the memory; log speed, learning rate, and what the loss said of the batches since it last was logged."""
@@ -246,7 +250,9 @@ class ContrastiveModule(lightning.LightningModule):
         shows_progress = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
         embeddings = embed(self.encoder, task, show_progress=shows_progress, cache=self.cache)
         if not (embeddings.queries.isfinite().all() and embeddings.documents.isfinite().all()):
-            raise NotFiniteError(f"expected finite embeddings of {task.name} {self._now}, got NaN or infinity among them")
+            raise NotFiniteError(
+                f"expected finite embeddings of {task.name} {self._now}, got NaN or infinity among them"
+            )
         results = evaluate_rankings(rank_embedded(embeddings, task), task)
         for name, value in results.means.items():
             # Every rank ranks the whole corpus, so this is the mean of equal numbers.

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -185,7 +186,16 @@ class ContrastiveData(lightning.LightningDataModule):
 
     def rehearsal(self) -> Batch:
         """Make a batch of the first records, with guide embeddings if there are to be any, before all are embedded."""
-        batch = self.collate(self.records[: self.batches.batch_size])
+        return self._rehearsed(range(min(self.batches.batch_size, len(self.records))))
+
+    def rehearsals(self, count: int = 100) -> Iterator[Batch]:
+        """Make at most `count` batches, spread over the coming epoch as it would be without clusters; as `rehearsal`."""
+        order = list(copy(self.batches))  # whose own position stays as it is
+        for place in range(0, len(order), -(-len(order) // count)):
+            yield self._rehearsed(order[place])
+
+    def _rehearsed(self, rows: Sequence[int]) -> Batch:
+        batch = self.collate([self.records[row] for row in rows])
         if self._guide is None:
             return batch if self.guides is None else self.guides.added_to(batch)
         return replace(

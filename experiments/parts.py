@@ -83,7 +83,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     module = ContrastiveModule(
         encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
     )
-    module.rehearse(datamodule.rehearsal())
+    module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
     return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
 
 

@@ -68,9 +68,21 @@ def named(module: ContrastiveModule, items: list[Record]) -> set[str]:
 @pytest.mark.parametrize(
     ("bad", "step", "what"),
     [
-        (Bad(1, value=float("nan")), 0, "a finite loss, got nan at step 0 of epoch 0 from 4 pairs, all with finite emb"),
-        (Bad(3, value=float("inf")), 2, "a finite loss, got inf at step 2 of epoch 1 from 4 pairs, all with finite emb"),
-        (Bad(2, gradient=float("nan")), 1, "a finite gradient, got one with norm nan at step 1 of epoch 0 from 4 pairs"),
+        (
+            Bad(1, value=float("nan")),
+            0,
+            "a finite loss, got nan at step 0 of epoch 0 from 4 pairs, all with finite emb",
+        ),
+        (
+            Bad(3, value=float("inf")),
+            2,
+            "a finite loss, got inf at step 2 of epoch 1 from 4 pairs, all with finite emb",
+        ),
+        (
+            Bad(2, gradient=float("nan")),
+            1,
+            "a finite gradient, got one with norm nan at step 1 of epoch 0 from 4 pairs",
+        ),
         (Bad(4, gradient=float("inf")), 3, r"a finite gradient, got one with norm (nan|inf) at step 3 of epoch 1"),
     ],
     ids=["loss nan", "loss inf", "gradient nan", "gradient inf"],
@@ -145,4 +157,6 @@ def test_a_validation_with_embeddings_that_are_not_finite_ends_the_run(tiny_enco
 
 
 def test_numbers_that_are_no_weights_are_passed_over() -> None:
-    check_weights({"ids": torch.tensor([-1]), "state": {"age": 3}, "weights": torch.ones(2, dtype=torch.bfloat16)}, "it")
+    check_weights(
+        {"ids": torch.tensor([-1]), "state": {"age": 3}, "weights": torch.ones(2, dtype=torch.bfloat16)}, "it"
+    )
