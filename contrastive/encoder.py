@@ -3,7 +3,8 @@
 Notable decisions:
 
 - Within a batch each distinct text is encoded once, texts of both sides are sorted by length and cut into micro-batches
-  by a token budget: the same embeddings and gradients as one padded batch (with dropout off), far less padding.
+  by a token budget: the same embeddings and gradients as one padded batch (with dropout off), far less padding. A text
+  that is its own pair is encoded twice in training, so that its two views differ by their dropout.
 - A text is tokenised once a process, see `token_cache`.
 - Padding is always on the right, whatever the tokenizer prefers. With the mask that is exact for every architecture,
   where left padding shifts the positions of models with learned ones.
@@ -15,7 +16,7 @@ Shape letters: B texts, T tokens of the longest, D width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Never, overload
@@ -219,14 +220,16 @@ class Encoder(nn.Module):
         prompted = self._prompted(texts, side)
         if not self.bucketed and len(texts) > 0:
             return self._embed(self._token_ids(prompted))
-        return self._embed_in_micro_batches(prompted, deduplicate=deduplicate)
+        return self._embed_in_micro_batches(prompted, prompted if deduplicate else None)
 
     def embed_sides(
         self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Embed both sides of a batch, [Q, D] and [K, D], with gradients; see `forward`.
 
-        Micro-batches are cut from both sides together: short queries do not make a pass of their own.
+        Micro-batches are cut from both sides together: short queries do not make a pass of their own. Where a query and
+        its document are one text, prompts included, they are two views of it: in training mode the text is encoded once a
+        side, with dropout of its own, or both views would be the same vector and their similarity 1 from the start.
 
         Raises:
             TypeError: As `forward`.
@@ -235,8 +238,10 @@ class Encoder(nn.Module):
             return self(queries, side="query"), self(documents, side="document")
         for texts in (queries, documents):
             check_texts(texts)
-        prompted = [*self._prompted(queries, "query"), *self._prompted(documents, "document")]
-        embeddings = self._embed_in_micro_batches(prompted, deduplicate=deduplicate)
+        asked, found = self._prompted(queries, "query"), self._prompted(documents, "document")
+        two_views = {text for text, own in zip(asked, found, strict=False) if text == own} if self.training else set()
+        draws = [*((text, 0) for text in asked), *((text, int(text in two_views)) for text in found)]
+        embeddings = self._embed_in_micro_batches([*asked, *found], draws if deduplicate else None)
         return embeddings[: len(queries)], embeddings[len(queries) :]
 
     @overload
@@ -338,18 +343,19 @@ class Encoder(nn.Module):
     def _token_ids(self, prompted: Sequence[str]) -> list[NDArray[np.int32]]:
         return cached_token_ids(self.tokenizer, prompted, max_length=self.max_length)
 
-    def _embed_in_micro_batches(self, prompted: Sequence[str], *, deduplicate: bool) -> Tensor:
-        """Embed texts that have their prompts, [B, D] in their order."""
+    def _embed_in_micro_batches(self, prompted: Sequence[str], draws: Sequence[Hashable] | None) -> Tensor:
+        """Embed texts that have their prompts, [B, D] in their order; those of one draw together, None for each alone."""
         if len(prompted) == 0:
             return torch.zeros(0, self.dimension, device=self.device)
-        distinct = list(dict.fromkeys(prompted)) if deduplicate else list(prompted)
-        ids = self._token_ids(distinct)
+        draws = range(len(prompted)) if draws is None else draws
+        distinct = dict(zip(draws, prompted, strict=True))
+        ids = self._token_ids(list(distinct.values()))
         batches = micro_batches([len(row) for row in ids], self._budget)
         embeddings = torch.cat([self._embed([ids[i] for i in batch]) for batch in batches])
         # Row r of `embeddings` is distinct text order[r]; argsort inverts that permutation.
         row_of = np.argsort([i for batch in batches for i in batch])
-        if deduplicate:
-            row_of = row_of[positions(distinct, prompted)]
+        if len(distinct) < len(prompted):
+            row_of = row_of[positions(list(distinct), draws)]
         return embeddings.index_select(0, torch.from_numpy(row_of).to(self.device))
 
     def _embed(self, rows: Sequence[NDArray[np.int32]]) -> Tensor:

@@ -5,7 +5,7 @@ Shape letters: B texts, T tokens of the longest of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,12 @@ class TokenCount:
     padded: int = 0
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int) -> list[list[int]]:
-    """Return the token ids of each text, at least one and at most `max_length`, special ones included."""
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
+    """Return the token ids of each text, at least one and at most `max_length`, special ones included; None cuts none."""
     encoded = tokenizer(
         # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
         [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
-        truncation=True,
+        truncation=max_length is not None,
         max_length=max_length,
         return_attention_mask=False,
         return_token_type_ids=False,
@@ -109,7 +109,7 @@ def pad_right(token_ids: Sequence[Sequence[int] | NDArray[np.int32]], padding_id
     return input_ids, (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).long()
 
 
-def positions(distinct: Sequence[str], texts: Sequence[str]) -> NDArray[np.int64]:
+def positions(distinct: Sequence[Hashable], texts: Sequence[Hashable]) -> NDArray[np.int64]:
     """Say where in `distinct` each of `texts` is, [B].
 
     Example:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.adapters import ADAPTER_CONFIG, merge_adapter, merged, write_adapter
 from contrastive.checkpoints import load_backbone, load_tokenizer, local_folder, quiet, save_tokenizer
+from contrastive.finite import check_weights
 from contrastive.model_folders import TWO_TOWERS
 from contrastive.sentence_transformers_format import EncoderSettings, FolderSettings, read_settings, write_settings
 
@@ -69,7 +70,12 @@ def write_pretrained(
     tokenizer: PreTrainedTokenizerBase,
     **settings: Unpack[EncoderSettings],
 ) -> None:
-    """Write a folder that sentence-transformers and transformers load too; adapters merged, and alone in `adapter/`."""
+    """Write a folder that sentence-transformers and transformers load too; adapters merged, and alone in `adapter/`.
+
+    Raises:
+        NotFiniteError: If a weight is NaN or infinite; nothing is written then.
+    """
+    check_weights(backbone.state_dict(), f"a model in {folder}")
     folders = [folder]
     with quiet():
         merged(backbone).save_pretrained(folder)

@@ -4,12 +4,16 @@
   signature names, so a new kind of loss needs no change here.
 - Under several processes every rank judges the batches of all ranks, see `contrastive.distributed`: what is logged is
   the same on every rank, and the batch size is that of one process.
+- A run stops at the first loss or gradient that is not finite, see `contrastive.finite`, and a checkpoint claims no batch
+  that its weights have not seen, see `contrastive.accumulation`.
 - Validation ranks the full corpus of the dev task: accuracy on a handful of triplets saturates and says little.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import lightning
@@ -18,15 +22,20 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from contrastive.accumulation import average_window, rewind_to_step
 from contrastive.data import Batch, RetrievalTask
 from contrastive.distributed import gather, world_size
 from contrastive.embedded_batch import EmbeddedBatch, loss_arguments, parameters_of
 from contrastive.embedding_cache import EmbeddingCache
 from contrastive.encoder import Encoder
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
+from contrastive.finite import NotFiniteError, check_gradient, check_loss, check_weights
 from contrastive.health import Health
+from contrastive.lengths import check_told_apart
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
+from contrastive.precision import check_precision
+from contrastive.rehearsal import check_learns, check_memory, made_up, remembering
 from contrastive.training_data import ContrastiveData
 
 
@@ -71,6 +80,7 @@ class ContrastiveModule(lightning.LightningModule):
         self._takes_health = "health" in parameters_of(loss)
         self._guide_documents: Tensor | None = None
         self._latest: EmbeddedBatch | None = None
+        self._window: list[Batch] = []  # the batches of this step so far
         self._step_started = 0.0
         self._tokens_before = 0
 
@@ -79,18 +89,35 @@ class ContrastiveModule(lightning.LightningModule):
         optimizer, schedule = self.optimizer(self.encoder, self.loss, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def setup(self, stage: str) -> None:
+        """Refuse a trainer's precision in which training would be lost.
+
+        Raises:
+            ValueError: If it keeps the weights in other than float32.
+        """
+        if stage == "fit":
+            check_precision(self.trainer.precision)
+
     def on_fit_start(self) -> None:
         """Turn dropout on: `from_pretrained` returns an encoder in eval mode and Lightning keeps what it finds."""
         self.train()
+        self._window.clear()
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ContrastiveData) and data.guides is not None and self.memory is not None:
             self._guide_documents = data.guides.documents.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Encode both sides, judge them, return the loss."""
+        """Encode both sides, judge them, return the loss.
+
+        Raises:
+            NotFiniteError: If the loss is NaN or infinite.
+        """
         self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
-        self._latest = gather(embedded(batch, *self._embed(batch)))
+        self._window.append(batch)
+        queries, keys = self._embed(batch)
+        self._latest = gather(embedded(batch, queries, keys))
         loss = self.judge(recall(self._latest, self.memory, self._guide_documents))
+        check_loss(loss.detach(), queries, keys, batch, self._now)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(self._latest))
         return loss
 
@@ -104,50 +131,77 @@ class ContrastiveModule(lightning.LightningModule):
         loss: Tensor = self.loss(batch.queries, batch.keys, **loss_arguments(self.loss, batch), **health)
         return loss
 
-    def rehearse(self, batch: Batch) -> None:
+    def rehearse(self, batch: Batch, epoch: Iterable[Batch] = ()) -> None:
         """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
 
+        Args:
+            batch: Of the first records.
+            epoch: Batches as an epoch has them, to find one that the loss can learn from; none for the one above.
+
         Raises:
-            ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; or that it has
-                no use for the further keys of a memory.
+            ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; that it has no
+                use for the further keys of a memory; that its gradient is zero; or that all texts of a side are one
+                after they are cut.
         """
         if batch.scores is not None and "targets" not in parameters_of(self.loss):
             raise ValueError(
                 f"{type(self.loss).__name__} takes every pair as relevant, and the training records have scores: "
                 "min_score says which are (columns.score=false says that all are)"
             )
-        generator, width = torch.Generator().manual_seed(0), self.encoder.dimension
-        queries, keys, unrelated = (
-            torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents), 64)
-        )
-        made_up = embedded(batch, queries, keys)
+        name, width, judge = type(self.loss).__name__, self.encoder.dimension, self.judge
         with torch.no_grad():
-            alone = self.judge(made_up)
-            if self.memory is not None:
-                # The closest there are, for a loss that takes the hardest, and others, for one that leaves those out.
-                queued = torch.cat([unrelated, queries])
-                memory = CrossBatchQueue(len(queued), width)
-                memory.push(queued, torch.full((len(queued),), -1))
-                try:
-                    useless = torch.equal(self.judge(recall(made_up, memory)), alone)
-                    why = "they make no difference to it"
-                except ValueError as error:
-                    useless, why = True, str(error)
-                if useless:
-                    name = type(self.loss).__name__
-                    raise ValueError(f"expected a loss that uses the further keys of a memory, got {name}: {why}")
+            tried = embedded(batch, *made_up(batch, width))
+            if self.memory is None:
+                self.judge(tried)
+            else:
+                check_memory(self.judge, tried, name)
+                judge = lambda tried: self.judge(remembering(tried))  # noqa: E731
+        batches = iter(epoch)
+        first = next(batches, batch)
+        check_told_apart(self.encoder, first.queries, "query")
+        check_told_apart(self.encoder, first.documents, "document")
+        check_learns(judge, chain([first], batches), embedded, width, name)
         self.health.clear()
+
+    def on_after_backward(self) -> None:
+        """Make the gradient of an epoch's last window, if that is shorter, the mean of its batches too."""
+        if self.trainer.is_last_batch:
+            average_window(self.parameters(), len(self._window), self.trainer.accumulate_grad_batches)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and let the momentum encoder follow."""
         super().optimizer_step(*args, **kwargs)
+        self._window.clear()
         if self.momentum_encoder is not None:
             self.momentum_encoder.update(self.encoder)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the size of the gradient before it is clipped."""
+        """Log the size of the gradient before it is clipped.
+
+        Raises:
+            NotFiniteError: If it is NaN or infinite.
+        """
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        check_gradient(norm, self._window, self._now, self.trainer.scaler)
+        self.log("train/gradient_norm", norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is not finite, and claims that are not true, out of a checkpoint.
+
+        Raises:
+            NotFiniteError: If a weight or something that was remembered is NaN or infinite.
+        """
+        check_weights(checkpoint["state_dict"], "a checkpoint")
+        rewind_to_step(checkpoint, self.trainer.accumulate_grad_batches)
+
+    @property
+    def _now(self) -> str:
+        """Where training is, for messages; without a trainer, nowhere."""
+        trainer = self._trainer
+        return (
+            "before training" if trainer is None else f"at step {trainer.global_step} of epoch {trainer.current_epoch}"
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Fill the memory; log speed, learning rate, and what the loss said of the batches since it last was logged."""
@@ -195,6 +249,10 @@ class ContrastiveModule(lightning.LightningModule):
         """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
         shows_progress = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
         embeddings = embed(self.encoder, task, show_progress=shows_progress, cache=self.cache)
+        if not (embeddings.queries.isfinite().all() and embeddings.documents.isfinite().all()):
+            raise NotFiniteError(
+                f"expected finite embeddings of {task.name} {self._now}, got NaN or infinity among them"
+            )
         results = evaluate_rankings(rank_embedded(embeddings, task), task)
         for name, value in results.means.items():
             # Every rank ranks the whole corpus, so this is the mean of equal numbers.

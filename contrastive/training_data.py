@@ -5,8 +5,8 @@ Notable decisions:
 - By default rows with the same document may meet in a batch: losses are told (`exclude`) and leave it out, or take it
   as a further positive, so that this costs a few negatives and no correctness. Keeping such rows apart would take
   those positives from the losses that want them, and makes short batches where a document has many queries.
-- The position in an epoch is that of Lightning's own progress, batches whose step was made: a batch that was being
-  worked on when the run ended comes again, and none that a loader had only asked for in advance is lost.
+- The position in an epoch is that of Lightning's own progress, batches whose step was made: one that was being worked on
+  when the run ended comes again, with those it shares the step with, and none is lost that a loader had only asked for.
 - Clusters are part of the state; within an epoch they could not be made again from the encoder as it is by then.
 """
 
@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from contrastive.accumulation import batches_of_steps
 from contrastive.batching import EpochBatches
 from contrastive.batching.clusters import k_means
 from contrastive.batching.late_loader import LateLoader
@@ -184,7 +186,16 @@ class ContrastiveData(lightning.LightningDataModule):
 
     def rehearsal(self) -> Batch:
         """Make a batch of the first records, with guide embeddings if there are to be any, before all are embedded."""
-        batch = self.collate(self.records[: self.batches.batch_size])
+        return self._rehearsed(range(min(self.batches.batch_size, len(self.records))))
+
+    def rehearsals(self, count: int = 100) -> Iterator[Batch]:
+        """Make at most `count` batches, spread over the coming epoch as it would be without clusters; as `rehearsal`."""
+        order = list(copy(self.batches))  # whose own position stays as it is
+        for place in range(0, len(order), -(-len(order) // count)):
+            yield self._rehearsed(order[place])
+
+    def _rehearsed(self, rows: Sequence[int]) -> Batch:
+        batch = self.collate([self.records[row] for row in rows])
         if self._guide is None:
             return batch if self.guides is None else self.guides.added_to(batch)
         return replace(
@@ -217,8 +228,14 @@ class ContrastiveData(lightning.LightningDataModule):
         chosen = {} if self.negatives is None else {"negatives": self.negatives.state_dict()}
         if self.trainer is None:
             return {"batches": self.batches.state_dict(), **chosen}
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"batches": self.batches.state_dict(progress.processed), **chosen}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        seen = batches_of_steps(
+            progress.current.ready,
+            progress.current.processed,
+            accumulate=self.trainer.accumulate_grad_batches,
+            is_last=progress.is_last_batch,
+        )
+        return {"batches": self.batches.state_dict(seen), **chosen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+from contrastive.finite import NotFiniteError
+
+log = logging.getLogger(__name__)
 
 
 class NotWorthFinishing(Exception):  # noqa: N818  # nothing went wrong
@@ -30,7 +35,10 @@ class SaveWhenInterrupted(Callback):
     ) -> None:
         """Save, if there is anything to save yet and somebody may go on with it."""
         if trainer.global_step > 0 and not isinstance(exception, NotWorthFinishing):
-            trainer.save_checkpoint(self.path)
+            try:
+                trainer.save_checkpoint(self.path)
+            except NotFiniteError as error:  # must not take the place of what ended the training
+                log.warning("%s is not written: %s", self.path.name, error)
 
 
 class ProgressBar(TQDMProgressBar):

@@ -20,6 +20,7 @@ from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
 from contrastive.negatives import Kept
 from contrastive.optimization import planned_steps
+from contrastive.precision import check_precision
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 
@@ -42,6 +43,7 @@ class Parts:
 
 def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
     """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
+    check_precision(config.trainer.precision)
     loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
     strategy = instantiate(config.negatives)
@@ -81,7 +83,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     module = ContrastiveModule(
         encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
     )
-    module.rehearse(datamodule.rehearsal())
+    module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
     return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
 
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from contrastive.data import RetrievalTask
+from contrastive.finite import NotFiniteError
 from contrastive.negatives.summary import described
 from contrastive.precision import fastest_precision
 from contrastive.record_negatives import RecordNegatives
@@ -117,7 +118,11 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     judge("BM25")
     if config.before:
         judge("before")
-    parts.trainer.fit(parts.module, parts.datamodule)
+    try:
+        parts.trainer.fit(parts.module, parts.datamodule)
+    except NotFiniteError:
+        keep_best(folder, parts, report)
+        raise
     clock.lap("train")
     if parts.datamodule.negatives is not None:
         report["negatives"] = _choices(parts.datamodule.negatives)
@@ -160,6 +165,17 @@ def restore_best(parts: Parts) -> dict[str, Any] | None:
         "step": checkpoint["global_step"],
         "epoch": checkpoint["epoch"],
     }
+
+
+def keep_best(folder: Path, parts: Parts, report: dict[str, Any]) -> None:
+    """Write the best validated weights of a run that cannot go on as its model, if there are any, and say so."""
+    monitored = restore_best(parts)
+    if monitored is None:
+        log.warning("No weights had been validated before that, so there is no model.")
+    elif parts.trainer.is_global_zero:
+        report["monitored"] = monitored
+        parts.encoder.save_pretrained(folder / "model")
+        log.warning("The best weights before that, of step %d, are in %s", monitored["step"], folder / "model")
 
 
 def show(

@@ -601,6 +601,26 @@ def test_both_sides_together_equal_each_alone(tiny_encoder: Encoder, deduplicate
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_two_views_of_one_text_have_dropout_of_their_own_in_training_only(tiny_encoder: Encoder) -> None:
+    tiny_encoder.query_prompt, tiny_encoder.document_prompt = "data ", "data "
+    queries = ["the chef", "a nurse", "the chef", "hospital", "engineer"]
+    documents = ["the chef", "kitchen", "the chef", "kitchen", "engineer", "the chef", "a nurse", "engineer"]
+    views, keys = tiny_encoder.embed_sides(queries, documents)
+    torch.testing.assert_close(views[[0, 2, 4]], keys[[0, 2, 4]])
+    tiny_encoder.train()
+    views, keys = tiny_encoder.embed_sides(queries, documents)
+    assert all((view - key).abs().max() > 0.01 for view, key in zip(views[[0, 2, 4]], keys[[0, 2, 4]], strict=True))
+    assert torch.equal(views[0], views[2])  # other repetitions are encoded once, also across the sides
+    assert torch.equal(keys[0], keys[5])
+    assert torch.equal(keys[4], keys[7])
+    assert torch.equal(keys[1], keys[3])
+    assert torch.equal(views[1], keys[6])
+    tiny_encoder.document_prompt = ""
+    before = tiny_encoder.tokens_seen.real
+    tiny_encoder.embed_sides(["nurse"], ["nurse", "data nurse"])
+    assert tiny_encoder.tokens_seen.real - before == 4 + 3  # its pair has another prompt, and the last is the query
+
+
 def test_micro_batches_are_cut_from_both_sides_together(tiny_encoder: Encoder) -> None:
     tiny_encoder.tokens_per_batch = 100
     batches: list[int] = []

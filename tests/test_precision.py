@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
+from test_training import fit
 
-from contrastive.precision import fastest_precision
+from contrastive.encoder import Encoder
+from contrastive.losses import InfoNCELoss
+from contrastive.precision import check_precision, fastest_precision
 
 
 @pytest.mark.parametrize(
@@ -26,3 +31,19 @@ def test_a_cuda_device_gains_from_ampere_on(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert fastest_precision("cuda") == expected
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "transformer-engine", 64, "float8"])
+def test_a_precision_that_loses_small_steps_is_refused_by_name(precision: str | int) -> None:
+    with pytest.raises(ValueError, match=f"expected trainer.precision to be .*bf16-mixed.* or auto, got {precision}: "):
+        check_precision(precision)
+
+
+@pytest.mark.parametrize("precision", [None, 32, "32", "32-true", "bf16", "bf16-mixed", 16, "16-mixed"])
+def test_a_precision_with_float32_weights_is_taken(precision: str | int | None) -> None:
+    check_precision(precision)
+
+
+def test_a_trainer_with_16_bit_weights_is_refused_before_any_step(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected trainer\.precision to be .*, got bf16-true"):
+        fit(tiny_encoder, InfoNCELoss(), tmp_path, precision="bf16-true")

@@ -20,6 +20,7 @@ from test_tracking import read_back
 
 from contrastive.encoder import Encoder
 from contrastive.evaluation import Rankings, evaluate_rankings
+from contrastive.finite import NotFiniteError
 from contrastive.training import ContrastiveModule
 from experiments import evaluate, run
 from experiments.jobs.generator import jobs
@@ -304,6 +305,49 @@ def test_ctrl_c_leaves_what_was_finished(configure: Configure, monkeypatch: pyte
     assert checkpoint["global_step"] == 1
 
 
+def test_a_run_that_diverges_stops_and_leaves_its_best_weights(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = ContrastiveModule.judge
+
+    def diverging(self: ContrastiveModule, batch: Any) -> Any:
+        trains = self._trainer is not None and self.trainer.training and self.trainer.global_step == 3
+        return judge(self, batch) * (float("nan") if trains else 1)
+
+    monkeypatch.setattr(ContrastiveModule, "judge", diverging)
+    config = configure("before=false", "trainer.max_epochs=4", "trainer.val_check_interval=1.0")
+    with pytest.raises(NotFiniteError, match="expected a finite loss, got nan at step 3 of epoch 1 from 4 pairs"):
+        train_and_judge(config)
+    folder, content = Path(config.folder), report(config)
+    assert content["status"].startswith("failed: NotFiniteError: expected a finite loss, got nan at step 3")
+    assert content["monitored"]["step"] == 2
+    weights = Encoder.from_pretrained(folder / "model").state_dict()
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], best[f"encoder.{name}"]) for name in weights)
+    interrupted = torch.load(folder / "checkpoints" / "interrupted.ckpt", weights_only=True)
+    assert interrupted["global_step"] == 3
+    assert all(bool(value.isfinite().all()) for value in interrupted["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [(4, "expected a finite loss, got nan at step 1 "), (1, "expected a model in .* with finite weights, got NaN")],
+)
+def test_a_run_that_diverges_at_once_leaves_no_model(
+    steps: int, message: str, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = ["trainer.limit_val_batches=0", "optimizer.learning_rate=1e38", "optimizer.warmup_ratio=0"]
+    config = configure("before=false", *overrides, f"trainer.max_steps={steps}")
+    with pytest.raises(NotFiniteError, match=message):
+        train_and_judge(config)
+    if steps > 1:
+        assert "so there is no model" in caplog.text
+        assert "interrupted.ckpt is not written: expected a checkpoint with finite weights" in caplog.text
+    assert report(config)["status"].startswith("failed: NotFiniteError")
+    assert not (Path(config.folder) / "model").exists()
+    assert not list((Path(config.folder) / "checkpoints").glob("*"))
+
+
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
@@ -328,6 +372,12 @@ def test_what_cannot_be_composed_fails_at_once(
         (["judge=train"], "expected judge to be dev or test, got 'train'"),
         (["trainer.max_epochs=-1"], "to bound the run"),
         (["batch_size=0"], "batch_size"),
+        (["batch_size=1"], "expected batches from which InfoNCELoss can learn, got none: .*, of 1 pair each"),
+        (
+            ["encoder.max_length=8", "encoder.query_prompt='a search for a job: '"],
+            "queries that differ in their first 8",
+        ),
+        (["trainer.precision=bf16-true"], r"expected trainer\.precision to be .* or auto, got bf16-true"),
         (["loss=triplet", "loss.mining=explicit"], "negatives"),
         (["encoder.name_or_path=???"], r"expected a value for encoder\.name_or_path, which has no default: add"),
     ],
