@@ -34,7 +34,9 @@ class SaveWhenInterrupted(Callback):
     ) -> None:
         """Save, if there is anything to save yet and somebody may go on with it."""
         if trainer.global_step > 0 and not isinstance(exception, NotWorthFinishing):
-            trainer.save_checkpoint(self.path)
+            # As `trainer.save_checkpoint` does, which waits for the other processes: they may not have failed.
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+            trainer.strategy.save_checkpoint(checkpoint, self.path)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -1,7 +1,7 @@
 """How a program ends when it is told to: Ctrl-C, SIGTERM (a cluster, `kill`) and SIGHUP (a closed terminal) alike.
 
-The two signals are raised where Ctrl-C would be, as a `KeyboardInterrupt` that knows its number, so that whatever writes
-down where it is on Ctrl-C does so for them, and the exit status is the one that a shell expects: 130, 143, 129.
+The two signals are raised where Ctrl-C would be, as a `KeyboardInterrupt` that knows its number, so that what
+writes down where it is on Ctrl-C does so for them, and the exit status is the one that a shell expects: 130, 143, 129.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def interruptible(*, grace: float | None = None) -> Iterator[None]:
     try:
         yield
     finally:
+        if grace is not None and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -43,9 +43,7 @@ class Parts:
     cache: EmbeddingCache | None
 
 
-def build(
-    config: DictConfig, folder: Path, further: Sequence[Callback] = (), opened: list[Any] | None = None
-) -> Parts:
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), opened: list[Any] | None = None) -> Parts:
     """Build every part, cheap ones first, and refuse what cannot work before anything long starts.
 
     Args:

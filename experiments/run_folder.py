@@ -1,8 +1,8 @@
 """The folder of a run: who has it, who may write into it, and what it says of how the run ended.
 
 - A run that is given no folder makes one that was not there, so two runs of one second do not meet.
-- A folder belongs to one run at a time, and a finished run is never written over. One that failed or was interrupted may
-  be begun again in its folder.
+- A folder belongs to one run at a time, and a finished run is never written over. One that failed or was
+  interrupted may be begun again in its folder.
 - Of the processes that share a run only the first writes. The others get the same object, which writes nothing.
 - Nothing of a run is written before its parts are built and checked, so a mistake leaves a folder as it was.
 """
