@@ -11,7 +11,9 @@ Notable decisions:
 - When the folder grows over its limit, the files that were not read or written for the longest time go.
 - Long lists are encoded in parts that are kept until the whole is written. Each part is one call of the encoder, which
   sorts by length within it.
-- On reading, shape and length of a file are checked, not each of its bytes.
+- A file ends in a CRC-32 of its numbers, which is compared when it is opened: 1 s for each GB. Zeros where a disk lost
+  something are not taken for embeddings. What is not finite is not kept.
+- The cache saves time and is not needed: a folder that cannot be written, or is full, is a warning.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ import logging
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -115,7 +119,6 @@ class EmbeddingCache:
             show_progress: Show a progress bar.
 
         Raises:
-            OSError: If the folder cannot be written; a folder that never could be is refused before any encoding.
             TypeError: If `texts` is one string, or holds something other than strings.
         """
         check_texts(texts)
@@ -126,25 +129,28 @@ class EmbeddingCache:
         kept = self._kept(path, encoder, len(texts), side)
         if kept is not None:
             return kept
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=self.folder).close()  # to fail now if it is read-only, and not after an hour
-        with locked(self.folder / f"{key}.lock"):
+        with turn(self.folder / f"{key}.lock") as writable:
             kept = self._kept(path, encoder, len(texts), side)  # by another process, while this one waited
             if kept is not None:
                 return kept
             started = time.perf_counter()
             distinct = list(dict.fromkeys(texts))
-            embeddings = self._encode(encoder, distinct, key, side, show_progress)
+            embeddings = self._encode(encoder, distinct, key, side, show_progress, writable)
             if len(distinct) < len(texts):
                 embeddings = embeddings[positions(distinct, texts)]
-            _write(path, embeddings)
-            for part in self.folder.glob(f"{key}.part-*.npy"):
-                part.unlink(missing_ok=True)
-        seconds = time.perf_counter() - started
-        what = "queries" if side == "query" else "documents"
-        _log.info("%s %s embedded in %.0f s and cached in %s", f"{len(texts):,}", what, seconds, self.folder)
-        self._make_room(path)
+            if not writable:
+                return embeddings
+            with optional(self.folder):
+                _write(path, embeddings)
+                for part in self.folder.glob(f"{key}.part-*.npy"):
+                    part.unlink(missing_ok=True)
+                self._say_kept(len(texts), side, time.perf_counter() - started)
+                self._make_room(path)
         return embeddings
+
+    def _say_kept(self, number: int, side: Side, seconds: float) -> None:
+        what = "queries" if side == "query" else "documents"
+        _log.info("%s %s embedded in %.0f s and cached in %s", f"{number:,}", what, seconds, self.folder)
 
     def _kept(self, path: Path, encoder: KeyedEncoder, num_texts: int, side: Side) -> NDArray[np.float32] | None:
         """Read embeddings, and note that they were of use."""
@@ -170,7 +176,7 @@ class EmbeddingCache:
                     total -= size
 
     def _encode(
-        self, encoder: KeyedEncoder, texts: Sequence[str], key: str, side: Side, show_progress: bool
+        self, encoder: KeyedEncoder, texts: Sequence[str], key: str, side: Side, show_progress: bool, writable: bool
     ) -> NDArray[np.float32]:
         """Encode what is not there yet, part by part."""
         several = len(texts) > self.part_size
@@ -186,7 +192,9 @@ class EmbeddingCache:
                 if rows is None:
                     encoded = encoder.encode(part, side=side, show_progress=show_progress, as_numpy=False)
                     rows = encoded.float().cpu().numpy()
-                    _write(path, rows)
+                    if writable and several:
+                        with optional(self.folder):
+                            _write(path, rows)
                 else:
                     found += len(part)
                 parts.append(rows)
@@ -202,12 +210,43 @@ def embedding_key(encoder: KeyedEncoder, texts: Sequence[str], *, side: Side) ->
     It differs if the weights, their precision, a setting, the side, a text or the order of the texts does.
     """
     digest = hashlib.blake2b(digest_size=20)
-    described = {"version": 1, "side": side, "dimension": encoder.dimension, "settings": dict(encoder.settings)}
+    described = {"version": 2, "side": side, "dimension": encoder.dimension, "settings": dict(encoder.settings)}
     _add(digest, json.dumps(described, sort_keys=True).encode())
     add_weights(digest, encoder.state_dict())
     for text in texts:
         _add(digest, text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[bool]:
+    """Let one process at a time into the block, with whether the folder of the lock can be written.
+
+    Where it cannot be, that is a warning, and all may go in.
+    """
+    with ExitStack() as held:
+        writable = False
+        with optional(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()  # to know now if it is read-only, and not after an hour
+            held.enter_context(locked(path))
+            writable = True
+        yield writable
+
+
+@contextmanager
+def optional(folder: Path) -> Iterator[None]:
+    """Go on after the block, with a warning, if something cannot be written into a folder that only saves time."""
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
+        _warn(folder, str(error))
+
+
+@cache
+def _warn(folder: Path, why: str) -> None:
+    """Say it once."""
+    _log.warning("Nothing more is kept in %s, which cannot be written (%s); the work goes on without it.", folder, why)
 
 
 @contextmanager
@@ -241,6 +280,10 @@ def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
         embeddings = np.lib.format.open_memmap(path, mode="c")
         if embeddings.shape != shape or embeddings.dtype != np.float32:
             raise ValueError(f"expected float32 {list(shape)}, got {embeddings.dtype} {list(embeddings.shape)}")
+        with path.open("rb") as file:
+            file.seek(embeddings.offset + embeddings.nbytes)
+            if file.read() != _checksum(embeddings):
+                raise ValueError("its numbers are not those that were written")
     except FileNotFoundError:
         return None
     except Exception as error:  # numpy parses the header as Python source, which fails in many ways
@@ -250,7 +293,12 @@ def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 
 def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
+    if not np.isfinite(embeddings).all():
+        return
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, embeddings)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
+        file.write(_checksum(embeddings))
+
+
+def _checksum(embeddings: NDArray[np.float32]) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(embeddings)).to_bytes(4, "little")

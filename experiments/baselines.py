@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from contrastive.data import RetrievalTask
+from contrastive.embedding_cache import optional
 from contrastive.evaluation import Rankings, bm25_rankings
 from experiments.results import write_json
 
@@ -35,13 +36,14 @@ def bm25_once(task: RetrievalTask, user_query: str, folder: Path | None, depth: 
     path = folder / f"bm25-{_digest(asked, depth)}.json"
     try:
         return Rankings(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except OSError:  # there is none, or none that may be read
         pass
     except (ValueError, TypeError) as error:
         log.warning("%s is damaged and is computed again (%s)", path, error)
     rankings = bm25_rankings(asked, depth)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"documents": dict(rankings.documents), "scores": dict(rankings.scores)})
+    with optional(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"documents": dict(rankings.documents), "scores": dict(rankings.scores)})
     return rankings
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contrastive.whole_files import whole_file
 from experiments.composing import MISTAKES, said
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def show(report: Report, options: argparse.Namespace) -> None:
 
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(WRITERS[options.output.suffix](report), encoding="utf-8")
+        with whole_file(options.output) as temporary:
+            temporary.write_text(WRITERS[options.output.suffix](report), encoding="utf-8")
     if options.json:
         print(as_json(report))
     else:

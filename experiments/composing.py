@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
+import typing
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parents[1].resolve() / "configs"
+
+_CONTINUES = re.compile(r"(resume|ckpt|checkpoint)(_|$)|(_|^)(resume|ckpt)")
+"""Keys that people expect to continue a training."""
 
 
 def compose(*, model: str | None = None, data: str | None = None, overrides: Sequence[str] = ()) -> DictConfig:
@@ -23,7 +32,7 @@ def compose(*, model: str | None = None, data: str | None = None, overrides: Seq
         overrides: Further values as `name=value`, applied last.
 
     Raises:
-        ValueError: If `data` is none of these, or a setting that has no default is not given.
+        ValueError: If `data` is none of these, a setting that has no default is not given, or a key is unknown.
         HydraException: If an override is unknown or malformed.
     """
     from hydra import compose as compose_config
@@ -31,6 +40,7 @@ def compose(*, model: str | None = None, data: str | None = None, overrides: Seq
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose_config("config", overrides=[*_encoder(model), *_data(data), *overrides])
+    check_known(config)
     check_complete(config, ("encoder", "data"))  # the rest has interpolations that only a run resolves
     return config
 
@@ -46,6 +56,81 @@ def check_complete(config: DictConfig, parts: Iterable[Any]) -> None:
             continue
         for name in sorted(OmegaConf.missing_keys(config[part])):
             raise ValueError(f"expected a value for {name}, which has no default: add {name}=...")
+
+
+def check_known(config: DictConfig) -> None:
+    """Refuse what a plus, or a file of one's own, adds to a configuration where nothing reads it.
+
+    A key at the top that other values refer to, as in `+mine=FOLDER encoder.name_or_path=${mine}`, is read by them. The
+    keys of what is built from a group are checked by what is built.
+
+    Args:
+        config: As composed, with its interpolations.
+
+    Raises:
+        ValueError: If there is one; it names the nearest that is known.
+    """
+    known = _own_keys()
+    for name in config:
+        if name not in known and not re.search(rf"\$\{{[^}}]*\b{re.escape(str(name))}\b", OmegaConf.to_yaml(config)):
+            if _CONTINUES.search(str(name)):
+                raise ValueError(f"expected no {name}: to continue a run from a checkpoint is not offered yet")
+            raise ValueError(f"there is no {name} to set, nothing reads it{nearest(str(name), known)}")
+    for name, inner in known.items():
+        for key in config.get(name) or () if inner else ():
+            if key not in inner:
+                raise ValueError(f"there is no {name}.{key} to set, nothing reads it{nearest(str(key), inner)}")
+
+
+def check_taken(name: str, node: Any) -> None:
+    """Refuse a key of a group that what would be built from it does not take, where this run does not build it.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for key in node if isinstance(node, DictConfig) and "_target_" in node else ():
+        if not str(key).startswith("_") and not takes(node, str(key), beside=True):
+            raise ValueError(f"there is no {name}.{key} to set, {node['_target_']} does not take it")
+
+
+def takes(node: Any, name: str, *, beside: bool = False) -> bool:
+    """Whether what is built from a part of a configuration takes an argument of this name.
+
+    Args:
+        node: The part.
+        name: The argument.
+        beside: Whether to ask what is built even if the part has such a key.
+    """
+    if not isinstance(node, DictConfig):
+        return False
+    if "_target_" not in node or (name in node and not beside):
+        return True
+    parameters = inspect.signature(get_object(node["_target_"]), eval_str=True).parameters.values()
+    return any(parameter.name == name or _may_hold(parameter, name) for parameter in parameters)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names what was probably meant, empty if nothing is near."""
+    close = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _may_hold(parameter: inspect.Parameter, name: str) -> bool:
+    """Whether a parameter is `**options` and may hold an option of this name: one of its `TypedDict`, if it has one."""
+    if parameter.kind is not parameter.VAR_KEYWORD:
+        return False
+    if typing.get_origin(parameter.annotation) is not typing.Unpack:
+        return True
+    return name in typing.get_type_hints(typing.get_args(parameter.annotation)[0])
+
+
+@cache
+def _own_keys() -> dict[str, tuple[str, ...]]:
+    """Return the keys at the top of a configuration, with those of what `config.yaml` itself holds below them."""
+    own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"))  # type: ignore[assignment]
+    groups = [group for choice in own.pop("defaults") if isinstance(choice, dict) for group in choice]
+    known: dict[str, tuple[str, ...]] = {group: () for group in groups if not group.startswith("override ")}
+    return known | {key: tuple(value) if isinstance(value, dict) else () for key, value in own.items()}
 
 
 MISTAKES = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)

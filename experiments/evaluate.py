@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from experiments.composing import MISTAKES, compose, said
+from experiments.interruptions import exit_status, interruptible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
 
@@ -28,9 +29,13 @@ def main(arguments: list[str] | None = None) -> float:
     console.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG, which only a handler can stop
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
     try:
-        return evaluate(options)
+        with interruptible():
+            return evaluate(options)
     except MISTAKES as error:
         sys.exit(f"error: {said(error)}")
+    except KeyboardInterrupt as error:
+        logging.getLogger(__name__).warning("interrupted")
+        sys.exit(exit_status(error))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from contrastive.data import RetrievalTask
 from contrastive.evaluation import Results
+from contrastive.whole_files import whole_file
 from experiments.judging import Judgement
 from experiments.results import HEADLINE, Outcome, example_rows, final_numbers, per_query_rows, write_similarities
 
@@ -78,7 +79,8 @@ def draw(
     for name, figure in figures.items():
         if figure is not None:
             written[name] = folder / f"{name}.png"
-            figure.savefig(written[name], dpi=150)
+            with whole_file(written[name]) as temporary:
+                figure.savefig(temporary, dpi=150, format="png")
     return written
 
 

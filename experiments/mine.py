@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from contrastive.whole_files import whole_file
 from experiments.composing import MISTAKES, check_complete, compose, said
+from experiments.interruptions import exit_status, interruptible
 
 if TYPE_CHECKING:
     from contrastive.contracts import ChosenNegatives, Moment
@@ -51,12 +52,13 @@ def main(arguments: list[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("bm25s").disabled = True  # it sets its own level on import
     try:
-        mine(options)
+        with interruptible():
+            mine(options)
     except MISTAKES as error:
         sys.exit(f"error: {said(error)}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         log.warning("interrupted")
-        sys.exit(130)
+        sys.exit(exit_status(error))
 
 
 def parser() -> argparse.ArgumentParser:

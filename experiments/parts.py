@@ -11,7 +11,8 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
-from omegaconf import DictConfig
+from lightning.pytorch.plugins.io import CheckpointIO
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
@@ -23,6 +24,8 @@ from contrastive.optimization import planned_steps
 from contrastive.precision import check_precision
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
+from experiments.callbacks import WholeCheckpoints
+from experiments.composing import check_taken
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +44,15 @@ class Parts:
     cache: EmbeddingCache | None
 
 
-def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
-    """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), opened: list[Any] | None = None) -> Parts:
+    """Build every part, cheap ones first, and refuse what cannot work before anything long starts.
+
+    Args:
+        config: What to build.
+        folder: Of the run.
+        further: Callbacks beside those of the configuration.
+        opened: Takes the trackers once they are open, for the caller to close them if something else is refused.
+    """
     check_precision(config.trainer.precision)
     loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
@@ -63,8 +73,20 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     validates = data.dev is not None and config.trainer.limit_val_batches != 0
     callbacks = [*build_callbacks(config, validates=validates), *further]
     loggers = instantiate(config.logger, folder=folder)
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+    if opened is not None:
+        opened += loggers
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    plugins = list(instantiate(config.trainer.get("plugins") or []))
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeCheckpoints())
+    trainer = instantiate(
+        config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, default_root_dir=str(folder)
+    )
     encoder.to(trainer.strategy.root_device)  # to mine negatives there; Lightning moves it for itself
+    guided = "guide_queries" in parameters_of(loss)
+    if not guided:
+        check_taken("guide", config.guide)
     datamodule = ContrastiveData(
         data.train,
         data.dev,
@@ -73,7 +95,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
         num_negatives=config.num_negatives,
         negatives=_kept(strategy, config.cache),
         encoder=encoder,
-        guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
+        guide=instantiate(config.guide) if guided else None,
         cache=cache,
         **config.batches,
     )

@@ -94,7 +94,7 @@ def write_system(folder: Path, name: str, rankings: Rankings, results: Results) 
 
 def write_queries(path: Path, task: RetrievalTask) -> None:
     """Write a row a query: its id and its text."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["query_id", "query"])
         writer.writerows(task.queries.items())
@@ -102,7 +102,7 @@ def write_queries(path: Path, task: RetrievalTask) -> None:
 
 def write_similarities(path: Path, similarities: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Write a row a pair: the system, the kind of pair, and the cosine of its query and document."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["system", "pair", "cosine"])
         for system, kinds in similarities.items():

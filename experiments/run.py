@@ -12,7 +12,12 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.composing import check_known
+from experiments.interruptions import exit_status, interruptible, interruption
+from experiments.run_folder import new_folder
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; steps on shared cores get much faster
 
@@ -20,14 +25,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> float:
     """Run one training job; return the monitored metric."""
-    from experiments.training_run import train_and_judge
-
+    logging.raiseExceptions = False  # else a full disk is a traceback for every line of the log
     command = ["python", "-m", "experiments.run", *HydraConfig.get().overrides.task]
+    with interruptible():
+        try:
+            _check(config)
+            from experiments.training_run import train_and_judge
+
+            return train_and_judge(config, command=command)
+        except (KeyboardInterrupt, SystemExit) as error:  # what is kept has been said where it is kept
+            interrupted = interruption(error)
+            if interrupted is None:
+                raise
+            logging.getLogger(__name__).warning("interrupted")
+            sys.exit(exit_status(interrupted))
+
+
+def _check(config: DictConfig) -> None:
     try:
-        return train_and_judge(config, command=command)
-    except KeyboardInterrupt:  # what is kept has been said where it is kept
-        logging.getLogger(__name__).warning("interrupted")
-        sys.exit(130)
+        check_known(config)
+    except ValueError as error:  # Hydra shows this one without a traceback
+        raise CompactHydraException(f"error: {error}") from error
 
 
 def is_sweep(arguments: list[str]) -> bool:
@@ -40,4 +58,5 @@ if __name__ == "__main__":
         from experiments.sweeps import program
 
         sys.exit(program.main(sys.argv[1:]))
+    OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)
     main()

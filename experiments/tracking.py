@@ -1,27 +1,25 @@
 """Where a run is tracked: Weights & Biases, a CSV file, or nowhere.
 
-W&B is never allowed to ask, delay or end a run. It goes online only when a key is present and the server can be reached
-within two seconds; otherwise the run is kept offline, complete, for `wandb sync`. If it fails on the way, training goes
-on without it. The run's own files are the source, W&B is the second copy.
+W&B is never allowed to ask, delay or end a run. It goes online only when a key is present and the server answers within
+two seconds, which a sweep finds out once; otherwise the run is kept offline, complete, for `wandb sync`. If it fails on
+the way, training goes on without it. The run's own files are the source, W&B is the second copy.
 """
 
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import shlex
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.results import Outcome
+from experiments.wandb_server import has_wandb_key, is_reachable, remember, wandb_url
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +119,7 @@ def wandb_logger(
 
 
 def _start_wandb(arguments: Mapping[str, Any], mode: str) -> Any:
-    online = mode != "offline" and has_wandb_key() and server_answers(wandb_url())
+    online = mode != "offline" and has_wandb_key() and is_reachable(wandb_url())
     if mode == "online" and not online:
         log.warning("Weights & Biases has no key, or its server does not answer; keeping the run offline.")
     if not online:
@@ -138,38 +136,11 @@ def _start_wandb(arguments: Mapping[str, Any], mode: str) -> Any:
         if not online:
             raise
         log.warning("Weights & Biases is not reachable (%s); keeping the run offline.", error)
+        remember(wandb_url(), False)
         run = wandb.init(mode="offline", **arguments)
     for pattern in ("train/*", "dev/*", "negatives/*"):
         run.define_metric(pattern, step_metric="trainer/global_step")
     return run
-
-
-def wandb_url() -> str:
-    """Address of the W&B server."""
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-
-
-def has_wandb_key() -> bool:
-    """Whether a W&B key is in the environment or in the netrc file, looked up without asking for one."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    host = urlparse(wandb_url()).hostname or ""
-    try:
-        return netrc.netrc(str(path)).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def server_answers(url: str, timeout: float = 2.0) -> bool:
-    """Whether a connection to the server can be opened within `timeout` seconds."""
-    parts = urlparse(url)
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=timeout):
-            return True
-    except OSError:
-        return False
 
 
 def log_results(loggers: Sequence[Any], outcome: Outcome) -> None:

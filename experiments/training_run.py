@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from contrastive.finite import NotFiniteError
 from contrastive.negatives.summary import described
 from contrastive.precision import fastest_precision
 from contrastive.record_negatives import RecordNegatives
+from contrastive.whole_files import disk_is_full, whole_folder
 from experiments import results
 from experiments.callbacks import NotWorthFinishing
 from experiments.composing import MISTAKES, check_complete, said
@@ -34,6 +36,8 @@ from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.model_card import write_card
 from experiments.parts import Parts, build
 from experiments.provenance import base_models, provenance
+from experiments.ranks import is_first, take_part, train
+from experiments.run_folder import RunFolder, claimed
 from experiments.tracking import HISTORY, finish, log_model, log_results
 
 log = logging.getLogger(__name__)
@@ -52,22 +56,46 @@ def train_and_judge(
     Raises:
         CompactHydraException: If the parts cannot be built from the configuration; it says why.
     """
-    folder = Path(config.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     if config.trainer.precision == "auto":
         config.trainer.precision = fastest_precision(device_type(config.trainer.accelerator))
         log.info("precision: %s", config.trainer.precision)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    _quiet()
+    first = is_first(config.trainer)
+    _quiet(first)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    try:
-        check_complete(config, config)
-        parts = build(config, folder, callbacks)
-    except MISTAKES as error:  # Hydra shows this one without a traceback
-        raise CompactHydraException(f"error: {said(error)}") from error
-    origin = provenance(command)
+    report: dict[str, Any] = {"status": "running"}
+    loggers: list[Any] = []
+    with ExitStack() as held:
+        folder = RunFolder(Path(config.folder), writes=False)  # until it is known that it may be had
+        try:
+            try:
+                folder = held.enter_context(claimed(folder.path, writes=first))
+                check_complete(config, config)
+                parts = build(config, folder.path, callbacks, loggers)
+            except MISTAKES as error:  # Hydra shows this one without a traceback
+                raise CompactHydraException(f"error: {said(error)}") from error
+            if not first:
+                take_part(parts)
+                return 0.0
+            report |= _started(config, parts, provenance(command))
+            folder.start(OmegaConf.to_yaml(config, resolve=True), report)
+            return _run(config, folder, parts, report)
+        except BaseException as error:
+            report["status"] = _ending(error)
+            if folder.started:
+                log.warning("\nThe run was stopped (%s). What was finished is in %s", report["status"], folder.path)
+            folder.write_ending(report)
+            if disk_is_full(error):
+                raise CompactHydraException(f"error: {said(error)}; the run is in {folder.path}") from error
+            raise
+        finally:
+            finish(loggers, failed=not report["status"].startswith(("finished", "pruned")))
+
+
+def _started(config: DictConfig, parts: Parts, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a run that can begin, and tell it to its trackers."""
+    for logger in parts.loggers:
+        logger.log_hyperparams(dict(origin))
     report: dict[str, Any] = {
-        "status": "running",
         "data": _sizes(parts),
         "base_models": base_models(OmegaConf.to_container(config.encoder, resolve=True)),
         **origin,
@@ -76,17 +104,7 @@ def train_and_judge(
     if parts.datamodule.negatives is not None:
         log.info("Negatives: %s", described(parts.datamodule.negatives.summary))
         report["negatives"] = _choices(parts.datamodule.negatives)
-    for logger in parts.loggers:
-        logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **origin})
-    try:
-        return _run(config, folder, parts, report)
-    except BaseException as error:
-        report["status"] = _ending(error)
-        log.warning("\nThe run was stopped (%s). What was finished is in %s", report["status"], folder)
-        raise
-    finally:
-        results.write_json(folder / "metrics.json", report)
-        finish(parts.loggers, failed=not report["status"].startswith(("finished", "pruned")))
+    return report
 
 
 def _ending(error: BaseException) -> str:
@@ -95,10 +113,12 @@ def _ending(error: BaseException) -> str:
         return f"pruned: {error}"
     if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns Ctrl-C into SystemExit
         return "interrupted"
+    if isinstance(error, CompactHydraException):
+        return f"failed: {str(error).removeprefix('error: ')}"
     return f"failed: {type(error).__name__}: {error}"
 
 
-def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any]) -> float:
+def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, Any]) -> float:
     clock = Clock(report.setdefault("seconds", {}))
     judged: dict[str, Judgement] = {}
 
@@ -109,39 +129,40 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
         else:
             encoder = parts.encoder.to(parts.trainer.strategy.root_device)  # Lightning puts it back on the CPU
             judged[name] = judge_encoder(encoder, parts.task, judged["BM25"].rankings, config.query, cache=parts.cache)
-        results.write_system(folder, name, judged[name].rankings, judged[name].results)
+        results.write_system(folder.path, name, judged[name].rankings, judged[name].results)
         report["systems"][name] = judged[name].summary()
         clock.lap(f"judge {name}")
-        results.write_json(folder / "metrics.json", report)
+        folder.write_report(report)
 
-    results.write_queries(folder / "queries.csv", parts.task)
+    results.write_queries(folder.path / "queries.csv", parts.task)
     judge("BM25")
     if config.before:
         judge("before")
     try:
-        parts.trainer.fit(parts.module, parts.datamodule)
+        train(parts)
     except NotFiniteError:
-        keep_best(folder, parts, report)
+        keep_best(folder.path, parts, report)
         raise
     clock.lap("train")
     if parts.datamodule.negatives is not None:
         report["negatives"] = _choices(parts.datamodule.negatives)
     monitored = restore_best(parts)
     report["monitored"] = monitored
-    parts.encoder.save_pretrained(folder / "model")
+    with whole_folder(folder.path / "model") as model:
+        parts.encoder.save_pretrained(model)
     judge("after")
     if config.before:
         report["gain"] = gain(judged["before"], judged["after"])
     report["status"] = "finished"
-    results.write_json(folder / "metrics.json", report)
+    folder.write_report(report)
     try:
-        write_card(folder)
+        write_card(folder.path)
     except Exception as error:  # the model is worth more than its card
         log.warning("The model card could not be written (%s: %s)", type(error).__name__, error)
-    outcome = illustrate(folder, parts.task, judged, report, folder / HISTORY / "metrics.csv")
-    show(config, folder, parts.task, judged, report)  # before the tracker, which may fail
+    outcome = illustrate(folder.path, parts.task, judged, report, folder.path / HISTORY / "metrics.csv")
+    show(config, folder.path, parts.task, judged, report)  # before the tracker, which may fail
     log_results(parts.loggers, outcome)
-    log_model(parts.loggers, folder / "model", outcome.numbers)
+    log_model(parts.loggers, folder.path / "model", outcome.numbers)
     return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 
@@ -172,9 +193,10 @@ def keep_best(folder: Path, parts: Parts, report: dict[str, Any]) -> None:
     monitored = restore_best(parts)
     if monitored is None:
         log.warning("No weights had been validated before that, so there is no model.")
-    elif parts.trainer.is_global_zero:
+    else:
         report["monitored"] = monitored
-        parts.encoder.save_pretrained(folder / "model")
+        with whole_folder(folder / "model") as model:
+            parts.encoder.save_pretrained(model)
         log.warning("The best weights before that, of step %d, are in %s", monitored["step"], folder / "model")
 
 
@@ -225,8 +247,10 @@ def _sizes(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _quiet() -> None:
-    """Keep Lightning's lines and warnings that say nothing a user can act on out of the terminal."""
+def _quiet(first: bool) -> None:
+    """Keep out of the terminal what nobody can act on: lines of Lightning's, and what the first process says anyway."""
+    if not first:
+        logging.disable(logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

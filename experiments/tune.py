@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiments.composing import MISTAKES, said
+from experiments.interruptions import exit_status, interruptible, interruption
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -55,9 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Search, and say what is wrong in one line."""
     options = parser().parse_intermixed_args(arguments)
     try:
-        status = tune(options)
+        with interruptible():
+            status = tune(options)
     except MISTAKES as error:
         sys.exit(f"error: {said(error)}")
+    except KeyboardInterrupt as error:  # outside a trial
+        print("interrupted", file=sys.stderr)
+        sys.exit(exit_status(error))
     if status:
         sys.exit(status)
 
@@ -106,9 +111,10 @@ def tune(options: argparse.Namespace) -> int:
         shared = open_study(options, name, folder, plan)
         interrupted = run_trials(options, name, folder, plan, shared, composer)
     status = report(shared, folder, plan)
-    if interrupted:
-        print("\ninterrupted; the same command goes on", file=sys.stderr)
-    return 130 if interrupted else status
+    if interrupted is None:
+        return status
+    print("\ninterrupted; the same command goes on", file=sys.stderr)
+    return exit_status(interrupted)
 
 
 def open_study(options: argparse.Namespace, name: str, folder: Path, plan: Plan) -> SharedStudy:
@@ -142,8 +148,8 @@ def open_study(options: argparse.Namespace, name: str, folder: Path, plan: Plan)
 
 def run_trials(
     options: argparse.Namespace, name: str, folder: Path, plan: Plan, shared: SharedStudy, composer: Composer
-) -> bool:
-    """Run trials until there are enough; return whether that was interrupted."""
+) -> KeyboardInterrupt | None:
+    """Run trials until there are enough; return what interrupted that, None if nothing did."""
     from experiments.tuning.objective import TrainAndJudge
     from experiments.tuning.report import line
     from experiments.tuning.searching import search
@@ -157,9 +163,9 @@ def run_trials(
     seconds = options.timeout and 60 * options.timeout
     try:
         search(shared, objective, target=options.trials, ended=ended, seconds=seconds)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns one into the other
-        return True
-    return False
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns one into the other
+        return interruption(error) or KeyboardInterrupt()
+    return None
 
 
 def report(shared: SharedStudy, folder: Path, plan: Plan) -> int:

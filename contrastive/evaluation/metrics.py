@@ -12,6 +12,7 @@ from typing import Any
 from contrastive.data import RetrievalTask
 from contrastive.evaluation.rankings import Rankings
 from contrastive.statistics import Interval, bootstrap_interval
+from contrastive.whole_files import whole_file
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100", "map", "precision@10")
 """What is computed unless told otherwise."""
@@ -44,7 +45,7 @@ class Results:
 
     def write_csv(self, path: str | Path) -> None:
         """Write a row a query: its id and its metrics."""
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
+        with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["query_id", *self.intervals])
             writer.writerows([query_id, *row.values()] for query_id, row in self.per_query.items())

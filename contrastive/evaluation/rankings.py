@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contrastive.whole_files import whole_file
+
 _STEPS = 1_000_000  # scores that differ by less than about 1 / _STEPS are ties
 _NOTHING = torch.iinfo(torch.int64).min
 
@@ -43,7 +45,7 @@ class Rankings:
         Raises:
             ValueError: If an id or the tag has whitespace in it, which the format cannot hold.
         """
-        with Path(path).open("w", encoding="utf-8") as file:
+        with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
             for query_id, documents in self.documents.items():
                 last = np.float32(np.inf)
                 for place, (document_id, score) in enumerate(zip(documents, self.scores[query_id], strict=True), 1):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contrastive.contracts import ChosenNegatives, Moment, NegativeStrategy
-from contrastive.embedding_cache import locked
+from contrastive.embedding_cache import optional, turn
 from contrastive.negatives.pool import Pool
 from contrastive.whole_files import whole_file
 
@@ -55,25 +55,23 @@ class Kept:
         self.folder = Path(folder) if folder is not None else default_folder()
 
     def __call__(self, pool: Pool, moment: Moment = Moment()) -> Sequence[ChosenNegatives]:  # noqa: B008
-        """Return the negatives of each pair, from the disk or chosen and kept there.
-
-        Raises:
-            OSError: If the folder cannot be written.
-        """
+        """Return the negatives of each pair, from the disk or chosen and kept there, if that can be written."""
         if moment.refresh > 0:
             return self.strategy(pool, moment)
         path = self.folder / f"{negatives_key(self.strategy, pool, moment)}.json.gz"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_suffix(".lock")):
+        with turn(path.with_suffix(".lock")) as writable:
             kept = _read(path, len(pool))
             if kept is not None:
                 _log.info("negatives of %s pairs from the cache in %s", f"{len(pool):,}", self.folder)
                 return kept
             started = time.perf_counter()
             chosen = self.strategy(pool, moment)
-            _write(path, chosen)
             seconds = time.perf_counter() - started
-            _log.info("negatives of %s pairs mined in %.0f s, cached in %s", f"{len(pool):,}", seconds, self.folder)
+            if writable:
+                with optional(self.folder):
+                    _write(path, chosen)
+                    what = f"{len(pool):,}"
+                    _log.info("negatives of %s pairs mined in %.0f s, cached in %s", what, seconds, self.folder)
             return chosen
 
     def is_due(self, *, step: int, steps_an_epoch: int) -> bool:
@@ -97,7 +95,7 @@ def _read(path: Path, pairs: int) -> list[ChosenNegatives] | None:
             raise ValueError(f"expected {pairs} lines, got {len(found)}")
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, TypeError) as error:
+    except Exception as error:  # gzip, zlib and JSON fail in many ways
         _log.warning("%s is damaged and is made again (%s: %s)", path, type(error).__name__, error)
         return None
     return found

@@ -8,11 +8,8 @@ would refuse the whole sweep.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import re
-import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, Self
 
@@ -21,11 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from experiments.composing import CONFIGS, said
+from experiments.composing import CONFIGS, nearest, said, takes
 
 
 class AbsentError(ValueError):
@@ -144,12 +140,6 @@ def keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from keys(inner, f"{prefix}{key}.")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that names what was probably meant, empty if nothing is near."""
-    close = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _with_groups(composer: Composer, fixed: Sequence[str], groups: list[str]) -> tuple[DictConfig, list[str]]:
     """Compose with those choices of which the group is there."""
     left_out: list[str] = []
@@ -177,29 +167,10 @@ def _set(config: DictConfig, override: Override) -> bool:
         raise ValueError(f"{key} is there already: write ++{key}=... to set it where it is and add it where it is not")
     adds = override.is_add() or override.is_force_add()
     parent, _, name = key.rpartition(".")
-    if adds and parent and not _takes(OmegaConf.select(config, parent), name):
+    if adds and parent and not takes(OmegaConf.select(config, parent), name):
         return False
     try:
         OmegaConf.update(config, key, override.value(), merge=True, force_add=adds)
     except (ConfigAttributeError, ConfigKeyError):
         return False
     return True
-
-
-def _takes(node: Any, name: str) -> bool:
-    """Whether what is built from a part of a configuration takes an argument of this name."""
-    if not isinstance(node, DictConfig):
-        return False
-    if "_target_" not in node or name in node:
-        return True
-    parameters = inspect.signature(get_object(node["_target_"]), eval_str=True).parameters.values()
-    return any(parameter.name == name or _may_hold(parameter, name) for parameter in parameters)
-
-
-def _may_hold(parameter: inspect.Parameter, name: str) -> bool:
-    """Whether a parameter is `**options` and may hold an option of this name: one of its `TypedDict`, if it has one."""
-    if parameter.kind is not parameter.VAR_KEYWORD:
-        return False
-    if typing.get_origin(parameter.annotation) is not typing.Unpack:
-        return True
-    return name in typing.get_type_hints(typing.get_args(parameter.annotation)[0])

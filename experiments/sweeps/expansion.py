@@ -17,8 +17,8 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from experiments.composing import check_complete
-from experiments.sweeps.composer import Composer, compose_applicable, keys, nearest
+from experiments.composing import check_complete, check_known, nearest
+from experiments.sweeps.composer import Composer, compose_applicable, keys
 from experiments.sweeps.jobs import Job, make_job
 
 STUDY, LAUNCHER, STORE, PARAMETERS = "sweep", "launcher", "hydra.sweep.dir", "hydra.sweeper.params"
@@ -81,6 +81,7 @@ def _combination(
     composer: Composer, fixed: Sequence[str], varied: Sequence[str], name: str, root: Path
 ) -> _Combination:
     config, left_out = compose_applicable(composer, fixed, varied)
+    check_known(config)
     kept = [text for text in varied if text not in left_out]
     job = make_job(config, [*fixed, *kept], ",".join(kept or fixed) or name, root=root, group=name)
     check_complete(job.config, job.config)

@@ -7,6 +7,7 @@ embeddings stay in its memory. Each process is a pool of its own (loky's, the on
 which job it had, and the others go on.
 
 Workers do not hear Ctrl-C by themselves: the launcher passes it on, once, and waits for them to write where they are.
+When the process that hands out jobs is gone, killed say, they do the same and end.
 """
 
 from __future__ import annotations
@@ -22,15 +23,14 @@ from dataclasses import dataclass
 
 from joblib.externals.loky import ProcessPoolExecutor, process_executor
 
+from experiments.interruptions import end_with_parent
 from experiments.sweeps.jobs import Job
+from experiments.sweeps.worker import GRACE
 
 Work = Callable[[Job], str | None]
 """Runs a job; returns None, or what ended it. It must be picklable."""
 
 Ended = Iterator[tuple[Job, str | None]]
-
-GRACE = 60.0
-"""Seconds that an interrupted job has to write down where it is."""
 
 
 def serial(jobs: Sequence[Job], work: Work) -> Ended:
@@ -70,7 +70,7 @@ def _run(jobs: Sequence[Job], work: Work, *, workers: int, environment: dict[str
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                pool = idle.pop() if idle else ProcessPoolExecutor(1, initializer=_settle, env=environment)
+                pool = idle.pop() if idle else _pool(environment)
                 pid = pool.submit(os.getpid).result()
                 job = waiting.popleft()
                 running[pool.submit(work, job)] = _Running(job, pool, pid)
@@ -83,6 +83,10 @@ def _run(jobs: Sequence[Job], work: Work, *, workers: int, environment: dict[str
             each.pool.shutdown(kill_workers=not future.done())
         for pool in idle:
             pool.shutdown()
+
+
+def _pool(environment: dict[str, str]) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, initializer=_settle, initargs=(os.getpid(),), env=environment)
 
 
 def _outcome(future: Future[str | None], ended: _Running, idle: list[ProcessPoolExecutor]) -> str | None:
@@ -105,14 +109,21 @@ def _interrupt(running: dict[Future[str | None], _Running]) -> None:
         wait(running, timeout=GRACE)
 
 
-def _settle() -> None:
+def _settle(parent: int) -> None:
     """Leave the terminal to the table, and stay however much is cached: loky ends a process that grows by 300 MB."""
+    signal.signal(signal.SIGTERM, _end)  # between jobs; a job hears it for itself
+    end_with_parent(parent)
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the sweep runs in a shell's background
     nowhere = os.open(os.devnull, os.O_RDWR)
     for terminal in (0, 1, 2):
         os.dup2(nowhere, terminal)
     process_executor._USE_PSUTIL = False
+
+
+def _end(number: int, _: object) -> None:
+    """End at once, without the way out of Python, on which loky waits for a process that is gone."""
+    os._exit(128 + number)
 
 
 def _how_it_died(error: BrokenExecutor) -> str:

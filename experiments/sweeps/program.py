@@ -17,11 +17,13 @@ from hydra.utils import instantiate
 from rich.console import Console
 
 from experiments.composing import MISTAKES, said
+from experiments.interruptions import exit_status, interruptible
 from experiments.sweeps import table
 from experiments.sweeps.expansion import Expansion, expand
 from experiments.sweeps.jobs import Job, record_end, state
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.worker import ELSEWHERE, attempt
+from experiments.wandb_server import has_wandb_key, is_reachable, wandb_url
 
 HELP = """\
 Many runs from one command line, each of them once.
@@ -47,7 +49,8 @@ file, choose another folder. Two terminals may share one.
   launcher=submitit                          Slurm: pip install ".[slurm]"
   hydra.sweep.dir=DIR                        where the runs are kept
 
-The exit status is 0 if all runs are finished, 1 if some failed, 2 if the command is wrong, 130 after Ctrl-C.
+The exit status is 0 if all runs are finished, 1 if some failed, 2 if the command is wrong, 130 after Ctrl-C,
+143 after SIGTERM, 129 after SIGHUP. The processes that run jobs end with the one that you started, however it ends.
 """
 
 
@@ -75,7 +78,8 @@ def main(arguments: Sequence[str], work: Callable[..., str | None] = attempt) ->
         if "--dry-run" in typed:
             _list(expansion, console)
             return 0
-        return _run(expansion, launch, work, console)
+        with interruptible():
+            return _run(expansion, launch, work, console)
     except MISTAKES as error:
         print(f"error: {said(error)}", file=sys.stderr)
         return 2
@@ -96,20 +100,28 @@ def _run(expansion: Expansion, launch: Callable[..., object], work: Callable[...
     wanted = [job for job in expansion.jobs if job.id not in done]
     for line in (*expansion.collapsed, f"{len(expansion.jobs)} runs: {len(finished)} finished before"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    interrupted = False
+    _ask_wandb(wanted)
+    interrupted: KeyboardInterrupt | None = None
     here = partial(work, directory=Path.cwd())
     with Progress(wanted, finished, console) as progress:
         try:
             elsewhere = _go(launch, wanted, here, progress)
             _go(launch, elsewhere, partial(here, wait=True), progress)  # now there is nothing better to do
-        except KeyboardInterrupt:
-            interrupted = True
-    folder = table.write(expansion, progress.failures, interrupted)
+        except KeyboardInterrupt as error:
+            interrupted = error
+    folder = table.write(expansion, progress.failures, interrupted is not None)
     table.show(expansion, progress.failures, folder, console)
-    if interrupted:
+    if interrupted is not None:
         console.print("Interrupted: the same command again goes on with what is left.")
-        return 130
+        return exit_status(interrupted)
     return 1 if progress.failures else 0
+
+
+def _ask_wandb(jobs: Sequence[Job]) -> None:
+    """Find out once for all jobs whether W&B's server answers, if any would ask it."""
+    modes = {(job.config.logger or {}).get("mode") for job in jobs}
+    if modes & {"auto", "online"} and has_wandb_key():
+        is_reachable(wandb_url())
 
 
 def _go(

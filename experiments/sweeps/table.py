@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from contrastive.whole_files import whole_file
 from experiments.results import HEADLINE, write_json
 from experiments.sweeps.expansion import STORE, Expansion
 from experiments.sweeps.jobs import Job, monitored, read_report, state
@@ -89,12 +90,13 @@ def write(expansion: Expansion, failures: Mapping[str, str], interrupted: bool) 
         "jobs": jobs,
     }
     write_json(folder / "sweep.json", content)
-    with (folder / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
+    with whole_file(folder / "sweep.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["job", "seed", "state", "monitored", *HEADLINE, "folder"], extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**job, **job["metrics"]} for job in jobs)
     finished = [job["folder"] for job in jobs if job["state"] == "finished"]
-    (folder / "runs.txt").write_text("".join(f"{_shown(Path(path))}\n" for path in finished), encoding="utf-8")
+    with whole_file(folder / "runs.txt") as temporary:
+        temporary.write_text("".join(f"{_shown(Path(path))}\n" for path in finished), encoding="utf-8")
     return folder
 
 

@@ -7,9 +7,12 @@ import os
 import sys
 from pathlib import Path
 
+from experiments.interruptions import exit_status, interruptible, interruption
 from experiments.sweeps.jobs import Job, RunningElsewhereError, run_job, why
 
 ELSEWHERE = "another process is running it"
+GRACE = 60.0
+"""Seconds that a job which is told to end has to write down where it is."""
 
 
 def attempt(job: Job, *, directory: Path, wait: bool = False) -> str | None:
@@ -24,16 +27,19 @@ def attempt(job: Job, *, directory: Path, wait: bool = False) -> str | None:
         KeyboardInterrupt: If somebody interrupts it.
     """
     os.chdir(directory)
+    parent = os.getppid()
     try:
-        run_job(job, wait=wait, capture=True)
+        with interruptible(grace=GRACE):
+            run_job(job, wait=wait, capture=True)
     except RunningElsewhereError:
         return ELSEWHERE
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a job that calls sys.exit must not end the worker
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into SystemExit
-            raise KeyboardInterrupt from error
-        return why(error)
+        interrupted = interruption(error) if isinstance(error, KeyboardInterrupt | SystemExit) else None
+        if interrupted is None:
+            return why(error)
+        if os.getppid() != parent:  # nobody is there to hear of it, or to end this process
+            os._exit(exit_status(interrupted))
+        raise KeyboardInterrupt from error
     finally:
         _release_memory()
     return None

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from experiments.composing import check_known
 from experiments.sweeps.composer import Composer
 from experiments.tuning.choosing import check_choices, unreachable
 from experiments.tuning.space import Choices, Setting, Space
@@ -73,6 +74,7 @@ def make_plan(space: Space, words: Sequence[str], validations: int, composer: Co
     typed = [word for word in words if _name(word) not in of_space]
     defaults = [f"{name}={value}" for name, value in FIXED.items() if name not in given]
     config = composer.base([*defaults, *typed])
+    check_known(config)
     _check(config)
     interval = _interval(config, given, validations)
     fixed = [*defaults, *interval, *typed]

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
+from contrastive.whole_files import whole_file
 from experiments.tuning.choosing import overrides
 from experiments.tuning.objective import FOLDER
 from experiments.tuning.space import CHOSEN, Value, is_group
@@ -112,14 +113,16 @@ def write_files(study: optuna.Study, folder: Path, metric: str, run: str | None)
     best = ranked(study)
     if best and run:
         (folder / "experiment").mkdir(exist_ok=True)
-        (folder / "experiment" / "tuned.yaml").write_text(as_experiment(best[0], metric, run), encoding="utf-8")
-    history_figure(study, metric).savefig(folder / "history.png", dpi=120)
+        with whole_file(folder / "experiment" / "tuned.yaml") as temporary:
+            temporary.write_text(as_experiment(best[0], metric, run), encoding="utf-8")
+    with whole_file(folder / "history.png") as temporary:
+        history_figure(study, metric).savefig(temporary, dpi=120, format="png")
 
 
 def write_csv(path: Path, trials: Sequence[FrozenTrial]) -> None:
     """Write a row a trial."""
     keys = list(dict.fromkeys(key for trial in trials for key in chosen(trial)))
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "value", "seconds", "reason", "folder", *keys])
         for trial in trials:
