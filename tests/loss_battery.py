@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from contrastive import losses
-from contrastive.masks import Mask, from_tensor
+from contrastive.masks import from_tensor
 
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], Callable[..., Tensor]]] = {
     "info_nce": (losses.info_nce, losses.InfoNCELoss, oracles_softmax.info_nce),

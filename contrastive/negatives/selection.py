@@ -145,7 +145,7 @@ class Selection:
 
 
 class Duplicates:
-    """Tells whether a document is nearly the query, or one known to answer it; texts are cut up when first asked for."""
+    """Tells whether a document is nearly the query or a known answer; texts are cut up when first asked for."""
 
     def __init__(self, pool: Pool, threshold: float | None) -> None:
         self._pool = pool

@@ -73,10 +73,11 @@ def assert_world_size_invariant(
     """Assert that several processes compute the loss and the gradients of one process with the global batch.
 
     Starts so many processes on the CPU (gloo), each with a part of one batch: parts differ in size, from three
-    processes on one is empty, the known positives of some queries are other ranks' documents, one query's text is the
-    document of another rank's, and queries have different numbers of hard negatives. Each encodes its part with the same linear encoder, gathers, and calls the loss
-    with those fields its signature names. Compared with one process are the value on every rank, and the gradients of
-    the encoder and of the loss's own parameters after DistributedDataParallel.
+    processes on one is empty, the known positives of some queries are other ranks' documents, the text of one query is
+    another rank's document, and queries have different numbers of hard negatives. Each encodes its part with the same
+    linear encoder, gathers, and calls the loss with those fields its signature names. Compared with one process are the
+    value on every rank, and the gradients of the encoder and of the loss's own parameters after
+    DistributedDataParallel.
 
     Losses can be checked together, in the same processes: starting them is what takes time, about 3 s a world size.
     What differs is told of all of them.
