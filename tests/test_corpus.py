@@ -111,7 +111,7 @@ def test_judged_queries_are_the_tasks_and_their_answers_are_not_trained_on(judge
 
 
 def test_a_query_that_is_judged_is_not_trained_on(judged: Path) -> None:
-    nurses = Writer(lambda _: ["Triage; nurse", "nurse who knows"])
+    nurses = Writer(lambda _: ["Nurse; triage", "nurse who knows"])
     data = corpus(judged, writer=nurses, writer_cache=judged / "written.jsonl", queries_per_document=2)
     assert {record.query for record in data.train} == {"nurse who knows"}
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from contrastive.data.documents import documents as read_documents
 from contrastive.data.near_duplicates import near_duplicates
-from contrastive.data.readers import beir, query_key
+from contrastive.data.readers import beir
 from contrastive.data.records import Record, RetrievalTask, TextData
 from contrastive.query_generation.keywords import Keywords, extract_keywords
 from contrastive.query_generation.pseudo_queries import PseudoQueries, PseudoQuery
 from contrastive.query_generation.query_writers import QueryWriter, write_queries
+from contrastive.texts import query_key
 
 PSEUDO_QUERIES = "-pseudo-queries"
 """How the name of a task ends whose queries were made here, lest its numbers pass for those of real ones."""
