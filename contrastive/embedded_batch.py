@@ -26,7 +26,8 @@ class EmbeddedBatch:
         keys: Embeddings, [K, D]: the positives in the order of the queries, then further negatives; or a right side.
         owners: Index of the query that each key belongs to, [K], -1 for one that all share.
         key_ids: Id of each key's text, [K], -1 if it has none.
-        positive_ids: Ids of every known positive of each query, [Q, M], padded with -1.
+        positive_ids: Ids of what is never a negative of each query, its known positives and its own text, [Q, M],
+            padded with -1.
         positives: Index pairs (query, key), [P, 2], if key `i` is not the one positive of query `i`.
         weights: Weight of each query, [Q].
         grades: Grade of each query's positive, [Q].
@@ -34,6 +35,9 @@ class EmbeddedBatch:
         teacher_scores: What a teacher gave each query's positive and then its negatives, [Q, 1 + N], padded with NaN.
         guide_queries: Embeddings of the queries by a guide model, [Q, G].
         guide_keys: Embeddings of the keys by a guide model, [K, G].
+        own_ids: Id of the key whose text each query has, [Q], -1 if there is no such key in the data.
+        onward_ids: Ids of what is never a negative of each query's positive, where that is a query too, [Q, M], padded
+            with -1.
     """
 
     # The metadata is what it takes to put batches together: what a row stands for, and what pads it to a common width.
@@ -49,6 +53,8 @@ class EmbeddedBatch:
     teacher_scores: Tensor | None = field(default=None, metadata={"rows": "queries", "padding": NAN})
     guide_queries: Tensor | None = field(default=None, metadata={"rows": "queries"})
     guide_keys: Tensor | None = field(default=None, metadata={"rows": "keys"})
+    own_ids: Tensor | None = field(default=None, metadata={"rows": "queries"})
+    onward_ids: Tensor | None = field(default=None, metadata={"rows": "queries", "padding": -1})
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -60,9 +66,26 @@ def _known(batch: EmbeddedBatch) -> Any:
     return known_positive(batch.positive_ids, batch.key_ids)
 
 
+def _same_texts(batch: EmbeddedBatch) -> Any:
+    """Return, by direction, who is left out of the comparison since some texts are queries and keys at once."""
+    if batch.own_ids is None or batch.positive_ids is None or batch.key_ids is None:
+        return None
+    asked = known_positive(batch.positive_ids, batch.own_ids)
+    found = {
+        "query_to_key": known_positive(batch.own_ids[:, None], batch.key_ids),
+        "query_to_query": asked | asked.T,
+        "key_to_query": asked,
+    }
+    if batch.onward_ids is not None:
+        found["key_to_query"] = asked | known_positive(batch.onward_ids, batch.own_ids)
+        found["key_to_key"] = known_positive(batch.onward_ids, batch.key_ids)
+    return found
+
+
 LOSS_ARGUMENTS: dict[str, Callable[[EmbeddedBatch], Any]] = {
     "owners": lambda batch: batch.owners,
     "exclude": _known,
+    "same_texts": _same_texts,
     "positives": lambda batch: batch.positives,
     "weights": lambda batch: batch.weights,
     "grades": lambda batch: batch.grades,

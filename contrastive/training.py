@@ -272,4 +272,6 @@ def embedded(batch: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
         teacher_scores=batch.teacher_scores,
         guide_queries=batch.guide_queries,
         guide_keys=batch.guide_keys,
+        own_ids=batch.own_ids,
+        onward_ids=batch.onward_ids,
     )

@@ -57,8 +57,9 @@ class ContrastiveData(lightning.LightningDataModule):
         source_temperature: Of records from several data sets (see `contrastive.data.mixed`), 1 draws each once an
             epoch, a higher value the smaller data sets more often, infinity all equally; see `EpochBatches`.
         one_source: Whether each batch comes from one data set.
-        no_duplicates: What may come only once in a batch: nothing with `none`; a query or positive document with
-            `exact`; with `near` also of documents that are nearly the same, see `near_duplicate_groups`.
+        no_duplicates: What may come only once in a batch: nothing with `none`; with `exact` the text of a query or
+            positive document, on whichever side; with `near` also what is nearly the same as a positive document, see
+            `near_duplicate_groups`.
         clusters: Into how many clusters to put similar queries, each batch being from one of them; 0 for none. The
             `encoder` of the Lightning module makes them; without a trainer, call `recluster`.
         refresh_clusters: After how many epochs to make the clusters anew; None keeps those of the encoder before

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from contrastive.data import RetrievalTask
 from contrastive.embedding_cache import optional
-from contrastive.evaluation import Rankings, bm25_rankings
+from contrastive.evaluation import Rankings, bm25_rankings, self_answers
 from experiments.results import write_json
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def bm25_once(task: RetrievalTask, user_query: str, folder: Path | None, depth: 
 
 
 def _digest(task: RetrievalTask, depth: int) -> str:
-    """Name the rankings by what decides them; what is relevant matters where a query is itself in the corpus."""
+    """Name the rankings by what decides them, which documents are not ranked for a query that is one included."""
 
     def parts() -> Iterable[str]:
         yield f"{depth} {version('bm25s')}"
@@ -56,7 +56,7 @@ def _digest(task: RetrievalTask, depth: int) -> str:
             yield str(len(texts))
             for name, text in texts.items():
                 yield from (name, text)
-        yield json.dumps({query: dict(grades) for query, grades in task.qrels.items()}, sort_keys=True)
+        yield json.dumps({query: sorted(documents) for query, documents in self_answers(task).items()}, sort_keys=True)
 
     digest = hashlib.blake2b(digest_size=20)
     for part in parts():

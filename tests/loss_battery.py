@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from contrastive import losses
-from contrastive.masks import Mask, from_tensor
+from contrastive.masks import from_tensor
 
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], Callable[..., Tensor]]] = {
     "info_nce": (losses.info_nce, losses.InfoNCELoss, oracles_softmax.info_nce),
@@ -153,9 +153,10 @@ class Batch:
 
     num_queries: int
     num_keys: int
-    given: dict[str, Tensor | Mask] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
     positives: oracles.Pairs | None = None
     exclude: oracles.Pairs = frozenset()
+    same_texts: dict[str, oracles.Pairs] = field(default_factory=dict)
     owners: list[int] | None = None
     weights: list[float] | None = None
     key_weights: list[float] | None = None
@@ -171,6 +172,7 @@ class Batch:
         said = {
             "positives": self.positives,
             "exclude": self.exclude,
+            "same_texts": self.same_texts,
             "owners": self.owners,
             "weights": self.weights,
             "key_weights": self.key_weights,
@@ -180,7 +182,7 @@ class Batch:
     def suits(self, name: str, options: dict[str, Any]) -> bool:
         if self.positives is not None and one_positive_only(name, options):
             return False
-        return self.key_weights is None or name != "triplet"
+        return not (self.key_weights or self.same_texts) or name != "triplet"
 
 
 def selection(num_rows: int, num_cols: int, pairs: oracles.Pairs) -> Tensor:
@@ -194,6 +196,12 @@ SEVERAL = {(0, 0), (0, 5), (1, 1), (2, 2), (2, 0), (3, 3), (3, 9), (3, 10)}
 EXCLUDED = {(0, 0), (0, 1), (1, 0), (2, 6), (3, 9), (3, 7)}
 FOR_ALL = {(0, 0), (1, 0), (2, 0), (1, 1), (2, 2)}
 CROSSED = {(0, 4), (1, 4), (2, 1), (3, 8)}
+SAME_TEXTS = {  # (1, 0) and (2, 5) are a query and its own text, of which one is among the excluded
+    "query_to_key": {(1, 0), (2, 5)},
+    "query_to_query": {(1, 0), (0, 1), (2, 3)},
+    "key_to_query": {(0, 3), (2, 1)},
+    "key_to_key": {(0, 6), (3, 1)},
+}
 OWNERS = [0, 1, 2, 3, 0, 0, 1, 3, 3, 3, -1, -1]
 KEY_WEIGHTS = [1.0, 0.5, 2.0, 1.0, 0.0, 3.0, 1.0, 0.1, 1.0, 1.0, 2.0, 0.0]
 BATCHES = {
@@ -201,6 +209,18 @@ BATCHES = {
     "negatives": Batch(4, 12),
     "excluded": Batch(4, 12, {"exclude": selection(4, 12, EXCLUDED)}, exclude=EXCLUDED),
     "excluded by mask": Batch(4, 12, {"exclude": from_tensor(selection(4, 12, EXCLUDED))}, exclude=EXCLUDED),
+    "same texts": Batch(
+        4,
+        12,
+        {
+            "exclude": selection(4, 12, EXCLUDED),
+            "same_texts": {
+                way: selection(4, 12 if way.endswith("_key") else 4, pairs) for way, pairs in SAME_TEXTS.items()
+            },
+        },
+        exclude=EXCLUDED,
+        same_texts=SAME_TEXTS,
+    ),
     "several positives": Batch(4, 12, {"positives": selection(4, 12, SEVERAL)}, positives=SEVERAL),
     "several positives, excluded": Batch(
         4,

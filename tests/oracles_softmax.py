@@ -51,6 +51,7 @@ class Call:
     keys: Tensor
     positives: Pairs | None = None
     exclude: Pairs = frozenset()
+    same_texts: dict[str, Pairs] = field(default_factory=dict)
     owners: list[int] | None = None
     weights: list[float] | None = None
     key_weights: list[float] | None = None
@@ -101,7 +102,7 @@ class Call:
         return SIMILARITIES[self.similarity](a, b)
 
     def query_to_key(self, i: int) -> list[Candidate]:
-        positives = self.pairs() | (set(self.exclude) if self.merge_excluded else set())
+        positives = self.pairs() | self.merged()
         against = negative_pairs(
             len(self.queries), len(self.keys), self.pairs(), self.exclude, self.owners, self.others_negatives
         )
@@ -116,14 +117,14 @@ class Call:
         ]
 
     def key_to_query(self, j: int) -> list[Candidate]:
-        positives = self.pairs() | (set(self.exclude) if self.merge_excluded else set())
+        positives = self.pairs() | self.merged()
         return [
             (
                 self.score(self.queries[i], self.keys[j]),
                 "+"
                 if (i, j) in positives
                 else "-"
-                if self.counts("key_to_query", j, i, (i, j) not in self.exclude)
+                if self.counts("key_to_query", j, i, (i, j) not in set(self.exclude) | self.themselves())
                 else " ",
                 1.0,
                 "in_batch",
@@ -149,7 +150,15 @@ class Call:
         ]
 
     def counts(self, direction: str, i: int, j: int, allowed: bool) -> bool:
+        allowed = allowed and (i, j) not in self.same_texts.get(direction, ())
         return allowed and not (self.guided and self.guided(direction, i, j))
+
+    def themselves(self) -> set[tuple[int, int]]:
+        """Pairs of a query with its own text."""
+        return set(self.same_texts.get("query_to_key", ()))
+
+    def merged(self) -> set[tuple[int, int]]:
+        return set(self.exclude) - self.themselves() if self.merge_excluded else set()
 
     def pairs(self) -> set[tuple[int, int]]:
         return {(i, i) for i in range(len(self.queries))} if self.positives is None else set(self.positives)

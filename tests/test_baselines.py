@@ -44,6 +44,15 @@ def test_another_task_is_ranked_anew(other: RetrievalTask, tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_rankings_are_named_by_what_is_left_out_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bm25_once(TASK, "developer", tmp_path)
+    bm25_once(replace(TASK, qrels={"q1": {"d2": 2}, "q2": {"d1": 1}}), "developer", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(baselines, "self_answers", lambda _task: {"q1": {"d1"}})  # another rule
+    bm25_once(TASK, "developer", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = bm25_once(TASK, "developer", tmp_path)
     (path,) = tmp_path.iterdir()

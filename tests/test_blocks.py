@@ -48,6 +48,12 @@ def excluded() -> Tensor:
 
 OWNERS = torch.arange(NUM_KEYS) % NUM_QUERIES
 OWNERS[-4:] = -1
+SAME_TEXTS = {
+    "query_to_key": excluded().roll(3, 1),
+    "query_to_query": excluded()[:, :NUM_QUERIES].roll(5, 1),
+    "key_to_query": excluded()[:, :NUM_QUERIES].roll(7, 1),
+    "key_to_key": from_tensor(excluded().roll(9, 1)),
+}
 WEIGHTS = torch.linspace(0, 2, NUM_QUERIES, dtype=torch.float64)
 KEY_WEIGHTS = torch.linspace(0, 3, NUM_KEYS, dtype=torch.float64)
 SEVERAL = torch.eye(NUM_QUERIES, NUM_KEYS, dtype=torch.bool) | (
@@ -83,6 +89,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "excluded": {"exclude": excluded()},
     "excluded, symmetric": {"exclude": from_tensor(excluded()), "symmetric": True, "weights": WEIGHTS},
     "merged": {"exclude": excluded(), "merge_excluded": True},
+    "same texts": {"exclude": excluded(), "same_texts": SAME_TEXTS, "symmetric": True},
+    "same texts, merged": {"exclude": excluded(), "same_texts": SAME_TEXTS, "merge_excluded": True},
     "several positives": {"positives": SEVERAL},
     "index pairs, symmetric": {"positives": PAIRS, "symmetric": True, "exclude": excluded()},
     "weights": {"weights": WEIGHTS, "key_weights": KEY_WEIGHTS},

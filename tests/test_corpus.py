@@ -1,5 +1,7 @@
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -111,7 +113,7 @@ def test_judged_queries_are_the_tasks_and_their_answers_are_not_trained_on(judge
 
 
 def test_a_query_that_is_judged_is_not_trained_on(judged: Path) -> None:
-    nurses = Writer(lambda _: ["Triage; nurse", "nurse who knows"])
+    nurses = Writer(lambda _: ["Nurse; triage", "nurse who knows"])
     data = corpus(judged, writer=nurses, writer_cache=judged / "written.jsonl", queries_per_document=2)
     assert {record.query for record in data.train} == {"nurse who knows"}
 
@@ -150,6 +152,49 @@ def test_other_documents_leave_what_is_held_out_where_it_is(tmp_path: Path) -> N
     held = [answers(data) for data in (few, many)]
     assert len(held[0]) >= 8
     assert len(held[0] - held[1]) <= 2
+
+
+def reposted(folder: Path, copies: int) -> Path:
+    """Thirty documents of which each is posted again, once as it was and further times nearly so."""
+    rows = [
+        {"_id": f"{'abc'[copy]}{i}", "title": "", "text": text(i) + " Apply now." * (copy > 1)}
+        for i in range(30)
+        for copy in range(copies)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "reposted.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_posted_again_is_in_one_split(seed: int, tmp_path: Path) -> None:
+    data = corpus(reposted(tmp_path, 3), held_out=0.2, seed=seed)
+    held = [{id_[1:] for id_ in answers(replace(data, **{other: None}))} for other in ("test", "dev")]
+    trained = {record.positive_id[1:] for record in data.train}
+    assert all(3 <= len(ids) <= 6 for ids in held)  # one query for three documents, but for what dev asks already
+    assert held[0].isdisjoint(held[1])
+    assert trained.isdisjoint(held[0] | held[1])
+    assert [len(task.queries) for task in (data.dev, data.test)] == [len(ids) for ids in held]
+    assert data.account is not None
+    told = "90 documents are nearly the same as another; none of them is in another split than its like"
+    assert data.account.remarks == (told,)
+
+
+def test_a_group_is_held_out_by_the_first_of_its_documents(tmp_path: Path) -> None:
+    once, twice = corpus(reposted(tmp_path / "1", 1)), corpus(reposted(tmp_path / "2", 2))
+    held = [{id_[1:] for id_ in answers(data)} for data in (once, twice)]
+    assert len(held[0] & held[1]) >= 2  # the new ones have hashes of their own
+
+
+def test_no_document_is_masked_into_an_answer_of_a_task(tmp_path: Path) -> None:
+    path = tmp_path / "titles.jsonl"
+    titles = [f"{level}{job}" for job in ("Nurse", "Chef", "Driver", "Clerk") for level in ("", "Senior ", "Junior ")]
+    path.write_text("".join(json.dumps({"_id": f"d{i}", "text": title}) + "\n" for i, title in enumerate(titles)))
+    for seed in range(5):
+        data = corpus(path, queries=PseudoQueries(masked=1.0), held_out=0.2, seed=seed, queries_per_document=3)
+        check_disjoint(data)
+        assert all(re.search(r"\w", record.positive) for record in data.train)
 
 
 def test_sizes_can_be_bounded(tmp_path: Path) -> None:

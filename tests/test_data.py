@@ -197,10 +197,26 @@ def test_disjoint_splits_may_share_lower_grades() -> None:
         check_disjoint(TextData("bad", (Record("c", "z"),), best, test))
 
 
-@pytest.mark.parametrize("query", ["python sql", "SQL,  Python", "sql / python"])
+@pytest.mark.parametrize("query", ["python sql", "PYTHON,  SQL", "python / sql;"])
 def test_queries_that_say_the_same_are_shared(query: str) -> None:
     with pytest.raises(ValueError, match="'train' and 'test' share 1 queries: 'test-q'"):
         check_disjoint(TextData("bad", (Record("Python, SQL", "z"),), None, _split("test", query, "y")))
+
+
+def test_the_same_words_in_another_order_are_reported_and_no_reason_to_refuse(caplog: pytest.LogCaptureFixture) -> None:
+    train = (Record("ferry from Oslo to Kiel", "z"), Record("ferry to Oslo from Oslo to Kiel", "u"))
+    with caplog.at_level(logging.WARNING):
+        check_disjoint(TextData("routes", train, None, _split("test", "ferry from Kiel to Oslo", "y")))
+    assert caplog.messages == [
+        "routes: splits 'train' and 'test' share 1 queries but for the order of their words: "
+        "'ferry from Oslo to Kiel' and 'ferry from Kiel to Oslo'"
+    ]
+
+
+def test_a_query_of_nothing_but_separators_is_itself_alone() -> None:
+    check_disjoint(TextData("marks", (Record("/", "z"),), None, _split("test", "|", "y")))
+    with pytest.raises(ValueError, match="'train' and 'test' share 1 queries: 'test-q'"):
+        check_disjoint(TextData("marks", (Record("|", "z"),), None, _split("test", "|", "y")))
 
 
 def test_answers_with_the_same_text_are_shared() -> None:

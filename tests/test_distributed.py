@@ -87,9 +87,17 @@ def without_exclusion(batch: EmbeddedBatch) -> EmbeddedBatch:
     return whole if world_size() == 1 else replace(whole, positive_ids=None)
 
 
+def without_same_texts(batch: EmbeddedBatch) -> EmbeddedBatch:
+    """Forgets that a query of one rank is a document of another, which matters to what compares queries."""
+    whole = gather(batch)
+    return whole if world_size() == 1 else replace(whole, own_ids=None, onward_ids=None)
+
+
 def test_a_wrong_gather_is_caught() -> None:
     wrong = {0.1: own_slice_only, 0.2: factor_twice, 0.3: no_gather, 0.4: without_exclusion, 0.5: gather}
     tried = [WorldSizeCase(losses.InfoNCELoss(temperature), gather=each) for temperature, each in wrong.items()]
+    wrong[0.6] = without_same_texts
+    tried.append(WorldSizeCase(losses.NTXentLoss(0.6), gather=without_same_texts))
     with pytest.raises(AssertionError) as caught:
         assert_world_size_invariant(tried, (2,))
     told = {
@@ -101,7 +109,7 @@ def test_a_wrong_gather_is_caught() -> None:
         for rank, line in enumerate(told[temperature]):
             assert f": gradient of encoder.weight on rank {rank} of 2: relative error {error}, expected" in line
             assert "; cosine 1.000000; size " in line
-    for temperature in (0.3, 0.4):
+    for temperature in (0.3, 0.4, 0.6):
         assert ": loss on rank 0 of 2: relative error" in told[temperature][0]
         assert len(told[temperature]) == 4  # value and gradient on both ranks
     assert not told[0.5]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import tempfile
@@ -250,14 +251,26 @@ def test_retrieval_refuses_ids_that_do_not_fit() -> None:
         retrieve(torch.ones(1, 1), torch.ones(1, 1), ["q"], ["a"], depth=0)
 
 
-def test_a_query_is_not_its_own_answer_unless_judged_so() -> None:
-    corpus = {"q1": "one", "d2": "TWO ", "d3": "three", "d4": "two"}
-    queries = {"q1": "uno", "q2": "two", "q3": "three"}
-    task = RetrievalTask("dev", queries, corpus, {"q2": {"d4": 1, "d2": 0}, "q3": {"d3": 1}})
-    assert self_answers(task) == {"q1": {"q1"}, "q2": {"d2"}}
-    embeddings = TaskEmbeddings(tuple(queries), torch.ones(3, 2), tuple(corpus), torch.ones(4, 2))
-    ranked = rank_embedded(embeddings, task, depth=10).documents
+def test_a_query_is_not_its_own_answer_unless_judged_so(caplog: pytest.LogCaptureFixture) -> None:
+    corpus = {"q1": "Eins\nONE", "d2": "TWO ", "d3": "three", "d4": "two"}
+    queries = {"q1": "one", "q2": "two", "q3": "three"}
+    task = RetrievalTask("own texts", queries, corpus, {"q2": {"d4": 1, "d2": 0}, "q3": {"d3": 1}})
+    with caplog.at_level(logging.INFO):
+        assert self_answers(task) == {"q1": {"q1"}, "q2": {"d2"}}
+        embeddings = TaskEmbeddings(tuple(queries), torch.ones(3, 2), tuple(corpus), torch.ones(4, 2))
+        ranked = rank_embedded(embeddings, task, depth=10).documents
     assert ranked == {"q1": ["d2", "d3", "d4"], "q2": ["d3", "d4", "q1"], "q3": ["d2", "d3", "d4", "q1"]}
+    assert caplog.messages == ["own texts: 2 documents are not ranked for a query, of 2, that is their text"]
+
+
+def test_a_document_of_the_query_s_id_and_another_text_is_ranked() -> None:
+    corpus = {"1": "python wanted", "2": "chef wanted", "3": "Chef\npython"}
+    queries = {"1": "python", "2": "chef"}
+    task = RetrievalTask("numbered", queries, corpus, {"1": {"2": 1}, "2": {"2": 1}})
+    assert self_answers(task) == {}
+    embeddings = TaskEmbeddings(tuple(queries), torch.ones(2, 2), tuple(corpus), torch.ones(3, 2))
+    assert rank_embedded(embeddings, task).documents == {"1": ["1", "2", "3"], "2": ["1", "2", "3"]}
+    assert bm25_rankings(task).documents["1"] == ["1", "3"]
 
 
 class LengthEncoder:
@@ -343,7 +356,10 @@ def test_bm25_scores_are_those_of_the_formula() -> None:
 
 def test_bm25_does_not_return_the_query_itself() -> None:
     corpus = {"a": "red green", "b": "red blue", "q0": "red yellow"}
-    assert bm25_rankings(lexical_task(corpus, "red", "Red  blue")).documents == {"q0": ["a", "b"], "q1": ["a", "q0"]}
+    assert bm25_rankings(lexical_task(corpus, "red", "Red  blue")).documents == {
+        "q0": ["a", "b", "q0"],  # an id is no text
+        "q1": ["a", "q0"],
+    }
 
 
 def test_bm25_leaves_a_gpu_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

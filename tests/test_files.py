@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from contrastive.data import Batch, Collator, Record, TextData, files, normalise_text
 from contrastive.data.columns import Columns, recognise
-from contrastive.data.readers import query_key
+from contrastive.texts import word_order_key
 from experiments.training_run import train_and_judge
 
 ROOT = Path(__file__).parents[1]
@@ -360,7 +360,7 @@ def texts(data: TextData) -> list[tuple[set[str], set[str]]]:
 def test_nothing_leaks_between_splits(seed: int, write: Write) -> None:
     rows = tangled(60, seed)
     splits = texts(files(write(rows), held_out=0.2, seed=seed))
-    for key, side in ((query_key, 0), (normalise_text, 1)):
+    for key, side in ((word_order_key, 0), (normalise_text, 1)):
         seen = [set(map(key, split[side])) for split in splits]
         assert all(seen)
         assert sum(map(len, seen)) == len(set.union(*seen))
@@ -509,7 +509,7 @@ def test_the_order_of_rows_does_not_matter_to_what_fills_the_corpus(write: Write
 
 def test_splits_that_share_are_refused_or_reported(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     train = write(numbered(5), "train.jsonl")
-    test = write([{"query": "0 QUERY", "positive": "other"}, {"query": "new", "positive": "Answer  1"}], "test.jsonl")
+    test = write([{"query": "QUERY,  0", "positive": "other"}, {"query": "new", "positive": "Answer  1"}], "test.jsonl")
     with pytest.raises(ValueError, match=r"'train' and 'test' share 1 queries: .*overlap='warn' lets this pass"):
         files(train=train, test=test)
     data = files(train=train, test=test, overlap="warn")

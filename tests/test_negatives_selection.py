@@ -53,8 +53,8 @@ def test_negatives_are_the_hardest_that_are_not_known_to_be_relevant() -> None:
 def test_the_query_itself_is_no_negative() -> None:
     pool = Pool({"a": "x", "b": "A  query", "q": "y", "z": "z"}, [Pair("q", "a query", "a")])
     chosen = choose(pool, block([0.9, 0.8, 0.7, 0.6]))
-    assert chosen.ids == ("z",)
-    assert chosen.refused == {"known_positive": 1, "itself": 2}
+    assert chosen.ids == ("q", "z")  # an id is no text: y is another document
+    assert chosen.refused == {"known_positive": 1, "itself": 1}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,14 @@ def test_without_text_there_is_no_negative_and_none_for_a_query() -> None:
 def near_duplicates() -> Pool:
     documents = {"a": TEXT, "b": f"{TEXT} too", "c": "a chef", "d": "A  chef", "e": "a cook"}
     return Pool(documents, [Pair("q", "a query", "a")])
+
+
+def test_near_duplicates_of_the_query_are_passed_over() -> None:
+    pool = Pool({"a": "an answer", "b": f"{TEXT} too", "c": "a chef"}, [Pair("q", TEXT, "a")])
+    chosen = choose(pool, block([0.9, 0.8, 0.7]))
+    assert (chosen.ids, chosen.refused) == (("c",), {"known_positive": 1, "near_duplicate": 1})
+    chosen = choose(pool, block([0.9, 0.8, 0.7]), filters=Filters(near_duplicate=None))
+    assert chosen.ids == ("b", "c")
 
 
 def test_near_duplicates_of_positives_and_repetitions_are_passed_over() -> None:

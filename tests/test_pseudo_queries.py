@@ -94,6 +94,24 @@ def test_masked_sentence_is_gone_from_the_document(documents: dict[str, str], ke
         assert query.document.startswith(documents[id_].partition("\n")[0])
 
 
+@pytest.mark.parametrize(
+    "text", ["Night porter", "Night porter\n", "Porter, night -", "- Porter\nIs a night porter of ours!"]
+)
+def test_a_document_is_never_masked_to_nothing(text: str) -> None:
+    others = {f"d{i}": f"Porter {i}\nnight shifts {i}" for i in range(4)}
+    keywords = extract_keywords({"a": text, **others}, min_documents=1, max_share=1.0)
+    for kind in KINDS:
+        for query in only(kind, masked=1.0).make("a", text, keywords, 8):
+            assert words_of(query.document), (kind, query.text)
+            assert set(words_of(query.document)) <= set(words_of(text))
+
+
+def test_a_sentence_that_is_all_of_a_document_stays() -> None:
+    text = "\nCleans the rooms of our guests at night."
+    (query,) = only("cloze", masked=1.0).make("a", text, extract_keywords({"a": text}, min_documents=1), 1)
+    assert query.document == text
+
+
 def test_share_that_is_masked_is_about_as_asked(documents: dict[str, str], keywords: Keywords) -> None:
     made = all_of(only("keywords", masked=0.4), documents, keywords, count=8)
     said = [(word, query) for _, query in made for word in set(words_of(query.text)) - {"and"}]

@@ -8,6 +8,7 @@ Records are read once and not kept: they may be more than fit into memory.
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from contrastive.data.identities import Identities, Items, Numbers
+from contrastive.data.identities import Identities, Items, Lists, Numbers
 from contrastive.data.near_duplicates import near_duplicate_groups
 from contrastive.data.records import Record
+
+_log = logging.getLogger(__name__)
+_Pairs = tuple[Numbers, Numbers]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +39,8 @@ class Batch:
             query that has one, then the second negatives, and so on.
         query_ids: Integer id of each query, [Q].
         document_ids: Integer id of each document, [K].
-        positive_ids: Document ids of every known positive of each query, ascending, [Q, M], padded with -1.
+        positive_ids: Document ids of what is never a negative of each query, its known positives and, where that is a
+            document, its own text; ascending, [Q, M], padded with -1.
         owners: Index of the query that each document came with, [K].
         grades: Grade of each query's positive, [Q], if the data has grades.
         scores: Target score of each pair, [Q], if the data has them.
@@ -43,6 +48,9 @@ class Batch:
             where a query has fewer negatives, if the data has them.
         guide_queries: Embeddings of the queries by a guide model, [Q, G], if there is one.
         guide_keys: Embeddings of the documents by a guide model, [K, G], if there is one.
+        own_ids: Document id of each query's own text, [Q], -1 where it is none; if any query of the data is a document.
+        onward_ids: As `positive_ids`, of the text of each query's positive where that is a query too, [Q, M]; if any
+            query of the data is a document.
     """
 
     queries: list[str]
@@ -56,6 +64,8 @@ class Batch:
     teacher_scores: Tensor | None = None
     guide_queries: Tensor | None = None
     guide_keys: Tensor | None = None
+    own_ids: Tensor | None = None
+    onward_ids: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -71,12 +81,16 @@ class Collator:
     """Makes batches of records; a `collate_fn` that can be sent to worker processes.
 
     A query's known positives are its own, every document that any record grades above 0 for it, and the positives of
-    all records that ask the same (by query id or normalised text). A negative that is one of them is dropped.
+    all records that ask the same (by query id or normalised text). A negative that is one of them, or the text of the
+    query itself, is dropped and counted.
 
     Args:
         records: All records that batches will be made of; fixes the ids.
         corpus: Documents by id that later records may bring as negatives, for instance those mined during training.
         num_negatives: At most this many negatives of each query, the first ones; `None` takes all.
+
+    Attributes:
+        left_out: How many negatives of the records are dropped, by the reason why.
 
     Raises:
         ValueError: If only some records have a score or teacher scores, or lengths within a record differ.
@@ -92,16 +106,19 @@ class Collator:
         for name, text in (corpus or {}).items():  # first, so that its ids do not depend on what was mined
             documents.add(name, text)
         asked, answers = array("q"), array("q")
+        against, negatives = array("q"), array("q")
         without = Counter[str]()
         for record in tqdm(records, desc="Indexing", unit=" records", delay=5, leave=False, disable=None):
             _check_lengths(record)
             without.update(_lacking(record))
+            query = queries.add(record.query_id, record.query)
             positives = [documents.add(record.positive_id, record.positive)]
             for name, text in zip(record.negative_ids or ("",) * len(record.negatives), record.negatives, strict=True):
-                documents.add(name, text)
+                against.append(query)
+                negatives.append(documents.add(name, text))
             further = (name for name, grade in record.grades.items() if grade > 0 and name != record.positive_id)
             positives += [documents.add(name, None) for name in further]
-            asked.extend([queries.add(record.query_id, record.query)] * len(positives))
+            asked.extend([query] * len(positives))
             answers.extend(positives)
         for name in ("score", "teacher_scores"):
             if 0 < without[name] < len(records):
@@ -110,7 +127,15 @@ class Collator:
                 )
         self._has_grades = not without["grade"]
         self._queries, self._documents = Identities(queries), Identities(documents)
-        self._known = _Lists(self._queries.of_items[asked], self._documents.of_items[answers])
+        own = self._documents.find_all(queries.digests()[1])
+        self._meet = bool((own >= 0).any())
+        itself = self._queries.of_items[own >= 0], own[own >= 0]
+        known = self._queries.of_items[asked], self._documents.of_items[answers]
+        self._never = Lists(*(np.concatenate(numbers) for numbers in zip(known, itself, strict=True)))
+        given = self._queries.of_items[against], self._documents.of_items[negatives]
+        self.left_out = self._count(given, {"its query's own text": itself, "a known answer to its query": known})
+        if self.left_out:
+            _log.warning("Of %s negatives in the data, left out: %s", f"{len(negatives):,}", _in_words(self.left_out))
 
     def __call__(self, records: Sequence[Record]) -> Batch:
         """Make a batch of records, each with a query among those the collator was built from.
@@ -119,7 +144,7 @@ class Collator:
             ValueError: If a text is not among those the collator was built from.
         """
         query_ids = [self._queries.of(record.query) for record in records]
-        kept = [self._negatives(record, self._known[number]) for record, number in zip(records, query_ids, strict=True)]
+        kept = [self._negatives(record, self._never[number]) for record, number in zip(records, query_ids, strict=True)]
         layout = [
             (row, places[column])
             for column in range(max(map(len, kept), default=0))
@@ -127,33 +152,42 @@ class Collator:
             if column < len(places)
         ]
         documents = [record.positive for record in records] + [records[row].negatives[i] for row, i in layout]
-        positives = [torch.tensor(self._known[number]) for number in query_ids]
         return Batch(
             queries=[record.query for record in records],
             documents=documents,
             query_ids=torch.tensor(query_ids, dtype=torch.long),
             document_ids=torch.tensor([self._documents.of(text) for text in documents], dtype=torch.long),
-            positive_ids=pad_sequence(positives, batch_first=True, padding_value=-1),
+            positive_ids=self._ids_of(query_ids),
             owners=torch.tensor([*range(len(records)), *(row for row, _ in layout)], dtype=torch.long),
             grades=torch.tensor([float(r.grades[r.positive_id]) for r in records]) if self._has_grades else None,
             scores=_scores(records),
             teacher_scores=_teacher_scores(records, kept),
+            own_ids=torch.tensor([self._documents.find(record.query) for record in records]) if self._meet else None,
+            onward_ids=self._ids_of([self._queries.find(r.positive) for r in records]) if self._meet else None,
         )
 
     def identities(self, records: Sequence[Record], *, near: bool = False) -> list[tuple[str, ...]]:
         """Return, for each record, what it may not share with another of its batch: its query and its positive.
 
+        A query and a positive of one text count as one, so that no query meets itself as a document.
+
         Args:
             records: Records among those the collator was built from.
-            near: Whether also documents that are nearly the same, see `near_duplicate_groups`.
+            near: Whether also documents that are nearly the same, see `near_duplicate_groups`, as one another or as a
+                query.
         """
-        found: list[tuple[str, ...]] = [
-            (f"query {self._queries.of(record.query)}", f"document {self._documents.of(record.positive)}")
-            for record in records
-        ]
+        found: list[tuple[str, ...]] = []
+        for record in records:
+            own = self._documents.find(record.query) if self._meet else -1
+            numbers = self._queries.of(record.query), self._documents.of(record.positive)
+            sides = (f"query {numbers[0]}", f"document {numbers[1]}")
+            found.append(sides if own in (-1, numbers[1]) else (*sides, f"document {own}"))
         if near:
-            groups = near_duplicate_groups([record.positive for record in records])
-            found = [(*own, f"near {group}") for own, group in zip(found, groups, strict=True)]
+            groups = near_duplicate_groups([text for record in records for text in (record.positive, record.query)])
+            of_documents = set(groups[::2])  # queries that are only like one another may meet
+            for row, (document, query) in enumerate(zip(groups[::2], groups[1::2], strict=True)):
+                shared = {document, query} & of_documents
+                found[row] += tuple(f"near {group}" for group in sorted(shared))
         return found
 
     def texts(self, records: Sequence[Record]) -> tuple[dict[int, str], dict[int, str]]:
@@ -166,25 +200,29 @@ class Collator:
                 documents.setdefault(self._documents.of(text), text)
         return queries, documents
 
-    def _negatives(self, record: Record, known: Sequence[int]) -> list[int]:
+    def _negatives(self, record: Record, never: Sequence[int]) -> list[int]:
         """Return the places of the negatives to keep."""
-        allowed = [i for i, text in enumerate(record.negatives) if self._documents.of(text) not in known]
+        allowed = [i for i, text in enumerate(record.negatives) if self._documents.of(text) not in never]
         return allowed[: self.num_negatives]
 
+    def _ids_of(self, queries: Sequence[int]) -> Tensor:
+        """Return the ids of what is never a negative of some queries, padded with -1; all -1 for query -1."""
+        ids = [torch.tensor(self._never[query] if query >= 0 else [], dtype=torch.long) for query in queries]
+        return pad_sequence(ids, batch_first=True, padding_value=-1)
 
-class _Lists:
-    """For each key the ascending values paired with it; a dict of lists at a fraction of the memory."""
+    def _count(self, given: _Pairs, reasons: Mapping[str, _Pairs]) -> dict[str, int]:
+        """Count the negatives that are dropped by the first reason why, given (query, document) numbers of each."""
+        left, width = given[0] * len(self._documents) + given[1], len(self._documents)
+        found = {}
+        for reason, (queries, documents) in reasons.items():
+            dropped = np.isin(left, queries * width + documents)
+            found[reason] = int(dropped.sum())
+            left = left[~dropped]
+        return {reason: count for reason, count in found.items() if count}
 
-    def __init__(self, keys: Numbers, values: Numbers) -> None:
-        order = np.lexsort((values, keys))
-        keys, values = keys[order], values[order]
-        fresh = np.append(True, (np.diff(keys) != 0) | (np.diff(values) != 0))[: len(keys)]
-        self._values = values[fresh]
-        self._starts = np.searchsorted(keys[fresh], np.arange(keys.max(initial=-1) + 2))
 
-    def __getitem__(self, key: int) -> list[int]:
-        found: list[int] = self._values[self._starts[key] : self._starts[key + 1]].tolist()
-        return found
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} that are {reason}" for reason, count in counts.items())
 
 
 def _lacking(record: Record) -> list[str]:

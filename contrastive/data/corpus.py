@@ -9,13 +9,17 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
+
 from contrastive.data.documents import documents as read_documents
+from contrastive.data.identities import components
 from contrastive.data.near_duplicates import near_duplicates
-from contrastive.data.readers import beir, query_key
-from contrastive.data.records import Record, RetrievalTask, TextData
+from contrastive.data.readers import beir, check_disjoint
+from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.query_generation.keywords import Keywords, extract_keywords
 from contrastive.query_generation.pseudo_queries import PseudoQueries, PseudoQuery
 from contrastive.query_generation.query_writers import QueryWriter, write_queries
+from contrastive.texts import normalise_text, query_key
 
 PSEUDO_QUERIES = "-pseudo-queries"
 """How the name of a task ends whose queries were made here, lest its numbers pass for those of real ones."""
@@ -41,9 +45,10 @@ def corpus(
 
     Near-duplicates of a document, and the other documents that have all that a query says, are known positives of the
     query: they are never its negatives. With a folder in the BEIR layout that has judgements, its dev and test queries
-    are the tasks, the documents that answer them best are not trained on, and its train queries are not read.
-    Otherwise the tasks are pseudo-queries, nothing masked, of documents that are held out together with their
-    near-duplicates: good for telling two settings apart, too kind as a measure of real queries. Their names say so.
+    are the tasks, the documents that answer them best are not trained on, nor what is nearly the same, and its train
+    queries are not read. Otherwise the tasks are pseudo-queries, nothing masked, one of each group of near-duplicates
+    that is held out, and no group is in two of train, dev and test: good for telling two settings apart, too kind as a
+    measure of real queries. Their names say so.
 
     Args:
         path: A folder in the BEIR layout, or a file of documents; see `documents`.
@@ -80,22 +85,35 @@ def corpus(
         made = {id_: rules.make(id_, source.texts[id_], source.keywords, queries_per_document) for id_ in allowed}
     else:
         made = _written(writer, writer_cache, source, allowed, queries_per_document)
-    records = _records(source, made, exclude={query_key(query) for task in tasks for query in task.queries.values()})
+    asked = {query_key(query) for task in tasks for query in task.queries.values()}
+    answers = {normalise_text(source.texts[id_]) for id_ in _best_answers(tasks)}
+    records = [record for record in _records(source, made, asked) if normalise_text(record.positive) not in answers]
     if not records:
         raise ValueError(f"expected documents in {path} to make queries from, got {len(source.texts)} that gave none")
+    told = _account(source, allowed, records)
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
-    return TextData(Path(path).stem, tuple(records), dev, test)
+    data = TextData(Path(path).stem, tuple(records), dev, test, told)
+    check_disjoint(data)
+    return data
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The documents, what they can be found by, and which are nearly the same."""
+    """The documents, what they can be found by, and which are nearly the same.
+
+    Attributes:
+        texts: Text of each document by id.
+        keywords: Keywords of all of them.
+        alike: Near-duplicates of each document.
+        groups: Number of the group of each document: those that near-duplicates tie together have one.
+    """
 
     texts: Mapping[str, str]
     keywords: Keywords
     alike: Mapping[str, frozenset[str]]
+    groups: Mapping[str, int]
 
     def grades(self, id_: str, query: PseudoQuery) -> dict[str, int]:
         """Grade the query's own document 2, and what is as good an answer 1."""
@@ -108,15 +126,33 @@ def _read(path: str | Path, columns: Mapping[str, str | None] | None, near_dupli
     ids = list(texts)
     found = near_duplicates(list(texts.values()), near_duplicate)
     alike = {id_: frozenset(ids[place] for place in places) for id_, places in zip(ids, found, strict=True)}
+    edges = np.array([(place, other) for place, others in enumerate(found) for other in others], int).reshape(-1, 2)
+    groups = dict(zip(ids, components(len(ids), *edges.T).tolist(), strict=True))
     # What is worth a threshold in a large corpus would leave nothing of a small one.
-    return _Source(texts, extract_keywords(texts, min_documents=min(3, 1 + len(texts) // 50)), alike)
+    return _Source(texts, extract_keywords(texts, min_documents=min(3, 1 + len(texts) // 50)), alike, groups)
+
+
+def _best_answers(tasks: Iterable[RetrievalTask]) -> set[str]:
+    judged = (grades for task in tasks for grades in task.qrels.values())
+    return {id_ for grades in judged for id_, grade in grades.items() if grade == max(grades.values()) > 0}
 
 
 def _not_answers(source: _Source, tasks: Iterable[RetrievalTask]) -> list[str]:
-    """Return the documents that are not, even nearly, a best answer of the tasks."""
-    judged = (grades for task in tasks for grades in task.qrels.values())
-    answers = {id_ for grades in judged for id_, grade in grades.items() if grade == max(grades.values()) > 0}
-    return [id_ for id_ in source.texts if id_ not in answers and answers.isdisjoint(source.alike[id_])]
+    """Return the documents that are of no group with a best answer of the tasks."""
+    taken = {source.groups[id_] for id_ in _best_answers(tasks)}
+    return [id_ for id_ in source.texts if source.groups[id_] not in taken]
+
+
+def _account(source: _Source, allowed: Sequence[str], records: Sequence[Record]) -> Account:
+    """Say of how many documents no training query was made, and how many are nearly the same as another."""
+    without = len(set(allowed) - {record.positive_id for record in records})
+    alike = sum(1 for others in source.alike.values() if others)
+    remark = f"{alike:,} documents are nearly the same as another; none of them is in another split than its like"
+    return Account(
+        rows_read=len(source.texts),
+        left_out={"gave no query to train on, or one that a task asks": without} if without else {},
+        remarks=(remark,) if alike else (),
+    )
 
 
 def _written(
@@ -149,16 +185,36 @@ def _records(source: _Source, made: Mapping[str, Sequence[PseudoQuery]], exclude
 def _tasks(
     source: _Source, rules: PseudoQueries, share: float, max_queries: int, seed: int
 ) -> tuple[RetrievalTask | None, RetrievalTask | None]:
-    """Make tasks of one query a document; a hash of its id chooses it, so that other documents may come and go."""
-    order = sorted(source.texts, key=lambda id_: blake2b(f"{seed}/{id_}".encode(), digest_size=8).digest())
-    count = round(share * len(order))
+    """Make tasks of one query a group of near-duplicates, that of the first of its documents that gives one."""
     made: dict[str, list[Record]] = {}
     asked: set[str] = set()
-    for split, ids in (("dev", order[:count]), ("test", order[count : 2 * count])):
-        queries = {id_: rules.make(id_, source.texts[id_], source.keywords, 1) for id_ in ids}
+    for split, groups in zip(("dev", "test"), _held_out(source, share, seed), strict=True):
+        queries: dict[str, list[PseudoQuery]] = {}
+        for ids in groups:
+            written = ((id_, rules.make(id_, source.texts[id_], source.keywords, 1)) for id_ in ids)
+            queries.update([next(((id_, query) for id_, query in written if query), (ids[0], []))])
         made[split] = _records(source, queries, exclude=asked)[:max_queries]
         asked |= {query_key(record.query) for record in made[split]}
     return _task("dev", made["dev"], source), _task("test", made["test"], source)
+
+
+def _held_out(source: _Source, share: float, seed: int) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the groups of documents to hold out for dev and for test, as many documents each as fit into its share.
+
+    Groups come in the order of the least hash of their ids, so that other documents may come and go; so do the
+    documents of a group.
+    """
+    groups: dict[int, list[str]] = {}
+    for id_ in sorted(source.texts, key=lambda id_: blake2b(f"{seed}/{id_}".encode(), digest_size=8).digest()):
+        groups.setdefault(source.groups[id_], []).append(id_)
+    taken: tuple[list[list[str]], list[list[str]]] = ([], [])
+    room = [round(share * len(source.texts))] * 2
+    for ids in groups.values():
+        split = next((split for split in (0, 1) if len(ids) <= room[split]), None)
+        if split is not None:
+            taken[split].append(ids)
+            room[split] -= len(ids)
+    return taken
 
 
 def _task(split: str, records: Sequence[Record], source: _Source) -> RetrievalTask | None:

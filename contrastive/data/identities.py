@@ -112,10 +112,21 @@ class Identities:
         Raises:
             ValueError: If the text was not among the items.
         """
-        number = self._find(text_digest(text))
-        if number is None:
+        number = self.find(text)
+        if number < 0:
             raise ValueError(f"expected a text that the ids were made from, got {text[:60]!r}")
         return number
+
+    def find(self, text: str) -> int:
+        """Return the integer of a text, -1 if it was not among the items."""
+        return self._find(text_digest(text))
+
+    def find_all(self, digests: Digests) -> Numbers:
+        """Return the integers of texts by their digests, -1 for those that were not among the items, and for 0."""
+        if not len(self._keys):
+            return np.full(len(digests), -1)
+        places = np.minimum(np.searchsorted(self._keys, digests), len(self._keys) - 1)
+        return np.where(self._keys[places] == digests, self._numbers[places], -1)
 
     def of_name(self, name: str) -> int:
         """Return the integer of a string id.
@@ -124,10 +135,25 @@ class Identities:
             ValueError: If the id was not among the items.
         """
         number = self._find(digest(name, b"id"))
-        if number is None:
+        if number < 0:
             raise ValueError(f"expected an id that was among the items, got {name!r}")
         return number
 
-    def _find(self, key: int) -> int | None:
+    def _find(self, key: int) -> int:
         place = int(np.searchsorted(self._keys, np.uint64(key)))
-        return int(self._numbers[place]) if place < len(self._keys) and self._keys[place] == key else None
+        return int(self._numbers[place]) if place < len(self._keys) and self._keys[place] == key else -1
+
+
+class Lists:
+    """For each key the ascending values paired with it; a dict of lists at a fraction of the memory."""
+
+    def __init__(self, keys: Numbers, values: Numbers) -> None:
+        order = np.lexsort((values, keys))
+        keys, values = keys[order], values[order]
+        fresh = np.append(True, (np.diff(keys) != 0) | (np.diff(values) != 0))[: len(keys)]
+        self._values = values[fresh]
+        self._starts = np.searchsorted(keys[fresh], np.arange(keys.max(initial=-1) + 2))
+
+    def __getitem__(self, key: int) -> list[int]:
+        found: list[int] = self._values[self._starts[key] : self._starts[key + 1]].tolist()
+        return found

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from contrastive.data.columns import Columns, Row, row_reader
 from contrastive.data.identities import Digests, Numbers, digest, text_digest
-from contrastive.data.readers import query_key
 from contrastive.data.stored import StoredRows
+from contrastive.texts import word_order_key
 
 SPLITS = ("train", "dev", "test")
 TRAIN, DEV, TEST = range(3)
@@ -95,7 +95,7 @@ class _Noting:
         self.positive_ids.extend(digest(id_) if id_ else 0 for id_ in row.positive_ids)
         self.splits.append(split)
         self.queries.append(query)
-        self.words.append(digest(query_key(row.query), b"words"))
+        self.words.append(digest(word_order_key(row.query), b"words"))
         self.contents.append(digest(" ".join(map(str, (query, *documents)))))
         self.query_ids.append(digest(row.query_id) if row.query_id else 0)
         if row.score is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, overload
 
 import torch
@@ -14,6 +16,8 @@ from contrastive.data import RetrievalTask, normalise_text
 from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation.rankings import Rankings, TieBreaker
 from contrastive.similarity import cosine
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,9 +149,12 @@ def retrieve(
 
 
 def self_answers(task: RetrievalTask) -> dict[str, set[str]]:
-    """Return, for queries that are themselves in the corpus, which documents they are: by id or by normalised text.
+    """Return, for queries that are themselves in the corpus, which documents they are; how many is logged once.
 
-    A document that is judged relevant to the query is an answer even so.
+    A document is the query if their normalised texts are equal, or if their ids are and its text is equal but for a
+    title, its first line. An equal id alone says nothing: queries and documents may each be numbered from 1. A document
+    that is judged relevant to the query is an answer even so, as of two questions that are the same; one that is judged
+    irrelevant is not ranked, since every system would put it first.
     """
     by_text: dict[str, set[str]] = {normalise_text(query): set() for query in task.queries.values()}
     for document_id, document in task.corpus.items():
@@ -155,11 +162,21 @@ def self_answers(task: RetrievalTask) -> dict[str, set[str]]:
             by_text[text].add(document_id)
     answers = {}
     for query_id, query in task.queries.items():
-        same = by_text[normalise_text(query)] | ({query_id} & task.corpus.keys())
+        text = normalise_text(query)
+        same = by_text[text]
+        if normalise_text(task.corpus.get(query_id, "").partition("\n")[2]) == text:
+            same = same | ({query_id} & task.corpus.keys())
         grades = task.qrels.get(query_id, {})
         if same := {document_id for document_id in same if grades.get(document_id, 0) <= 0}:
             answers[query_id] = same
+    _say_once(task.name, len(answers), sum(map(len, answers.values())))
     return answers
+
+
+@lru_cache
+def _say_once(task: str, queries: int, documents: int) -> None:
+    if documents:
+        _log.info("%s: %d documents are not ranked for a query, of %d, that is their text", task, documents, queries)
 
 
 def _pairs(exclude: Mapping[str, Collection[str]], query_ids: Sequence[str], document_ids: Sequence[str]) -> Tensor:

@@ -57,9 +57,10 @@ class Sides:
     log_weights: Tensor | None
     hardened: Mask | None
     hardened_elsewhere: Mask | None
-    merged: bool
+    merged: Mask | None
+    itself: Mask | None
     one_each: bool
-    also_exclude: Mapping[Direction, MaskLike]
+    left_out: Sequence[Mapping[Direction, MaskLike]]
 
     @classmethod
     def of(
@@ -75,6 +76,7 @@ class Sides:
         key_weights: Tensor | None,
         hardened: str,
         also_exclude: Mapping[Direction, MaskLike],
+        same_texts: Mapping[Direction, MaskLike],
     ) -> Sides:
         """Read the arguments of a softmax loss.
 
@@ -90,20 +92,26 @@ class Sides:
         if hardened != "all" or (len(keys) > len(queries) and told):
             own = owned(key_owners(owners, *shape, keys.device))
         nobody = ~everything()
+        excluded = exclude_mask(exclude, *shape, keys.device)
+        itself = exclude_mask(same_texts.get("query_to_key"), *shape, keys.device)
+        merged = excluded if merge_excluded else None
+        if merged is not None and itself is not None:
+            merged = merged & ~itself
         of_hardness = {"all": None, "in_batch": ~(own or nobody), "hard": (own or nobody) & columns_from(len(queries))}
         return cls(
             queries,
             keys,
             positive,
             None if eligible is everything() else eligible,
-            exclude_mask(exclude, *shape, keys.device),
+            excluded,
             own,
             _log_weights(key_weights, len(keys)),
             of_hardness[hardened],
             nobody if hardened == "hard" else None,  # hard negatives are compared with their query alone
-            merge_excluded,
+            merged,
+            itself,
             positives is None,
-            also_exclude,
+            [masks for masks in (same_texts, also_exclude) if masks],
         )
 
 
@@ -127,13 +135,13 @@ def parts_of(sides: Sides, directions: Sequence[Direction]) -> list[Part]:
 
 
 def _query_to_key(sides: Sides) -> Part:
-    merged = sides.exclude if sides.merged else None
+    merged = sides.merged
     return Part(
         sides.queries,
         sides.keys,
         sides.positive if merged is None else sides.positive | merged,
         sides.eligible,
-        _either(None if sides.merged else sides.exclude, _further(sides, "query_to_key", len(sides.keys))),
+        _either(sides.exclude if merged is None else None, _further(sides, "query_to_key", len(sides.keys))),
         sides.log_weights,
         sides.hardened,
     )
@@ -141,16 +149,18 @@ def _query_to_key(sides: Sides) -> Part:
 
 def _key_to_query(sides: Sides) -> Part:
     """Positives look for their queries; with `positives`, every key does, and those that are nobody's go unanswered."""
-    merged = sides.exclude.T if sides.merged and sides.exclude is not None else None
+    merged = None if sides.merged is None else sides.merged.T
     positive = diagonal() if sides.positive is diagonal() else sides.positive.T
+    # Said of the positives in the order of the queries.
+    further = _further(sides, "key_to_query", len(sides.queries)) if sides.one_each else None
     return Part(
         sides.keys[: len(sides.queries)] if sides.one_each else sides.keys,
         sides.queries,
         positive if merged is None else positive | merged,
         None,
         _either(
-            None if sides.merged or sides.exclude is None else sides.exclude.T,
-            _further(sides, "key_to_query", len(sides.queries)),
+            None if merged is not None or sides.exclude is None else sides.exclude.T,
+            _either(None if sides.itself is None else sides.itself.T, further),
         ),
         hardened=sides.hardened_elsewhere,
         flipped=True,
@@ -183,8 +193,11 @@ def _key_to_key(sides: Sides) -> Part:
 
 
 def _further(sides: Sides, direction: Direction, width: int) -> Mask | None:
-    mask = sides.also_exclude.get(direction)
-    return None if mask is None else as_mask(mask, len(sides.queries), width, sides.keys.device)
+    found: Mask | None = None
+    for masks in sides.left_out:
+        if direction in masks:
+            found = _either(found, as_mask(masks[direction], len(sides.queries), width, sides.keys.device))
+    return found
 
 
 def _either(one: Mask | None, other: Mask | None) -> Mask | None:

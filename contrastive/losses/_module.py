@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from contrastive.contracts import MaskLike
 from contrastive.health import Health
+from contrastive.losses._directions import Direction
 from contrastive.losses._options import LossOptions
 from contrastive.losses._temperature import LearntTemperature, check_temperature
 from contrastive.similarity import ProductSimilarity
@@ -72,6 +73,7 @@ class SoftmaxModule(nn.Module):
         *,
         positives: MaskLike | None = None,
         exclude: MaskLike | None = None,
+        same_texts: Mapping[Direction, MaskLike] | None = None,
         owners: Tensor | None = None,
         weights: Tensor | None = None,
         key_weights: Tensor | None = None,
@@ -85,6 +87,7 @@ class SoftmaxModule(nn.Module):
             temperature=self.temperature,
             positives=positives,
             exclude=exclude,
+            same_texts=same_texts,
             owners=owners,
             weights=weights,
             key_weights=key_weights,

@@ -60,6 +60,9 @@ class SoftmaxOptions(LossOptions, total=False):
             positive of query i.
         exclude: Pairs that are not negatives, such as known positives: a mask or a bool tensor [Q, K]. Positives stay.
             On a row's own side, queries of which one knows the other's document are left out too.
+        same_texts: By direction, further pairs that are not negatives, since they are one text or one answers the
+            other: a mask or a bool tensor for each. Of "query_to_key" those that are a query with its own text, [Q, K]:
+            these are never merged. Where texts are queries and keys at once, as in pairs with their reversals.
         owners: The query each key belongs to, [K], -1 for one that all share; by default key `n Q + i` is query i's.
         weights: Weight of each query, [Q].
         health: Filled with positive_similarity, negative_similarity, temperature, excluded_share (of the negatives),
@@ -70,6 +73,7 @@ class SoftmaxOptions(LossOptions, total=False):
     key_weights: Tensor | None
     positives: MaskLike | None
     exclude: MaskLike | None
+    same_texts: Mapping[Direction, MaskLike] | None
     owners: Tensor | None
     weights: Tensor | None
     health: Health | None
@@ -87,6 +91,7 @@ USUAL: SoftmaxOptions = {
     "key_weights": None,
     "positives": None,
     "exclude": None,
+    "same_texts": None,
     "owners": None,
     "weights": None,
     "reduction": "mean",
@@ -131,5 +136,6 @@ def read(
         key_weights=options.get("key_weights"),
         hardened=selection.hardened if selection.hardness else "all",
         also_exclude=also_exclude,
+        same_texts=options.get("same_texts") or {},
     )
     return sides, selection

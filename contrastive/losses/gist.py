@@ -5,6 +5,7 @@ Shape letters: Q queries, K >= Q keys, D width, G width of the guide's embedding
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
@@ -134,6 +135,7 @@ class GISTLoss(SoftmaxModule):
         guide_queries: Tensor,
         guide_keys: Tensor,
         exclude: MaskLike | None = None,
+        same_texts: Mapping[Direction, MaskLike] | None = None,
         owners: Tensor | None = None,
         weights: Tensor | None = None,
         key_weights: Tensor | None = None,
@@ -144,6 +146,7 @@ class GISTLoss(SoftmaxModule):
             queries,
             keys,
             exclude=exclude,
+            same_texts=same_texts,
             owners=owners,
             weights=weights,
             key_weights=key_weights,

@@ -82,7 +82,7 @@ class Kept:
 
 def negatives_key(strategy: DescribedStrategy, pool: Pool, moment: Moment) -> str:
     """Return the name under which a choice is kept, a digest in hexadecimal digits."""
-    described = {"version": 1, "strategy": strategy.describe(moment), "pool": pool.digest()}
+    described = {"version": 2, "strategy": strategy.describe(moment), "pool": pool.digest()}
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 

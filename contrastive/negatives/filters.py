@@ -56,8 +56,8 @@ class Filters:
         relative_margin: At least this share of the positive's score below it: 0.05 keeps those of at most 95 % of it
             (Moreira et al. 2024, NV-Retriever, https://arxiv.org/abs/2407.15831, section 3, TopK-PercPos). The share
             is of the absolute value, so that it is a margin for a negative score too.
-        near_duplicate: Least Jaccard similarity of word 5-grams at which a document is nearly one of the known
-            positives, see `contrastive.data.near_duplicates`; None does not look.
+        near_duplicate: Least Jaccard similarity of word 5-grams at which a document is nearly the query or one of the
+            known positives, see `contrastive.data.near_duplicates`; None does not look.
 
     Raises:
         ValueError: If a window is empty, or a margin or a share is outside its range.

@@ -158,7 +158,7 @@ class Pool:
         return self._among(self._given, pairs, documents)
 
     def are_the_query(self, pairs: Places, documents: Places) -> Flags:
-        """Tell for pairs [P] and documents [P, C] whether these are the query itself, by id or normalised text."""
+        """Tell for pairs [P] and documents [P, C] whether these have the text of the query, normalised."""
         return self._among(self._self, pairs, documents)
 
     def digest(self) -> str:
@@ -197,12 +197,10 @@ class Pool:
         """Yield the place of a pair and the number of a document that is its query; given the documents' digests."""
         by_text = dict(zip(texts.tolist(), self.identity.tolist(), strict=True))
         asked = np.array([text_digest(text) for text in self.query_texts], np.uint64)
-        for number, pair in enumerate(self.pairs):
-            same = by_text.get(int(asked[self.query_of[number]]))
+        for number, query in enumerate(self.query_of.tolist()):
+            same = by_text.get(int(asked[query]))
             if same is not None:
                 yield number, same
-            if pair.query_id in self.place:
-                yield number, int(self.identity[self.place[pair.query_id]])
 
     def _keys(self, numbers: Sequence[tuple[int, int]]) -> Places:
         pairs = np.array(numbers, np.int64).reshape(-1, 2)

@@ -6,8 +6,9 @@ Notable decisions:
   the pair and the document for `uniform`; score / temperature plus Gumbel noise from that hash for `softmax`, which
   draws without replacement in proportion to exp(score / temperature) (Kool et al. 2019,
   https://arxiv.org/abs/1903.06059, section 2.3). So a draw does not depend on other pairs or on the order of data.
-- Near-duplicates of known positives, and texts chosen already, are looked for while going down that order, until there
-  are enough: few documents are ever cut into 5-grams, and their similarity is computed and not estimated by MinHash.
+- Near-duplicates of known positives and of the query itself, and texts chosen already, are looked for while going down
+  that order, until there are enough: few documents are ever cut into 5-grams, and their similarity is computed and not
+  estimated by MinHash.
 
 Shape letters: P pairs, C candidates of each.
 """
@@ -144,24 +145,26 @@ class Selection:
 
 
 class Duplicates:
-    """Tells whether a document is nearly one of those known to be relevant; texts are cut up when first asked for."""
+    """Tells whether a document is nearly the query or a known answer; texts are cut up when first asked for."""
 
     def __init__(self, pool: Pool, threshold: float | None) -> None:
         self._pool = pool
         self._threshold = threshold
         self._shingles: dict[int, Hashes] = {}
-        self._known: tuple[int, list[int]] = (-1, [])
+        self._pair = -1
+        self._known: list[Hashes] = []
 
     def of_known(self, pair: int, document: int) -> bool:
-        """Compare a document with all known positives of a pair's query."""
+        """Compare a document with the query of a pair and with all its known positives."""
         if self._threshold is None:
             return False
-        if self._known[0] != pair:
-            self._known = pair, self._pool.known_places(pair).tolist()
-        return any(self._close(document, other, self._threshold) for other in self._known[1])
+        if self._pair != pair:
+            self._pair = pair
+            known = [self._cut(place) for place in self._pool.known_places(pair).tolist()]
+            self._known = [*known, shingles(self._pool.pairs[pair].query)]
+        return any(self._close(self._cut(document), other, self._threshold) for other in self._known)
 
-    def _close(self, left: int, right: int, threshold: float) -> bool:
-        mine, other = self._cut(left), self._cut(right)
+    def _close(self, mine: Hashes, other: Hashes, threshold: float) -> bool:
         shorter, longer = sorted((len(mine), len(other)))
         return (
             shorter >= threshold * longer and jaccard(mine, other) >= threshold

@@ -8,7 +8,7 @@ any separator, with the years that the document asks for.
 Notable decisions:
 
 - A share of what a query says is taken out of its document ("masked"), so that the words alone do not find it and the
-  encoder has to learn what goes with what.
+  encoder has to learn what goes with what. What would leave a document without a letter or digit is not taken out.
 - What a query says by keywords is true of every document that has them all: these are its known positives too.
 - Every document has a random generator of its own, seeded by its id: adding documents changes little about the others.
 """
@@ -27,6 +27,7 @@ _SEPARATORS = (", ", ", ", ", ", ", ", ",", " / ", "; ", " | ", " ", " ", " and 
 _YEARS = ("{} years", "{} years experience", "{}+ years", "{}+ yrs", "{} yrs exp", "exp {} years")
 _ASKED_YEARS = re.compile(r"\b(\d{1,2})\s*\+?\s*(?:-|to|\u2013)?\s*\d{0,2}\s*\+?\s*(?:years|yrs)", re.IGNORECASE)
 _TITLE_PART = re.compile(r"\s*(?:[-\u2013\u2014|,/:(\[]\s|\s[-\u2013\u2014|/]|[()\[\]|,])\s*")
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 _SENTENCE = re.compile(r"[^.!?\n\u2022]+[.!?]?")
 MIXTURE: Mapping[str, float] = {"title": 0.15, "keywords": 0.25, "title_keywords": 0.45, "cloze": 0.15}
 
@@ -109,6 +110,7 @@ class PseudoQueries:
         start = random.randrange(max(1, len(words) - 11))
         query = " ".join(words[start : start + 12])
         rest = f"{title}\n{text.replace(sentence, ' ', 1)}" if random.random() < self.masked else document
+        rest = rest if _LETTER_OR_DIGIT.search(rest) else document
         return [sentence], PseudoQuery(query.lower() if random.random() < 0.7 else query, rest, "cloze")
 
     def _typed(
@@ -182,8 +184,9 @@ def _years(document: str, random: Random) -> str | None:
 
 
 def _mask(document: str, terms: Sequence[str]) -> str:
-    """Take every occurrence of the terms out of a document, whatever their case."""
+    """Take every occurrence of the terms out of a document, whatever their case, but for terms that are all it has."""
     for term in terms:
         pattern = r"\s+".join(re.escape(word) for word in term.split())
-        document = re.sub(rf"(?<![^\W_]){pattern}(?![^\W_])", "", document, flags=re.IGNORECASE)
+        rest = re.sub(rf"(?<![^\W_]){pattern}(?![^\W_])", "", document, flags=re.IGNORECASE)
+        document = rest if _LETTER_OR_DIGIT.search(rest) else document
     return document

@@ -73,10 +73,11 @@ def assert_world_size_invariant(
     """Assert that several processes compute the loss and the gradients of one process with the global batch.
 
     Starts so many processes on the CPU (gloo), each with a part of one batch: parts differ in size, from three
-    processes on one is empty, the known positives of some queries are other ranks' documents, and queries have
-    different numbers of hard negatives. Each encodes its part with the same linear encoder, gathers, and calls the loss
-    with those fields its signature names. Compared with one process are the value on every rank, and the gradients of
-    the encoder and of the loss's own parameters after DistributedDataParallel.
+    processes on one is empty, the known positives of some queries are other ranks' documents, the text of one query is
+    another rank's document, and queries have different numbers of hard negatives. Each encodes its part with the same
+    linear encoder, gathers, and calls the loss with those fields its signature names. Compared with one process are the
+    value on every rank, and the gradients of the encoder and of the loss's own parameters after
+    DistributedDataParallel.
 
     Losses can be checked together, in the same processes: starting them is what takes time, about 3 s a world size.
     What differs is told of all of them.
@@ -199,6 +200,11 @@ def _made_up_batch(num_queries: int, num_negatives: int, several_positives: bool
     key_ids = torch.arange(num_keys)
     key_ids[-1] = key_ids[-1] if num_keys == num_queries else 0
     positive_ids = torch.stack([own, torch.where(own == 0, num_queries - 1, -1)], 1)
+    # The text of query 2 is the positive of query 3: the two, and what answers them, are not to be told apart.
+    own_ids, onward_ids = torch.full((num_queries,), -1), torch.full((num_queries, 2), -1)
+    if num_queries > 4:
+        keys[3] = queries[2] + 0.3 * random(_FEATURES)
+        own_ids[2], positive_ids[2, 1], onward_ids[3] = 3, 3, torch.tensor([2, 3])
     counts = torch.bincount(owners, minlength=num_queries)
     taught = random(num_queries, 1 + num_negatives)
     extra = torch.tensor([[int(owners[key]), key] for key in range(num_queries, num_keys)][: num_queries // 2])
@@ -215,6 +221,8 @@ def _made_up_batch(num_queries: int, num_negatives: int, several_positives: bool
         teacher_scores=taught.masked_fill(torch.arange(1 + num_negatives) >= counts[:, None], float("nan")),
         guide_queries=random(num_queries, 4),
         guide_keys=random(num_keys, 4),
+        own_ids=own_ids,
+        onward_ids=onward_ids,
     )
 
 
