@@ -3,13 +3,19 @@
 All three are functions of the dot product of *prepared* vectors, so retrieval and tiled losses can prepare once and
 work on blocks of one matrix product. Scores are float32 or better whatever autocast says: bfloat16 embeddings are fine,
 bfloat16 scores are not.
+
+Which of them is used is a property of the encoder (`similarity_of`): what compares its texts asks it, and nothing else
+chooses. Distances are the same wherever the origin is, and are measured from the mean of the keys: a product of long
+vectors that lie together has no digits left for what is between them. Where a pair is close even so, its difference is
+taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,16 +29,12 @@ SimilarityName = Literal["cosine", "dot", "euclidean"]
 class ProductSimilarity:
     """A similarity that depends on the dot product of prepared vectors, and at most their lengths.
 
-    Shapes: queries [Q, D], keys [K, D], products and scores [Q, K].
+    Shapes: queries [Q, D], keys [K, D], scores [Q, K].
 
     Attributes:
         name: The word for it in a configuration.
         prepare: Maps embeddings [B, D] to prepared vectors [B, D], float32 or better.
-        score: Maps products, prepared queries and prepared keys to scores.
-        slope: Maps scores to the derivative of each with respect to its product.
-        lengths_matter: Whether the score depends on the lengths of the prepared vectors, as minus the squared distance
-            does. With W = slope * (gradient of the scores), the gradient of the prepared queries is W @ keys, minus
-            each query times its row's sum of W if lengths matter.
+        lengths_matter: Whether scores are minus the distance of the prepared vectors, and not their dot product.
 
     Example:
         >>> import torch
@@ -44,8 +46,6 @@ class ProductSimilarity:
 
     name: SimilarityName
     prepare: Callable[[Tensor], Tensor]
-    score: Callable[[Tensor, Tensor, Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
     lengths_matter: bool = False
 
     def __repr__(self) -> str:
@@ -59,8 +59,32 @@ class ProductSimilarity:
         """
         check_shapes(queries, keys)
         with torch.autocast(queries.device.type, enabled=False):
-            queries, keys = self.prepare(queries), self.prepare(keys)
-            return self.score(queries @ keys.T, queries, keys)
+            return self.scores(self.prepare(queries), self.prepare(keys))
+
+    def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Map prepared queries [Q, D] and keys [K, D] to scores [Q, K]."""
+        return -_distances(queries, keys) if self.lengths_matter else queries @ keys.T
+
+    def of_pairs(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return the scores of left [..., D] and right [..., D], row by row: [...], in float32 or better."""
+        left, right = self.prepare(left), self.prepare(right)
+        if self.lengths_matter:
+            return -torch.linalg.vector_norm(left - right, dim=-1)
+        return (left * right).sum(-1)
+
+    @torch.no_grad()
+    def size(self, queries: Tensor, keys: Tensor) -> float:
+        """Return the power of two nearest to the largest score that queries [Q, D] and keys [K, D] could have.
+
+        1 for cosine, whatever the embeddings, and where nothing can be said.
+        """
+        if self.name == "cosine" or not len(queries) or not len(keys):
+            return 1.0
+        queries, keys = self.prepare(queries), self.prepare(keys)
+        middle = _middle(keys) if self.lengths_matter else 0
+        lengths = [torch.linalg.vector_norm(vectors - middle, dim=-1).max().item() for vectors in (queries, keys)]
+        bound = sum(lengths) if self.lengths_matter else math.prod(lengths)
+        return 2.0 ** round(math.log2(bound)) if 0 < bound < math.inf else 1.0
 
 
 def full_precision(embeddings: Tensor) -> Tensor:
@@ -75,31 +99,48 @@ def unit(embeddings: Tensor) -> Tensor:
     return embeddings / torch.where(lengths > 0, lengths, 1)
 
 
-def _product(products: Tensor, _queries: Tensor, _keys: Tensor) -> Tensor:
-    return products
+_CLOSE = 2**14
+"""Below so many roundings of the squared lengths, a squared distance is taken from the difference: above it, what a
+product leaves of it is good to 1e-4."""
 
 
-def _minus_distance(products: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+def _distances(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return Euclidean distances [Q, K] of queries [Q, D] and keys [K, D]; the gradient at distance 0 is 0."""
+    if queries.is_cuda:  # looking for close pairs would wait for the device, which is quick enough in float64
+        squared, squared_lengths = _squared_distances(queries.double(), keys.double())
+        apart = squared > 4 * torch.finfo(squared.dtype).eps * squared_lengths  # the rest is what rounding left of 0
+        return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0).to(queries.dtype)
+    squared, squared_lengths = _squared_distances(queries, keys)
+    apart = squared > _CLOSE * torch.finfo(squared.dtype).eps * squared_lengths
+    if apart.all():
+        return squared.sqrt()
+    rows, columns = (~apart).nonzero(as_tuple=True)
+    if len(rows) > 4 * (len(queries) + len(keys)):  # more than duplicates: [pairs, D] might not fit
+        return torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
+    close = torch.linalg.vector_norm(queries[rows] - keys[columns], dim=-1)
+    return torch.where(apart, squared, 1).sqrt().index_put((rows, columns), close)
+
+
+def _squared_distances(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared distances by one product, and what their rounding is relative to, both [Q, K]."""
+    middle = _middle(keys)
+    queries, keys = queries - middle, keys - middle
     squared_lengths = queries.square().sum(-1)[:, None] + keys.square().sum(-1)[None, :]
-    squared = squared_lengths - 2 * products
-    # What rounding leaves of a distance 0 is no distance, and the square root has no finite slope there.
-    apart = squared > 4 * torch.finfo(squared.dtype).eps * squared_lengths
-    return -torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
+    return torch.addmm(squared_lengths, queries, keys.T, alpha=-2), squared_lengths
 
 
-def _inverse_distance(scores: Tensor) -> Tensor:
-    return torch.where(scores < 0, -1 / torch.where(scores < 0, scores, 1), 0)
+def _middle(keys: Tensor) -> Tensor:
+    """Return the mean of keys [K, D], [D]; 0 where it is not finite, as one bad key must not make all of them so."""
+    return torch.where((middle := keys.detach().mean(0)).isfinite(), middle, 0)
 
 
-cosine = ProductSimilarity("cosine", prepare=unit, score=_product, slope=torch.ones_like)
+cosine = ProductSimilarity("cosine", prepare=unit)
 """Cosine of the angle, in [-1, 1]."""
 
-dot = ProductSimilarity("dot", prepare=full_precision, score=_product, slope=torch.ones_like)
+dot = ProductSimilarity("dot", prepare=full_precision)
 """Dot product, unbounded."""
 
-euclidean = ProductSimilarity(
-    "euclidean", prepare=full_precision, score=_minus_distance, slope=_inverse_distance, lengths_matter=True
-)
+euclidean = ProductSimilarity("euclidean", prepare=full_precision, lengths_matter=True)
 """Minus the Euclidean distance, at most 0; the gradient at distance 0 is 0."""
 
 
@@ -115,6 +156,32 @@ def named(similarity: Similarity | SimilarityName) -> Similarity:
         if known.name == similarity:
             return known
     raise ValueError(f"expected similarity 'cosine', 'dot', 'euclidean' or a callable, got {similarity!r}")
+
+
+def check_similarity_name(name: str) -> SimilarityName:
+    """Return the name of a similarity as it is.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    for known in get_args(SimilarityName):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise ValueError(f"expected similarity to be one of {', '.join(get_args(SimilarityName))}, got {name!r}")
+
+
+def similarity_of(encoder: object) -> ProductSimilarity:
+    """Return how an encoder's embeddings are to be compared: by its `similarity`, and by cosine if it has none.
+
+    Raises:
+        ValueError: If there is none of the name that it says.
+
+    Example:
+        >>> similarity_of(object())
+        cosine
+    """
+    name = check_similarity_name(getattr(encoder, "similarity", "cosine"))
+    return {"cosine": cosine, "dot": dot, "euclidean": euclidean}[name]
 
 
 def flipped(similarity: Similarity) -> Similarity:

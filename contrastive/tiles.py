@@ -198,6 +198,9 @@ def _blocks(plan: Plan, tensors: Sequence[Tensor], *, grad: bool) -> Iterator[_B
     for start in range(0, num_rows, size):
         rows = slice(start, min(start + size, num_rows))
         products = buffer[: rows.stop - start]
+        if plan.similarity.lengths_matter:
+            yield _DistanceBlock(plan, rows, products, segments, widths, parameters, grad)
+            continue
         for (anchors, candidates), part in zip(segments, torch.split(products, widths, 1), strict=True):
             torch.mm(anchors[rows].detach(), candidates.detach().T, out=part)
         make = _OverwrittenBlock if plan.overwrites else _DifferentiatedBlock
@@ -283,21 +286,13 @@ class _OverwrittenBlock(_Block):
 
 
 class _DifferentiatedBlock(_Block):
-    """A block whose gradient autograd finds, which any judge and similarity can have."""
+    """A block of products whose gradient autograd finds, which any judge can have."""
 
     __slots__ = ("leaves",)
 
     def judged(self, health: Health | None) -> tuple[Tensor, Tensor]:
         self.leaves = [part.detach().requires_grad_(self.grad) for part in torch.split(self.products, self.widths, 1)]
-        parts = self.leaves
-        if self.plan.similarity.lengths_matter:
-            parts = [
-                self.plan.similarity.score(leaf, anchors[self.rows].detach(), candidates.detach())
-                / self.plan.temperature
-                for leaf, (anchors, candidates) in zip(self.leaves, self.segments, strict=True)
-            ]
-        logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return self.plan.judge(logits, self.indices(), health, row_statistics)
+        return self.plan.judge(_beside(self.leaves), self.indices(), health, row_statistics)
 
     def add_gradients(self, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
         found = torch.autograd.grad(value, [*self.leaves, *self.parameters], allow_unused=True, materialize_grads=True)
@@ -305,16 +300,46 @@ class _DifferentiatedBlock(_Block):
         for slopes, (anchors, candidates), (of_anchors, of_candidates) in zip(
             found, self.segments, of_segments, strict=False
         ):
-            block = anchors[self.rows]
             if of_anchors is not None:
-                part = of_anchors[self.rows]
-                part.addmm_(slopes, candidates)
-                if self.plan.similarity.lengths_matter:
-                    part.addcmul_(block, slopes.sum(1, keepdim=True), value=-1)
+                of_anchors[self.rows].addmm_(slopes, candidates)
             if of_candidates is not None:
-                of_candidates.addmm_(slopes.T, block)
-                if self.plan.similarity.lengths_matter:
-                    of_candidates.addcmul_(candidates, slopes.sum(0)[:, None], value=-1)
-        for gradient, more in zip(of_parameters, found[len(self.leaves) :], strict=True):
-            if gradient is not None:
-                gradient.add_(more)
+                of_candidates.addmm_(slopes.T, anchors[self.rows])
+        _add(of_parameters, found[len(self.leaves) :])
+
+
+class _DistanceBlock(_Block):
+    """A block of distances, which autograd follows down to the embeddings.
+
+    A gradient that is made of products of long vectors has no digits left for the differences of close ones.
+    """
+
+    __slots__ = ("leaves",)
+
+    def judged(self, health: Health | None) -> tuple[Tensor, Tensor]:
+        parts = [part for anchors, candidates in self.segments for part in (anchors[self.rows], candidates)]
+        self.leaves = [part.detach().requires_grad_(self.grad) for part in parts]
+        scores = [
+            self.plan.similarity.scores(anchors, candidates) / self.plan.temperature
+            for anchors, candidates in zip(self.leaves[::2], self.leaves[1::2], strict=True)
+        ]
+        return self.plan.judge(_beside(scores), self.indices(), health, row_statistics)
+
+    def add_gradients(self, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        found = torch.autograd.grad(value, [*self.leaves, *self.parameters], allow_unused=True, materialize_grads=True)
+        of_segments, of_parameters = self.plan.split(gradients)
+        of_rows = [None if of_anchors is None else of_anchors[self.rows] for of_anchors, _ in of_segments]
+        _add(of_rows, found[: len(self.leaves) : 2])
+        _add([of_candidates for _, of_candidates in of_segments], found[1 : len(self.leaves) : 2])
+        _add(of_parameters, found[len(self.leaves) :])
+
+
+def _beside(parts: Sequence[Tensor]) -> Tensor:
+    """Put the parts of a block side by side."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
+
+
+def _add(gradients: Sequence[Tensor | None], more: Sequence[Tensor]) -> None:
+    """Add to the gradients that are wanted."""
+    for gradient, added in zip(gradients, more, strict=True):
+        if gradient is not None:
+            gradient.add_(added)

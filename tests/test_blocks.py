@@ -179,6 +179,27 @@ def test_equals_the_dense_path_at_any_size_temperature_and_mask(
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("spots", [1, 2, 9])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_distances_of_close_and_long_vectors_keep_their_digits(
+    tiled: bool, spots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine queries and keys of length 300, at one spot, at two, or a pair at each."""
+    monkeypatch.setattr(tiles, "LEAST_ROWS", 4)
+    monkeypatch.setattr(tiles, "MOST_ROWS", 4)
+    generator = torch.Generator().manual_seed(0)
+    spot = 50 * torch.randn(spots, 40, generator=generator)[torch.arange(9) % spots]
+    sides = [(spot + 0.02 * torch.randn(9, 40, generator=generator)).requires_grad_() for _ in range(2)]
+    value = losses.info_nce(*sides, similarity="euclidean", temperature=0.1, tiled=tiled)
+    doubles = [side.detach().double().requires_grad_() for side in sides]
+    distances = torch.linalg.vector_norm(doubles[0][:, None] - doubles[1][None], dim=-1)
+    expected = torch.nn.functional.cross_entropy(-distances / 0.1, torch.arange(9))
+    torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-7)
+    found = torch.autograd.grad(value, sides), torch.autograd.grad(expected, doubles)
+    for ours, right in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), right, rtol=1e-4, atol=1e-4 * right.abs().max().item())
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_hopeless_pair_keeps_its_full_gradient(symmetric: bool) -> None:
     """At temperature 0.005 the positive is exp(-400) of what it competes with."""

@@ -56,3 +56,8 @@ def test_equal_points_leave_clusters_empty_without_harm() -> None:
 def test_too_few_rows_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"from 1 to 3 clusters of 3 rows, got {count}"):
         k_means(np.zeros((3, 2), dtype=np.float32), count, seed=0)
+
+
+def test_clouds_far_from_the_origin_are_told_apart() -> None:
+    points, _ = blobs()
+    assert (k_means(points / 100 + 3000, 5, seed=3) == k_means(points, 5, seed=3)).mean() > 0.99

@@ -176,7 +176,7 @@ def test_own_negatives_cost_no_scores_of_others(
     original = _taught.score_pairs
     monkeypatch.setattr(_taught, "score_pairs", watched)
     LOSSES[name][0](*embeddings(), **arguments(BATCHES["ragged"]), **options)
-    assert shapes == [(1, 4)]
+    assert shapes == []
 
 
 @every_loss
@@ -310,7 +310,8 @@ def test_bfloat16_embeddings_cost_no_more_than_their_rounding(name: str, options
 
 @every_loss
 def test_nothing_is_asked_of_the_device(name: str, options: dict[str, Any]) -> None:
-    for width in (3, 12):
+    """But for distances of all pairs, whose close ones are looked for on a CPU; test_cuda has what a GPU does."""
+    for width in (3,) if options.get("similarity") == "euclidean" else (3, 12):
         with FakeTensorMode():
             queries, keys = torch.randn(4, 5, requires_grad=True), torch.randn(12, 5, requires_grad=True)
             value = LOSSES[name][0](
@@ -377,7 +378,7 @@ def test_shapes_that_do_not_match_are_named(name: str, options: dict[str, Any]) 
         loss(queries, keys, teacher_scores=torch.ones(4, 2))
     with pytest.raises(ValueError, match=r"same D, got \[4, 5\] and \[12, 4\]"):
         loss(queries, keys[:, :4], teacher_scores=torch.ones(4, 12))
-    with pytest.raises(ValueError, match=r"same D, got \[1, 5\] and \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"same D, got \[4, 5\] and \[12, 4\]"):
         loss(queries, keys[:, :4], teacher_scores=torch.ones(4, 3))
     with pytest.raises(ValueError, match=r"integer owners \[12\], got torch.int64 \[3\]"):
         loss(queries, keys, teacher_scores=torch.ones(4, 2), owners=torch.ones(3, dtype=torch.long))

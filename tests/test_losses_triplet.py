@@ -63,7 +63,7 @@ def test_hardest_takes_the_farthest_positive_easy_the_nearest_and_semi_hard_each
 
 
 def test_explicit_negatives_are_the_querys_own_and_no_others() -> None:
-    queries, keys = on_a_line(0, 100), on_a_line(2, 101, 1, 3, 100)
+    queries, keys = on_a_line(0, 16), on_a_line(2, 17, 1, 3, 16)
     owners = torch.tensor([0, 1, 0, 0, -1])
     rows = triplet(queries, keys, mining="explicit", owners=owners, margin=2.0, reduction="none", **RAW)
     torch.testing.assert_close(rows, torch.tensor([(3.0 + 1) / 2, 0]))
@@ -71,7 +71,7 @@ def test_explicit_negatives_are_the_querys_own_and_no_others() -> None:
 
 def test_mean_is_over_triplets_and_rows_have_their_own() -> None:
     """As Hermans et al. write batch-all: a query with more triplets counts for more."""
-    queries, keys = on_a_line(0, 100), on_a_line(2, 101, 1, 3, 100)
+    queries, keys = on_a_line(0, 16), on_a_line(2, 17, 1, 3, 16)
     owners = torch.tensor([0, 1, 0, 0, 1])
     call = {"mining": "explicit", "owners": owners, "margin": 2.0, **RAW}
     torch.testing.assert_close(triplet(queries, keys, reduction="none", **call), torch.tensor([2.0, 3.0]))

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contrastive import similarity
-from contrastive.similarity import ProductSimilarity, cosine, dot, euclidean, flipped, named, score_pairs, unit
+from contrastive.similarity import (
+    ProductSimilarity,
+    cosine,
+    dot,
+    euclidean,
+    flipped,
+    named,
+    score_pairs,
+    similarity_of,
+    unit,
+)
 
 ALL = pytest.mark.parametrize("chosen", [cosine, dot, euclidean], ids=repr)
 
@@ -39,29 +49,11 @@ def test_gradcheck(chosen: ProductSimilarity) -> None:
 
 
 @ALL
-def test_prepared_vectors_give_the_scores_from_blocks_of_a_product(chosen: ProductSimilarity) -> None:
+def test_prepared_vectors_give_the_scores_in_blocks(chosen: ProductSimilarity) -> None:
     queries, keys = embeddings(3, 4), embeddings(6, 4, seed=1)
     prepared, candidates = chosen.prepare(queries), chosen.prepare(keys)
-    blocks = [chosen.score(prepared @ block.T, prepared, block) for block in candidates.split(4)]
+    blocks = [chosen.scores(prepared, block) for block in candidates.split(4)]
     torch.testing.assert_close(torch.cat(blocks, dim=1), chosen(queries, keys))
-
-
-@ALL
-def test_slope_gives_the_gradient_by_hand(chosen: ProductSimilarity) -> None:
-    """What a tiled loss will do in place of autograd, as the class says."""
-    queries = chosen.prepare(embeddings(3, 4)).requires_grad_()
-    keys = chosen.prepare(embeddings(5, 4, seed=1)).requires_grad_()
-    of_scores = embeddings(3, 5, seed=2)
-    scores = chosen.score(queries @ keys.T, queries, keys)
-    of_queries, of_keys = torch.autograd.grad(scores, (queries, keys), of_scores)
-
-    by_products = of_scores * chosen.slope(scores)
-    expected_queries, expected_keys = by_products @ keys, by_products.T @ queries
-    if chosen.lengths_matter:
-        expected_queries = expected_queries - by_products.sum(1, keepdim=True) * queries
-        expected_keys = expected_keys - by_products.sum(0)[:, None] * keys
-    torch.testing.assert_close(of_queries, expected_queries)
-    torch.testing.assert_close(of_keys, expected_keys)
 
 
 @ALL
@@ -91,7 +83,6 @@ def test_zero_vectors_and_equal_vectors_have_finite_gradients(chosen: ProductSim
         assert gradient.abs().max() < 50
     if chosen is euclidean:
         assert scores.diagonal().eq(0).all()
-        assert chosen.slope(scores).diagonal().eq(0).all()
     if chosen is cosine:
         assert scores[0].eq(0).all()
 
@@ -134,3 +125,64 @@ def test_shapes_that_do_not_match_are_named(chosen: ProductSimilarity) -> None:
 def test_scores_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected scores \[2, 3\] of the similarity, got \[3, 2\]"):
         score_pairs(lambda q, k: k @ q.T, torch.zeros(2, 4), torch.zeros(3, 4))
+
+
+def direct_distances(queries: Tensor, keys: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """Minus the distances by their definition in float64, and the gradients of their weighted sum."""
+    sides = [side.detach().double().requires_grad_() for side in (queries, keys)]
+    scores = -torch.linalg.vector_norm(sides[0][:, None] - sides[1][None], dim=-1)
+    return scores.detach(), *torch.autograd.grad((scores * weights).sum(), sides)
+
+
+def lying_close(kind: str) -> tuple[Tensor, Tensor]:
+    """Vectors in float32 whose distances are far below their lengths, in one place, in two, or two by two."""
+    spots = 50 * embeddings(12, 40, seed=7)
+    middles = {"one place": spots[:1].expand(12, -1), "two places": spots[torch.arange(12) % 2], "pairs": spots}[kind]
+    return tuple((middles + 0.02 * embeddings(12, 40, seed=seed)).float() for seed in (8, 9))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["one place", "two places", "pairs"])
+def test_distances_of_long_vectors_that_lie_close_are_those_of_their_differences(kind: str) -> None:
+    queries, keys = lying_close(kind)
+    weights = embeddings(12, 12, seed=3)
+    queries.requires_grad_()
+    keys.requires_grad_()
+    scores = euclidean(queries, keys)
+    found = scores.detach(), *torch.autograd.grad((scores * weights).sum(), (queries, keys))
+    for ours, expected in zip(found, direct_distances(queries, keys, weights), strict=True):
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@ALL
+def test_pairs_row_by_row_have_the_scores_of_the_diagonal(chosen: ProductSimilarity) -> None:
+    left, right = embeddings(4, 5), embeddings(4, 5, seed=1)
+    torch.testing.assert_close(chosen.of_pairs(left, right), chosen(left, right).diagonal())
+    assert chosen.of_pairs(left.bfloat16(), right.bfloat16()).dtype == torch.float32
+
+
+def test_one_bad_key_spoils_its_own_distances_only() -> None:
+    keys = embeddings(4, 5).float()
+    keys[2, 1] = torch.nan
+    assert euclidean(embeddings(3, 5, seed=1).float(), keys).isfinite().all(0).tolist() == [True, True, False, True]
+
+
+def test_size_is_that_of_the_largest_score_there_may_be() -> None:
+    queries, keys = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[0.0, 12.0], [0.0, 0.1]])
+    assert cosine.size(queries, keys) == 1
+    assert dot.size(queries, keys) == 64  # of 60
+    assert dot.size(queries / 5000, keys / 12) == 2**-10
+    assert dot.size(unit(embeddings(9, 7)).float(), unit(embeddings(9, 7)).float()) == 1
+    assert euclidean.size(queries + 1e4, keys + 1e4) == euclidean.size(queries, keys) == 8  # of 5.1 + 6.0
+    assert dot.size(queries[:0], keys) == dot.size(queries * 0, keys) == 1
+
+
+def test_the_similarity_of_an_encoder_is_what_it_says_and_else_cosine() -> None:
+    class Says:
+        similarity = "dot"
+
+    assert similarity_of(Says()) is dot
+    assert similarity_of(object()) is cosine
+    Says.similarity = "manhattan"
+    with pytest.raises(ValueError, match="similarity to be one of cosine, dot, euclidean, got 'manhattan'"):
+        similarity_of(Says())

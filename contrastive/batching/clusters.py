@@ -20,7 +20,8 @@ def k_means(
 ) -> NDArray[np.int64]:
     """Return the cluster of each embedding, [B], numbered from 0, by k-means with exact distances.
 
-    Lloyd's algorithm from `num_clusters` rows chosen at random; a cluster that loses all its rows stays empty.
+    Lloyd's algorithm from `num_clusters` rows chosen at random; a cluster that loses all its rows stays empty. Distances
+    are Euclidean, whatever the similarity of the encoder: on vectors of length 1 all three say the same.
 
     Args:
         embeddings: [B, D].
@@ -40,6 +41,7 @@ def k_means(
     if not 1 <= num_clusters <= len(embeddings):
         raise ValueError(f"expected from 1 to {len(embeddings)} clusters of {len(embeddings)} rows, got {num_clusters}")
     random = np.random.default_rng(seed)
+    embeddings = embeddings - embeddings.mean(0)  # far from the origin, products have no digits left for distances
     centres = embeddings[np.sort(random.choice(len(embeddings), num_clusters, replace=False))]
     clusters = _nearest(embeddings, centres)
     for _ in range(iterations):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from contrastive.reduction import check_choice
-from contrastive.similarity import cosine, euclidean, full_precision, score_pairs, unit
+from contrastive.similarity import cosine, euclidean, score_pairs, unit
 
 Distance = Literal["cosine", "euclidean"]
 """1 - cosine, in [0, 2]; or the Euclidean distance, in [0, 2] between unit vectors, without bound otherwise."""
@@ -33,12 +32,10 @@ def distances(queries: Tensor, keys: Tensor, distance: Distance, normalize: bool
 def distances_of_pairs(left: Tensor, right: Tensor, distance: Distance, normalize: bool) -> Tensor:
     """Return the distance within each pair, left [B, D] and right [B, D], as [B], in float32 or better."""
     if distance == "cosine":
-        return 1 - (unit(left) * unit(right)).sum(-1)
-    left, right = (unit(left), unit(right)) if normalize else (full_precision(left), full_precision(right))
-    squared = (left - right).square().sum(-1)
-    # The square root has no finite slope at 0; there the gradient is 0.
-    apart = squared > 0
-    return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
+        return 1 - cosine.of_pairs(left, right)
+    if normalize:
+        left, right = unit(left), unit(right)
+    return -euclidean.of_pairs(left, right)
 
 
 def check_distance(distance: Distance, normalize: bool, margin: float) -> None:

@@ -16,7 +16,7 @@ from contrastive.contracts import MaskLike, Similarity
 from contrastive.health import Health
 from contrastive.losses._rows import exclude_mask, key_owners, positive_mask
 from contrastive.masks import Mask, dense
-from contrastive.similarity import ProductSimilarity, SimilarityName, named, score_pairs
+from contrastive.similarity import ProductSimilarity, SimilarityName, check_shapes, named, score_pairs
 
 _BLOCK = 1024
 """Rows of a mask that are looked at together."""
@@ -118,12 +118,9 @@ def _scores_at(similarity: Similarity, queries: Tensor, keys: Tensor, places: Te
     """Return the scores of queries [Q, D] and the keys at places [Q, C], [Q, C]."""
     if not isinstance(similarity, ProductSimilarity) or not len(queries):
         return score_pairs(similarity, queries, keys).gather(1, places)
-
-    def of_one(query: Tensor, candidates: Tensor) -> Tensor:
-        return score_pairs(similarity, query[None], candidates)[0]
-
-    scores: Tensor = torch.vmap(of_one)(queries, keys[places])
-    return scores
+    check_shapes(queries, keys)
+    with torch.autocast(queries.device.type, enabled=False):
+        return similarity.of_pairs(queries[:, None], keys[places])
 
 
 def _at(mask: Mask, places: Tensor, num_keys: int) -> Tensor:
