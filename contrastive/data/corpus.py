@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from contrastive.data.documents import documents as read_documents
+from contrastive.data.documents import Asked, Documents, StripHTML, read_documents
 from contrastive.data.near_duplicates import near_duplicates
 from contrastive.data.readers import beir, query_key
 from contrastive.data.records import Record, RetrievalTask, TextData
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 def corpus(
     path: str | Path,
     *,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Asked | None = None,
     queries: PseudoQueries | None = None,
     writer: QueryWriter | None = None,
     writer_cache: str | Path = "written_queries.jsonl",
@@ -36,6 +36,9 @@ def corpus(
     max_queries: int = 500,
     max_train_pairs: int | None = None,
     seed: int = 0,
+    separator: str | None = None,
+    encoding: str | None = None,
+    strip_html: StripHTML = "auto",
 ) -> TextData:
     """Make training pairs from documents that nobody has written queries for.
 
@@ -57,6 +60,9 @@ def corpus(
         max_queries: At most so many queries in dev, and in test; only without judgements.
         max_train_pairs: Train on so many pairs, drawn by `seed`; None takes all.
         seed: Seed of what is held out and of that draw.
+        separator: What stands between the columns of a CSV or TSV file; see `rows`.
+        encoding: Encoding of a file; see `rows`.
+        strip_html: Whether to take HTML out of the documents; see `documents`.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
@@ -67,9 +73,10 @@ def corpus(
     if not 0 <= held_out < 0.5:
         raise ValueError(f"expected held_out from 0 to below 0.5, got {held_out}")
     rules = queries or PseudoQueries()
-    source = _read(path, columns, near_duplicate)
+    read = read_documents(path, columns=columns, separator=separator, encoding=encoding, strip_html=strip_html)
+    source = _source(read, near_duplicate)
     if (Path(path) / "qrels").is_dir():
-        given = beir(path)
+        given = beir(path, strip_html=strip_html)
         dev, test = given.dev, given.test
     else:
         dev, test = _tasks(source, replace(rules, masked=0.0), held_out, max_queries, seed)
@@ -86,7 +93,7 @@ def corpus(
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
-    return TextData(Path(path).stem, tuple(records), dev, test)
+    return TextData(Path(path).stem, tuple(records), dev, test, read.account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +110,8 @@ class _Source:
         return {id_: 2, **dict.fromkeys(sorted(others), 1)}
 
 
-def _read(path: str | Path, columns: Mapping[str, str | None] | None, near_duplicate: float) -> _Source:
-    texts = read_documents(path, columns=columns)
+def _source(read: Documents, near_duplicate: float) -> _Source:
+    texts = read.texts
     ids = list(texts)
     found = near_duplicates(list(texts.values()), near_duplicate)
     alike = {id_: frozenset(ids[place] for place in places) for id_, places in zip(ids, found, strict=True)}

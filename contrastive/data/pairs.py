@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from contrastive.data.columns import Columns, Row, row_reader
+from contrastive.data.columns import Columns, Row, RowReader
 from contrastive.data.identities import Digests, Numbers, digest, text_digest
+from contrastive.data.noticing import Notes
 from contrastive.data.readers import query_key
 from contrastive.data.stored import StoredRows
 
@@ -35,6 +36,7 @@ class Pairs:
         numbers: Number of each pair's row, [P].
         places: Which of the row's positives each pair has, [P].
         positives: Digest of each pair's positive, [P].
+        notes: What was noticed about the rows.
     """
 
     rows: StoredRows
@@ -46,18 +48,19 @@ class Pairs:
     numbers: Numbers
     places: NDArray[np.int32]
     positives: Digests
+    notes: Notes
 
 
-def read_pairs(tables: Mapping[str, Table], columns: Columns) -> Pairs:
+def read_pairs(tables: Mapping[str, Table], columns: Columns, *, strip_html: bool = False) -> Pairs:
     """Read and check a table for each split, and put them on disk.
 
     Texts without an id get one that follows from the text: q or d and 16 hexadecimal digits.
 
     Raises:
-        ValueError: If a row is malformed (see `row_reader`), or an id stands for two texts.
+        ValueError: If a row is malformed (see `RowReader`), or an id stands for two texts.
     """
-    noting = _Noting()
-    rows = StoredRows(noting.take(tables, columns))
+    noting = _Noting(RowReader(columns, strip_html=strip_html))
+    rows = StoredRows(noting.take(tables))
     pairs = noting.pairs(rows)
     _refuse_ambiguous("query", noting.query_ids, pairs.queries, np.arange(len(rows)), rows)
     _refuse_ambiguous("positive", noting.positive_ids, pairs.positives, pairs.numbers, rows)
@@ -72,17 +75,17 @@ def made_id(kind: str, key: int) -> str:
 class _Noting:
     """Takes down the numbers of rows as they pass by; the attributes are those of `Pairs`."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: RowReader) -> None:
+        self._read = read
         self.splits, self.places, self.numbers, self.scores = array("B"), array("i"), array("q"), array("d")
         self.queries, self.words, self.contents, self.positives = array("Q"), array("Q"), array("Q"), array("Q")
         self.query_ids, self.positive_ids = array("Q"), array("Q")
 
-    def take(self, tables: Mapping[str, Table], columns: Columns) -> Iterator[Row]:
-        read = row_reader(columns)
+    def take(self, tables: Mapping[str, Table]) -> Iterator[Row]:
         for split, table in tables.items():
             bar = tqdm(table, desc=f"Reading {split}", unit=" rows", delay=2, leave=False, disable=None)
             for where, values in bar:
-                yield self._note(SPLITS.index(split), read(where, values))
+                yield self._note(SPLITS.index(split), self._read(where, values))
 
     def _note(self, split: int, row: Row) -> Row:
         """Return the row with all its ids."""
@@ -118,6 +121,7 @@ class _Noting:
             numbers=np.array(self.numbers),
             places=np.array(self.places),
             positives=np.array(self.positives),
+            notes=self._read.notes,
         )
 
 
