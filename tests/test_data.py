@@ -120,9 +120,9 @@ def test_beir_reports_the_shared_corpus(folder: Folder, caplog: pytest.LogCaptur
     [
         ({"corpus": '{"_id": "d1", "text": "a"}\n{"_id": \n'}, r"corpus\.jsonl, line 2: malformed JSON"),
         ({"corpus": '["d1"]\n'}, r"corpus\.jsonl, line 1: expected an object"),
-        ({"queries": '{"text": "a"}\n'}, r"queries\.jsonl, line 1: expected an object"),
-        ({"queries": '{"_id": "q1", "text": null}\n'}, r"queries\.jsonl, line 1: expected an object"),
-        ({"corpus": [*CORPUS, CORPUS[1]]}, r"corpus\.jsonl, line 5: duplicate _id 'd2'"),
+        ({"queries": '{"text": "a"}\n'}, r"queries\.jsonl, line 1: expected an id in the column '_id', got nothing"),
+        ({"queries": '{"_id": "q1", "text": null}\n'}, r"queries\.jsonl, line 1: expected a text, got nothing"),
+        ({"corpus": [*CORPUS, CORPUS[1]]}, r"corpus\.jsonl, line 5: a second document with the id 'd2'"),
         ({"corpus": ""}, r"corpus\.jsonl is empty"),
         ({"queries": "\n"}, r"queries\.jsonl is empty"),
         ({"train": HEADER}, r"train\.tsv is empty"),

@@ -68,7 +68,7 @@ def test_blank_documents_are_left_out_and_counted(tmp_path: Path, caplog: pytest
         ([{"query": "x", "answer": "y"}], None, r"line 1: expected a column of texts .* there are query, answer"),
         ([{"text": "x"}], {"text": "body"}, r"line 1: expected the column 'body' for text, there are text"),
         ([{"text": "x"}], {"body": "text"}, r"expected columns among id, title, text, got body"),
-        ([{"text": "x"}, {"text": 3}], None, r"line 2: expected text in the column 'text', got int 3"),
+        ([{"text": "x"}, {"text": 3}], None, r"line 2: expected a text in column 'text', got the int 3"),
         ([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}], None, r"line 2: a second document with the id 'a'"),
         ([{"id": "a", "text": "x"}, {"text": "y"}], None, r"line 2: expected an id in the column 'id'"),
         ([{"text": ""}], None, r"expected documents in .*, found none with text"),

@@ -450,14 +450,15 @@ def test_what_hangs_together_cannot_be_split(write: Write) -> None:
     assert [len(data.train), *(len(task.queries) for task in tasks(data))] == [20, 2, 2]
 
 
-def test_too_many_queries_of_a_file_are_cut(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_many_queries_of_a_file_are_cut(write: Write) -> None:
     test = write([{**row, "neg": f"negative {i}"} for i, row in enumerate(numbered(50, start=50))], "test.jsonl")
-    with caplog.at_level(logging.INFO):
-        data = files(train=write(numbered(50)), test=test, max_queries=8, corpus_size=0)
+    data = files(train=write(numbered(50)), test=test, max_queries=8, corpus_size=0)
     assert data.test is not None
     assert len(data.test.queries) == len(data.test.qrels) == 8
     assert len(data.test.corpus) == 16
-    assert "test: 8 of 50 queries are used (max_queries)" in caplog.text
+    assert data.account is not None
+    assert data.account.left_out == {"query not drawn to judge on (max_queries)": 42}
+    assert data.account.rows_used == 58
     other = files(test=test, max_queries=8, seed=1).test
     assert other is not None
     assert other.queries != data.test.queries

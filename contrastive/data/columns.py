@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from contrastive.data import cells
+from contrastive.data.markup import strip_markup
+from contrastive.data.names import find, there_are, words
+from contrastive.data.noticing import Notes
+from contrastive.shown import listed
+
+# A column of labels that were not known would let rows labelled 0 train as if they were relevant.
+_LABEL = r"label|rating|relevance|relevancy|grade|similarity|match|duplicate|paraphrase|relatedness"
 _USUAL = {
     "query": r"query|anchor|question|sentence_?1|text_?1",
     "positive": r"(.+_)?pos(itive)?s?|document|doc|answer|passage|sentence_?2|text_?2",
     "negatives": r"(.+_)?neg(ative)?s?(_?\d+)?",
-    "score": r"score|label|similarity|similarity_score",
-    "query_id": r"query_id|qid",
-    "positive_id": r"pos(itive)?_ids?",
+    "score": rf"score|sim|relevant|(is_?)?({_LABEL})s?|is_?relevant|({_LABEL}|gold|human)_?(score|label|rating|grade)",
+    "query_id": r"query_?id|qid",
+    "positive_id": r"pos(itive)?_?ids?",
 }
 _SAME_IN_ALL_ROWS = ("query", "positive", "score")
 
@@ -31,6 +38,8 @@ class Columns:
         score: Scores of the pairs.
         query_id: Ids of the queries.
         positive_id: Ids of the positives; a list where there are several.
+        lists: Which of these columns hold lists that are written as text, such as ['a', 'b']; a list in the column of
+            queries is joined by commas.
     """
 
     query: str | None = None
@@ -39,6 +48,7 @@ class Columns:
     score: str | Literal[False] | None = None
     query_id: str | Literal[False] | None = None
     positive_id: str | Literal[False] | None = None
+    lists: Sequence[str] | str | Literal[False] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> Columns:
@@ -74,33 +84,54 @@ class Row(NamedTuple):
     score: float | None
 
 
-def row_reader(columns: Columns) -> Callable[[str, Mapping[str, Any]], Row]:
-    """Return a function that takes from a row, given its place, what the columns hold.
+class RowReader:
+    """Takes from rows, given their places, what the columns hold.
 
-    The function raises `ValueError`, naming the place, for a value that is not what its column should hold and for a
-    row with another query, positive or score column than the first it was given. Negatives and ids may come and go.
+    A call raises `ValueError`, naming the place, for a value that is not what its column should hold and for a row with
+    another query, positive or score column than the first one. Negatives and ids may come and go.
+
+    Args:
+        columns: The columns that are wanted.
+        strip_html: Whether to take the markup out of texts.
+
+    Attributes:
+        notes: What was noticed about the rows so far.
     """
-    first: list[Columns] = []
 
-    @lru_cache
-    def find(names: tuple[str, ...]) -> Columns:
-        if not first:
-            first.append(recognise(names, columns))
-            return first[0]
-        present = [name for name in columns.named("negatives") or () if name in names]
-        found = recognise(names, replace(columns, negatives=present) if columns.negatives else columns)
-        if any(found.named(role) != first[0].named(role) for role in _SAME_IN_ALL_ROWS):
-            used = [repr(name) for role in _SAME_IN_ALL_ROWS for name in first[0].named(role) or ()]
-            raise ValueError(f"expected {', '.join(used)}, as in the first row, got the columns {', '.join(names)}")
-        return found
+    def __init__(self, columns: Columns, *, strip_html: bool = False) -> None:
+        self.notes = Notes(columns)
+        self._wanted = columns
+        self._strip_html = strip_html
+        self._first: Columns | None = None
+        self._find = lru_cache(self._found)
 
-    def read(where: str, values: Mapping[str, Any]) -> Row:
+    def __call__(self, where: str, values: Mapping[str, Any]) -> Row:
+        """Read one row."""
         try:
-            return _checked(where, values, find(tuple(values)))
+            columns = self._find(tuple(values))
+            row = _checked(where, values, columns)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        self.notes.take(values, columns, row)
+        if self._strip_html:
+            negatives = [text for text in map(strip_markup, row.negatives) if text.strip()]
+            positives = [*map(strip_markup, row.positives)]
+            row = row._replace(query=strip_markup(row.query), positives=positives, negatives=negatives)
+            if not all(map(str.strip, (row.query, *row.positives))):
+                raise ValueError(f"{where}: expected a text beside the HTML tags, got none")
+        return row
 
-    return read
+    def _found(self, names: tuple[str, ...]) -> Columns:
+        wanted = self._wanted
+        if self._first is None:
+            self._first = recognise(names, wanted)
+            return self._first
+        present = [name for name in wanted.named("negatives") or () if find(name, names)]
+        found = recognise(names, replace(wanted, negatives=present) if wanted.negatives else wanted)
+        if any(found.named(role) != self._first.named(role) for role in _SAME_IN_ALL_ROWS):
+            used = [repr(name) for role in _SAME_IN_ALL_ROWS for name in self._first.named(role) or ()]
+            raise ValueError(f"expected {', '.join(used)}, as in the first row, got the columns {listed(names)}")
+        return found
 
 
 def recognise(names: Sequence[str], wanted: Columns) -> Columns:
@@ -115,20 +146,15 @@ def recognise(names: Sequence[str], wanted: Columns) -> Columns:
         >>> found.query, found.positive, found.negatives
         ('anchor', 'pos', ('neg_2', 'neg_10'))
     """
-    given = {role: wanted.named(role) for role in _USUAL}
-    there = f"There are {', '.join(map(repr, names))}" if names else "There are none"
-    for role, asked in given.items():
-        for name in asked or ():
-            if name not in names:
-                raise ValueError(f"expected a column {name!r}, as said in columns.{role}, found none. {there}")
+    given = {role: _given(role, wanted.named(role), names) for role in _USUAL}
     taken = {name for asked in given.values() for name in asked or ()}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"lists": _given("lists", wanted.named("lists"), names, missing="ok")}
     for role, usual in _USUAL.items():
         chosen = given[role]
         if chosen is None:
             if role.endswith("_id"):  # the id of what is in a column "job" is in "job_id"
-                usual += f"|{re.escape(_plain(found[role.removesuffix('_id')]))}_ids?"
-            chosen = tuple(name for name in names if name not in taken and re.fullmatch(usual, _plain(name)))
+                usual += f"|{re.escape(words(found[role.removesuffix('_id')]))}_?ids?"
+            chosen = tuple(name for name in names if name not in taken and re.fullmatch(usual, words(name)))
             chosen = tuple(sorted(chosen, key=_last_number)) if role == "negatives" else chosen
         if role == "negatives":
             found[role] = chosen
@@ -136,14 +162,25 @@ def recognise(names: Sequence[str], wanted: Columns) -> Columns:
             raise ValueError(f"the {role} could be {' or '.join(map(repr, chosen))}; say which in columns.{role}")
         elif not chosen and role in ("query", "positive"):
             alone = " (documents without queries are for data=corpus)" if role == "query" else ""
-            raise ValueError(f"no column has a usual name for the {role}; name it in columns.{role}{alone}. {there}")
+            raise ValueError(
+                f"no column has a usual name for the {role}; name it in columns.{role}{alone}. {there_are(names)}"
+            )
         else:
             found[role] = chosen[0] if chosen else False
     return Columns(**found)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"\W+", "_", name.strip().lower())
+def _given(
+    role: str, asked: tuple[str, ...] | None, names: Sequence[str], *, missing: Literal["error", "ok"] = "error"
+) -> tuple[str, ...] | None:
+    """Return what a table calls the columns that are asked for."""
+    if asked is None:
+        return None
+    found = {name: find(name, names) for name in asked}
+    for name, there in found.items():
+        if there is None and missing == "error":
+            raise ValueError(f"expected a column {name!r}, as said in columns.{role}, found none. {there_are(names)}")
+    return tuple(there for there in found.values() if there is not None)
 
 
 def _last_number(name: str) -> int:
@@ -155,61 +192,29 @@ def _checked(where: str, row: Mapping[str, Any], columns: Columns) -> Row:
     """Take the values of a row out of its resolved columns."""
     assert columns.query is not None
     assert columns.positive is not None
-    query, positives = _text(columns.query, row[columns.query]), _texts(columns.positive, row[columns.positive])
+    lists = columns.named("lists") or ()
+    row = (
+        {name: cells.as_list(name, value) if name in lists else value for name, value in row.items()} if lists else row
+    )
+    query, positives = _query(columns.query, row, lists), cells.texts(columns.positive, row[columns.positive])
     for column, texts in ((columns.query, [query]), (columns.positive, positives)):
         if not texts or not all(map(str.strip, texts)):
             raise ValueError(f"expected a text in column {column!r}, got an empty {'one' if texts else 'list'}")
-    negatives = [text for name in columns.named("negatives") or () for text in _texts(name, row[name], nullable=True)]
+    negatives = (cells.texts(name, row[name], nullable=True) for name in columns.named("negatives") or ())
+    query_id, positive_id = (row[name] if name else None for name in (columns.query_id, columns.positive_id))
     return Row(
         where=where,
         query=query,
-        query_id=_ids(columns.query_id, row, 1)[0],
+        query_id=cells.ids(columns.query_id, query_id, 1)[0],
         positives=positives,
-        positive_ids=_ids(columns.positive_id, row, len(positives)),
-        negatives=[text for text in negatives if text.strip()],
+        positive_ids=cells.ids(columns.positive_id, positive_id, len(positives)),
+        negatives=[text for some in negatives for text in some if text.strip() and not cells.is_placeholder(text)],
         negative_ids=(),
-        score=_score(columns.score, row[columns.score]) if columns.score else None,
+        score=cells.score(columns.score, row[columns.score]) if columns.score else None,
     )
 
 
-def _texts(name: str, value: Any, *, nullable: bool = False) -> list[str]:
-    """Take a cell of one text or a list of them; with `nullable` there may be none."""
-    values = value if isinstance(value, list) else [value]
-    return [_text(name, text) for text in values if not (nullable and text is None)]
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a text in column {name!r}, got {_described(value)}")
-    return value
-
-
-def _ids(name: str | Literal[False] | None, row: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """Take a cell of one id or a list of them, for so many texts; empty ids if the cell is null."""
-    value = row[name] if name else None
-    if value is None:
-        return ("",) * count
-    ids = value if isinstance(value, list) else [value]
-    for id_ in ids:
-        if not isinstance(id_, str | int) or isinstance(id_, bool):
-            raise ValueError(f"expected an id, a text or an integer, in column {name!r}, got {_described(id_)}")
-    if len(ids) != count:
-        raise ValueError(f"expected {count} ids, one for each text, in column {name!r}, got {len(ids)}")
-    return tuple(map(str, ids))
-
-
-def _score(name: str, value: Any) -> float:
-    """Take a finite number, which in a CSV file is text."""
-    try:
-        score = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise ValueError(
-            f"expected a finite number in column {name!r}, got {_described(value)} (columns.score=false ignores scores)"
-        )
-    return score
-
-
-def _described(value: Any) -> str:
-    return "nothing (null)" if value is None else f"the {type(value).__name__} {value!r:.60}"
+def _query(name: str, row: Mapping[str, Any], lists: Sequence[str]) -> str:
+    if name in lists:
+        return ", ".join(cells.texts(name, row[name]))
+    return cells.text(name, row[name])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contrastive.data.documents import documents as read_documents
+from contrastive.data.documents import Asked, Documents, StripHTML, read_documents
 from contrastive.data.identities import components
 from contrastive.data.near_duplicates import near_duplicates
 from contrastive.data.readers import beir, check_disjoint
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 def corpus(
     path: str | Path,
     *,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Asked | None = None,
     queries: PseudoQueries | None = None,
     writer: QueryWriter | None = None,
     writer_cache: str | Path = "written_queries.jsonl",
@@ -40,6 +40,9 @@ def corpus(
     max_queries: int = 500,
     max_train_pairs: int | None = None,
     seed: int = 0,
+    separator: str | None = None,
+    encoding: str | None = None,
+    strip_html: StripHTML = "auto",
 ) -> TextData:
     """Make training pairs from documents that nobody has written queries for.
 
@@ -62,6 +65,9 @@ def corpus(
         max_queries: At most so many queries in dev, and in test; only without judgements.
         max_train_pairs: Train on so many pairs, drawn by `seed`; None takes all.
         seed: Seed of what is held out and of that draw.
+        separator: What stands between the columns of a CSV or TSV file; see `rows`.
+        encoding: Encoding of a file; see `rows`.
+        strip_html: Whether to take HTML out of the documents; see `documents`.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
@@ -72,9 +78,10 @@ def corpus(
     if not 0 <= held_out < 0.5:
         raise ValueError(f"expected held_out from 0 to below 0.5, got {held_out}")
     rules = queries or PseudoQueries()
-    source = _read(path, columns, near_duplicate)
+    read = read_documents(path, columns=columns, separator=separator, encoding=encoding, strip_html=strip_html)
+    source = _source(read, near_duplicate)
     if (Path(path) / "qrels").is_dir():
-        given = beir(path)
+        given = beir(path, strip_html=strip_html)
         dev, test = given.dev, given.test
     else:
         dev, test = _tasks(source, replace(rules, masked=0.0), held_out, max_queries, seed)
@@ -90,7 +97,7 @@ def corpus(
     records = [record for record in _records(source, made, asked) if normalise_text(record.positive) not in answers]
     if not records:
         raise ValueError(f"expected documents in {path} to make queries from, got {len(source.texts)} that gave none")
-    told = _account(source, allowed, records)
+    told = _account(read.account, source, allowed, records)
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
@@ -121,8 +128,8 @@ class _Source:
         return {id_: 2, **dict.fromkeys(sorted(others), 1)}
 
 
-def _read(path: str | Path, columns: Mapping[str, str | None] | None, near_duplicate: float) -> _Source:
-    texts = read_documents(path, columns=columns)
+def _source(read: Documents, near_duplicate: float) -> _Source:
+    texts = read.texts
     ids = list(texts)
     found = near_duplicates(list(texts.values()), near_duplicate)
     alike = {id_: frozenset(ids[place] for place in places) for id_, places in zip(ids, found, strict=True)}
@@ -143,15 +150,15 @@ def _not_answers(source: _Source, tasks: Iterable[RetrievalTask]) -> list[str]:
     return [id_ for id_ in source.texts if source.groups[id_] not in taken]
 
 
-def _account(source: _Source, allowed: Sequence[str], records: Sequence[Record]) -> Account:
-    """Say of how many documents no training query was made, and how many are nearly the same as another."""
+def _account(read: Account, source: _Source, allowed: Sequence[str], records: Sequence[Record]) -> Account:
+    """Add to what was read of how many documents no query was made, and how many are nearly the same as another."""
     without = len(set(allowed) - {record.positive_id for record in records})
     alike = sum(1 for others in source.alike.values() if others)
     remark = f"{alike:,} documents are nearly the same as another; none of them is in another split than its like"
-    return Account(
-        rows_read=len(source.texts),
-        left_out={"gave no query to train on, or one that a task asks": without} if without else {},
-        remarks=(remark,) if alike else (),
+    return replace(
+        read,
+        left_out={**read.left_out, **({"gave no query to train on, or one that a task asks": without} if without else {})},
+        remarks=(*read.remarks, *((remark,) if alike else ())),
     )
 
 

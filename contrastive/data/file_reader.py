@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from contrastive.data.records import TextData
 from contrastive.data.rows import ENDINGS, ending, rows
 from contrastive.data.tables import Choices, text_data
+from contrastive.shown import listed
 
-_NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid"), "test": ("test",)}
+_NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 
 def files(
@@ -27,6 +28,9 @@ def files(
     corpus_size: int = 10_000,
     seed: int = 0,
     overlap: Literal["error", "warn"] = "error",
+    separator: str | None = None,
+    encoding: str | None = None,
+    strip_html: bool = False,
 ) -> TextData:
     r"""Read pairs of a query and a document that answers it, one a row, from files that `rows` can read.
 
@@ -42,12 +46,13 @@ def files(
 
     Args:
         path: A file, all of it to train on but for what is held out; or a folder with a file named train, and maybe
-            dev (or validation, or valid) and test.
+            dev (or validation, valid, val) and test.
         train: File to train on, in place of `path`.
         dev: File to tune on.
         test: File to be scored once.
         columns: Names of columns for any of query, positive, negatives (a list), score, query_id and positive_id; null
-            for the usual ones, false not to use any. Texts without ids get ids made from the text.
+            for the usual ones, false not to use any. Case, blanks, underscores and hyphens do not matter. Texts without
+            ids get ids made from the text. Those among `lists` hold lists written as text, such as ['a', 'b'].
         min_score: Pairs scored at least this are relevant; those below are not trained on and are judged irrelevant.
             With null the training records keep scores, if there are any, and there are no tasks.
         held_out: Share of the queries for dev, and the same for test; 0 for neither.
@@ -56,6 +61,9 @@ def files(
         corpus_size: Documents of train join those of dev and test while there are fewer than this.
         seed: Seed of what is drawn.
         overlap: Whether splits that share a query or an answer are refused or only reported.
+        separator: What stands between the columns of CSV or TSV files; see `rows`.
+        encoding: Encoding of text files; see `rows`.
+        strip_html: Whether to take HTML out of the texts; see `strip_markup`.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -79,9 +87,18 @@ def files(
         found = _in_folder(place) if place.is_dir() else {"train": place}
     else:
         place = next(iter(found.values()))
-    choices = Choices(columns, min_score, held_out, max_queries, max_train_pairs, corpus_size, seed, overlap)
-    tables = {split: rows(file) for split, file in found.items()}
-    return text_data(place.resolve().name.removesuffix(ending(place)), tables, choices)
+    choices = Choices(
+        columns, min_score, held_out, max_queries, max_train_pairs, corpus_size, seed, overlap, strip_html
+    )
+    tables = {split: rows(file, separator=separator, encoding=encoding) for split, file in found.items()}
+    remarks = _not_used(place, found.values()) if place.is_dir() else ()
+    return text_data(place.resolve().name.removesuffix(ending(place)), tables, choices, remarks=remarks)
+
+
+def _not_used(folder: Path, used: Iterable[Path]) -> Sequence[str]:
+    """Say which other files of data a folder has."""
+    there = sorted(file.name for file in folder.iterdir() if ending(file) in ENDINGS and file not in used)
+    return (f"files that are not used: {listed(there)}",) if there else ()
 
 
 def _in_folder(folder: Path) -> dict[str, Path]:
@@ -98,7 +115,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(
             f"expected a file named train, dev or test and ending in {', '.join(ENDINGS)} in {folder}, found "
-            f"{', '.join(file.name for file in there[:10]) or 'none'} (`beir` reads corpus.jsonl, queries.jsonl "
+            f"{listed(file.name for file in there) or 'none'} (`beir` reads corpus.jsonl, queries.jsonl "
             "and qrels; `hub` reads a folder in the layout of the hub)"
         )
     return found

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from contrastive.data.records import TextData
 from contrastive.data.tables import Choices, text_data
+from contrastive.shown import listed
 
-_USUAL = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
+_USUAL = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
 _ROWS_AT_ONCE = 1000
 
 
@@ -28,6 +29,7 @@ def hub(
     corpus_size: int = 10_000,
     seed: int = 0,
     overlap: Literal["error", "warn"] = "error",
+    strip_html: bool = False,
 ) -> TextData:
     """Read pairs of a query and a document that answers it from a data set on the Hugging Face hub.
 
@@ -49,16 +51,22 @@ def hub(
         corpus_size: Documents of train join those of dev and test while there are fewer than this.
         seed: Seed of what is drawn.
         overlap: Whether splits that share a query or an answer are refused or only reported.
+        strip_html: Whether to take HTML out of the texts.
 
     Raises:
         FileNotFoundError: If there is no such folder, and the hub does not have it or cannot be reached.
         ValueError: If the data set or a row of it is malformed, or a split, a configuration or a column is missing.
     """
-    choices = Choices(columns, min_score, held_out, max_queries, max_train_pairs, corpus_size, seed, overlap)
+    choices = Choices(
+        columns, min_score, held_out, max_queries, max_train_pairs, corpus_size, seed, overlap, strip_html
+    )
     loaded = _load(name, config, revision)
     chosen = _choose(str(name), list(loaded), splits or {})
     tables = {split: _rows(f"{name}, split {theirs}", loaded[theirs]) for split, theirs in chosen.items()}
-    return text_data(Path(name).resolve().name if Path(name).is_dir() else str(name), tables, choices)
+    others = [split for split in loaded if split not in chosen.values()]
+    remarks = (f"splits that are not used: {listed(others)}",) if others else ()
+    called = Path(name).resolve().name if Path(name).is_dir() else str(name)
+    return text_data(called, tables, choices, remarks=remarks)
 
 
 def _load(name: str | Path, config: str | None, revision: str | None) -> Any:

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Literal, overload
 
 from contrastive.data.readers import check_disjoint
-from contrastive.data.records import Record, TextData
+from contrastive.data.records import Account, Record, TextData
 
 
 def mixed(
@@ -59,9 +59,33 @@ def mixed(
     tasks = TextData("") if chosen is None else sources[chosen]
     if judged is not None and not (tasks.dev or tasks.test):
         raise ValueError(f"expected the judged source {judged!r} to have a dev or test task, it has none")
-    data = TextData("+".join(sources), _Concatenation(training), tasks.dev, tasks.test)
+    account = _account(sources, chosen)
+    data = TextData("+".join(sources), _Concatenation(training), tasks.dev, tasks.test, account)
     check_disjoint(data, overlap=overlap)
     return data
+
+
+def _account(sources: Mapping[str, TextData], judged: str | None) -> Account | None:
+    """Add up the accounts of the sources that have one, each in its name."""
+    read = {name: data.account for name, data in sources.items() if data.account is not None}
+    remarks = [f"{name}: {remark}" for name, account in read.items() for remark in account.remarks]
+    for name, data in sources.items():
+        unused = [f"{len(task.queries):,} of {task.name}" for task in (data.dev, data.test) if task is not None]
+        if unused and name != judged:
+            remarks.append(f"{name}: queries that are not used, since another source is judged: {' and '.join(unused)}")
+    if not read and not remarks:
+        return None
+    return Account(
+        rows_read=sum(account.rows_read for account in read.values()),
+        left_out={f"{name}: {why}": count for name, account in read.items() for why, count in account.left_out.items()},
+        columns={
+            f"{name}: {role}": column for name, account in read.items() for role, column in account.columns.items()
+        },
+        unused_columns=tuple(
+            f"{name}: {column}" for name, account in read.items() for column in account.unused_columns
+        ),
+        remarks=tuple(remarks),
+    )
 
 
 class _Concatenation(Sequence[Record]):

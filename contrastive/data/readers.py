@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
+from contrastive.data.documents import StripHTML, read_documents
 from contrastive.data.identities import digest
+<<<<<<< HEAD
 from contrastive.data.records import Record, RetrievalTask, TextData
 from contrastive.texts import normalise_text, query_key, word_order_key
 
 _log = logging.getLogger(__name__)
 
 _REORDERED = "queries but for the order of their words"
+=======
+from contrastive.data.qrels import read_qrels
+from contrastive.data.records import Account, Record, RetrievalTask, TextData
+from contrastive.shown import listed
+from contrastive.texts import normalise_text
+
+_log = logging.getLogger(__name__)
+
+_ALSO_DEV = ("validation", "valid", "val")
+>>>>>>> data
 
 
 def beir(
@@ -32,6 +44,7 @@ def beir(
     max_train_pairs: int | None = None,
     seed: int = 0,
     overlap: Literal["error", "warn"] = "error",
+    strip_html: StripHTML = False,
 ) -> TextData:
     """Read a folder in the BEIR layout: `corpus.jsonl`, `queries.jsonl` and graded `qrels/<split>.tsv`.
 
@@ -41,12 +54,13 @@ def beir(
     Args:
         path: The folder.
         train: Name of the qrels file to train on, without `.tsv`.
-        dev: Name of the qrels file to tune on.
+        dev: Name of the qrels file to tune on; with `"dev"` also validation, valid or val if there is no such file.
         test: Name of the qrels file to be scored once.
         title_separator: What stands between the title and the text of a document that has both.
         max_train_pairs: Train on this many pairs, drawn by `seed`; `None` takes all.
         seed: Seed of that draw.
         overlap: Whether splits that share a query or a best answer are refused or only reported.
+        strip_html: Whether to take HTML out of the documents; see `documents`.
 
     Raises:
         FileNotFoundError: If the folder, its corpus, its queries or all the qrels files are missing.
@@ -56,23 +70,62 @@ def beir(
     if not folder.is_dir():
         raise FileNotFoundError(f"expected a folder with corpus.jsonl, queries.jsonl and qrels/, got {folder}")
     files = {split: folder / "qrels" / f"{split}.tsv" for split in (train, dev, test)}
+    if dev == "dev" and not files[dev].is_file():
+        others = (folder / "qrels" / f"{name}.tsv" for name in _ALSO_DEV)
+        files[dev] = next((file for file in others if file.is_file()), files[dev])
     if not any(file.is_file() for file in files.values()):
         raise FileNotFoundError(f"expected at least one of {', '.join(map(str, files.values()))}, found none")
-    corpus = _read_texts(folder / "corpus.jsonl", title_separator)
-    queries = _read_texts(folder / "queries.jsonl", title_separator)
-    qrels = {split: _read_qrels(file, queries, corpus) for split, file in files.items() if file.is_file()}
+    read = partial(read_documents, complete=True, title_separator=title_separator)
+    documents = read(folder / "corpus.jsonl", strip_html=strip_html)
+    corpus, queries = documents.texts, read(folder / "queries.jsonl", strip_html=False, what="query").texts
+    qrels = {split: read_qrels(file, queries, corpus) for split, file in files.items() if file.is_file()}
 
     tasks = {
         split: RetrievalTask(split, {query_id: queries[query_id] for query_id in judged}, corpus, judged)
-        for split, judged in qrels.items()
+        for split, (judged, _) in qrels.items()
     }
-    records = _best_pairs(tasks[train]) if train in tasks else ()
+    best = records = _best_pairs(tasks[train]) if train in tasks else ()
     if max_train_pairs is not None and max_train_pairs < len(records):
         kept = sorted(random.Random(seed).sample(range(len(records)), max_train_pairs))
         records = tuple(records[i] for i in kept)
-    data = TextData(folder.name, records, tasks.get(dev), tasks.get(test))
+    left_out = {
+        "repeat another": sum(repeated for _, repeated in qrels.values()),
+        "not trained on: below the best grade of the query, or 0": _judged(tasks, train) - len(best),
+        "not drawn to train on (max_train_pairs)": len(best) - len(records),
+    }
+    account = Account(
+        sum(_judged(tasks, split) for split in tasks) + left_out["repeat another"],
+        {reason: count for reason, count in left_out.items() if count},
+        documents.account.columns,
+        documents.account.unused_columns,
+        (*documents.account.remarks, *_not_used(folder, files.values(), queries, corpus, tasks)),
+    )
+    data = TextData(folder.name, records, tasks.get(dev), tasks.get(test), account)
     check_disjoint(data, overlap=overlap)
     return data
+
+
+def _judged(tasks: Mapping[str, RetrievalTask], split: str) -> int:
+    return sum(map(len, tasks[split].qrels.values())) if split in tasks else 0
+
+
+def _not_used(
+    folder: Path,
+    used: Collection[Path],
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    tasks: Mapping[str, RetrievalTask],
+) -> Iterator[str]:
+    """Yield what a person should know of the queries, the documents, and the other files of judgements."""
+    others = sorted(file.name for file in (folder / "qrels").iterdir() if file not in used)
+    if others:
+        yield f"files of qrels that are not used: {listed(others)}"
+    unasked = len(queries) - len(set().union(*(task.queries for task in tasks.values())))
+    if unasked:
+        yield f"{unasked:,} of {len(queries):,} queries have no judgement here and are not used"
+    for what, texts in (("queries", queries), ("documents", corpus)):
+        if blank := sum(not text.strip() for text in texts.values()):
+            yield f"{blank:,} {what} have no text"
 
 
 def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error") -> None:
@@ -160,59 +213,3 @@ def _best_pairs(task: RetrievalTask) -> tuple[Record, ...]:
         for i, grade in grades.items()
         if grade == best > 0
     )
-
-
-def _read_texts(path: Path, title_separator: str) -> dict[str, str]:
-    """Read the text of each `_id` of a JSON-lines file, its title in front."""
-    if not path.is_file():
-        raise FileNotFoundError(f"expected the file {path}, found none")
-    texts: dict[str, str] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: malformed JSON: {error}") from error
-            if not isinstance(row, dict) or not (isinstance(row.get("_id"), str) and isinstance(row.get("text"), str)):
-                raise ValueError(
-                    f"{path}, line {number}: expected an object with texts _id and text, got {line[:60]!r}"
-                )
-            if row["_id"] in texts:
-                raise ValueError(f"{path}, line {number}: duplicate _id {row['_id']!r}")
-            texts[row["_id"]] = title_separator.join(part for part in (row.get("title"), row["text"]) if part)
-    if not texts:
-        raise ValueError(f"{path} is empty")
-    return texts
-
-
-def _read_qrels(path: Path, queries: Mapping[str, str], corpus: Mapping[str, str]) -> dict[str, dict[str, int]]:
-    """Read the grade of each judged document of each query; the first line is a header."""
-    qrels: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            columns = line.rstrip("\r\n").split("\t")
-            where = f"{path}, line {number}"
-            if len(columns) != 3:
-                raise ValueError(f"{where}: expected 3 columns (query, document, grade) with tabs, got {len(columns)}")
-            query_id, document_id, grade = columns
-            if number == 1:
-                if _is_integer(grade):
-                    raise ValueError(f"{where}: expected a header line, got a judgement {columns}")
-                continue
-            if not _is_integer(grade):
-                raise ValueError(f"{where}: expected an integer grade, got {grade!r}")
-            if query_id not in queries:
-                raise ValueError(f"{where}: query {query_id!r} is not in queries.jsonl")
-            if document_id not in corpus:
-                raise ValueError(f"{where}: document {document_id!r} is not in corpus.jsonl")
-            if qrels.setdefault(query_id, {}).setdefault(document_id, int(grade)) != int(grade):
-                raise ValueError(f"{where}: a second grade for query {query_id!r} and document {document_id!r}")
-    if not qrels:
-        raise ValueError(f"{path} is empty: expected a header line and judgements")
-    return qrels
-
-
-def _is_integer(text: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+", text.strip()) is not None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from contrastive.data.identities import Numbers, text_digest
 from contrastive.data.pairs import DEV, SPLITS, TEST, TRAIN, Pairs, made_id
 from contrastive.data.records import RetrievalTask
 from contrastive.data.splitting import Rows, shuffled
-
-_log = logging.getLogger(__name__)
 
 
 def retrieval_tasks(
@@ -32,7 +28,7 @@ def retrieval_tasks(
     corpus = _Texts("d")
     judged: dict[int, tuple[_Texts, _Grades]] = {}
     for split in (DEV, TEST):
-        numbers = _judged_rows(pairs, relevant, split, max_queries, seed)
+        numbers = judged_rows(pairs, relevant, split, max_queries, seed)
         if len(numbers):
             judged[split] = _judgements(pairs, relevant, numbers, corpus)
     if not judged:
@@ -50,12 +46,11 @@ def retrieval_tasks(
     }
 
 
-def _judged_rows(pairs: Pairs, relevant: Rows, split: int, max_queries: int, seed: int) -> Numbers:
+def judged_rows(pairs: Pairs, relevant: Rows, split: int, max_queries: int, seed: int) -> Numbers:
     """Return the rows of a split's queries that have something relevant, or of so many of them, ordered by content."""
     inside = pairs.splits == split
     queries = np.unique(pairs.queries[inside & relevant])
     if len(queries) > max_queries:
-        _log.info("%s: %d of %d queries are used (max_queries)", SPLITS[split], max_queries, len(queries))
         queries = queries[np.argsort(shuffled(queries, seed))[:max_queries]]
     numbers = np.flatnonzero(inside & np.isin(pairs.queries, queries))
     return numbers[np.argsort(pairs.contents[numbers], kind="stable")]

@@ -1,40 +1,52 @@
 """Rows of a data file, one at a time, each with the place it comes from.
 
 Memory holds a row, or for Parquet a thousand, however large the file is; only a JSON array is loaded whole. Text is
-UTF-8 with or without a byte order mark.
+UTF-8, or what a byte order mark or the caller says.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from contrastive.data.lines import lines, text
+from contrastive.shown import listed, short
+
 Rows = Iterator[tuple[str, dict[str, Any]]]
+
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "tilde": "~"}
+"""Names of what separates columns, since a shell or Hydra take some of these characters for their own."""
 
 _LONGEST_CELL = 2**24  # characters; Python's own limit of 2**17 refuses long documents
 _PARQUET_ROWS = 1000
 
 
-def rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(
+    path: str | Path, *, separator: str | None = None, encoding: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     r"""Read the rows of a JSON-lines, JSON, CSV, TSV or Parquet file; all but the last may be compressed with gzip.
 
-    The first line of a CSV or TSV file names its columns, and its values are all text. A `.json` file holds an array of
-    objects, or an object a line. Blank lines are skipped.
+    The first line of a CSV or TSV file names its columns, and its values are all text; a line `sep=;` may stand before
+    it, and a column without a name is called by its place. A `.json` file holds an array of objects, or an object a
+    line. Blank lines are skipped, those of separators alone too.
 
     Args:
         path: The file; its ending says what it holds.
+        separator: What stands between the columns of a CSV or TSV file, a character or one of comma, semicolon, tab,
+            pipe and tilde; None for what its ending says.
+        encoding: Encoding of the text of all but a Parquet file; None for UTF-8.
 
     Returns:
         For each row where it is, such as "pairs.csv, line 12" (the line on which it begins), and its values by column.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the ending is unknown, the file is empty or damaged, or a row is malformed; it names the line.
+        ValueError: If the ending is unknown, the file is empty or damaged, a row is malformed, or a separator or an
+            encoding is given for a file that has none; it names the line.
 
     Example:
         >>> file = getfixture("tmp_path") / "pairs.csv"
@@ -48,7 +60,7 @@ def rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise FileNotFoundError(f"expected the file {file}, found {'a folder' if file.is_dir() else 'none'}")
     if read is None:
         raise ValueError(f"{file}: expected a file ending in {', '.join(ENDINGS)}, got {file.name!r}")
-    return _not_empty(file, read(file))
+    return _not_empty(file, read(file, SEPARATORS.get(separator or "", separator), encoding))
 
 
 def ending(path: Path) -> str:
@@ -65,45 +77,75 @@ def _not_empty(file: Path, found: Rows) -> Rows:
         raise ValueError(f"{file} is empty: expected at least one row")
 
 
-def _lines(file: Path) -> Iterator[str]:
-    """Yield the lines of a text file with their ends."""
-    number = 0
-    with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{file}, line {number}: expected UTF-8, got the byte {error.object[error.start]:#x}"
-            ) from None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{file}, line {number + 1}: damaged or cut short: {error}") from error
-
-
-def _json_lines(file: Path) -> Rows:
-    for number, line in enumerate(_lines(file), 1):
+def _json_lines(file: Path, separator: str | None, encoding: str | None) -> Rows:
+    _refuse(file, "separator", separator)
+    first = True
+    for number, line in enumerate(lines(file, encoding), 1):
         if line.strip():
             where = f"{file}, line {number}"
-            yield where, _json_object(where, _parse(where, line))
+            value = _json_object(where, _parse(where, line))
+            if first and _is_table(value):
+                raise ValueError(f"{where}: {_one_object(value)}")
+            first = False
+            yield where, value
 
 
-def _json(file: Path) -> Rows:
-    first = next((line.lstrip()[:1] for line in _lines(file) if line.strip()), "")
-    if first != "[":
-        yield from _json_lines(file)
+def _json(file: Path, separator: str | None, encoding: str | None) -> Rows:
+    _refuse(file, "separator", separator)
+    start = next((piece.lstrip()[:1] for piece in text(file, encoding) if piece.strip()), "")
+    if start == "[":
+        for number, value in enumerate(_parse(str(file), "".join(text(file, encoding))), 1):
+            where = f"{file}, item {number}"
+            yield where, _json_object(where, value)
         return
-    for number, value in enumerate(_parse(str(file), "".join(_lines(file))), 1):
-        where = f"{file}, item {number}"
-        yield where, _json_object(where, value)
-
-
-def _parse(where: str, text: str) -> Any:
+    found = _json_lines(file, None, encoding)
     try:
-        value = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # half an emoji can be neither written nor tokenised
+        first = next(found, None)
+    except ValueError:
+        if start == "{":
+            _refuse_object(file, "".join(text(file, encoding)))
+        raise
+    if first is not None:
+        yield first
+    yield from found
+
+
+def _refuse_object(file: Path, whole: str) -> None:
+    """Refuse one object, or several, that stand on many lines each."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(whole.strip())
+    except (ValueError, RecursionError):
+        return  # malformed, as has been said
+    if whole.strip()[end:].lstrip()[:1] == "{":
+        raise ValueError(
+            f"{file}: several objects on more lines than one each: expected an array of them, or one a line"
+        )
+    raise ValueError(f"{file}: {_one_object(value)}")
+
+
+def _is_table(value: dict[str, Any]) -> bool:
+    """Whether an object holds rows instead of being one: a list or an object for each column, or lists of objects."""
+    values = list(value.values())
+    if not values or any(isinstance(one, str) for one in values):
+        return False
+    objects = any(isinstance(one, list) and one and all(isinstance(item, dict) for item in one) for one in values)
+    return objects or all(isinstance(one, dict) for one in values) or all(isinstance(one, list) for one in values)
+
+
+def _one_object(value: dict[str, Any]) -> str:
+    return (
+        f"one JSON object that is no row, with the keys {listed(map(repr, value))}: expected an array of objects, or "
+        "an object a line (pandas writes them with orient='records')"
+    )
+
+
+def _parse(where: str, line: str) -> Any:
+    try:
+        value = json.loads(line)
+        if "\\ud" in line or "\\uD" in line:  # half an emoji can be neither written nor tokenised
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        whole = text.rstrip()  # else what is cut short is said to go wrong on the next line
+        whole = line.rstrip()  # else what is cut short is said to go wrong on the next line
         wrong = json.JSONDecodeError(error.msg, whole, min(error.pos, len(whole)))
         place = f"line {wrong.lineno}, column {wrong.colno}" if "\n" in whole else f"column {wrong.colno}"
         raise ValueError(f"{where}: malformed JSON: {error.msg} ({place})") from error
@@ -114,36 +156,63 @@ def _parse(where: str, text: str) -> Any:
 
 def _json_object(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object, got {str(value)[:60]!r}")
+        raise ValueError(f"{where}: expected an object, got {short(str(value))}")
     return value
 
 
-def _separated(delimiter: str) -> Callable[[Path], Rows]:
-    def read(file: Path) -> Rows:
-        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
-        cells = csv.reader(_lines(file), delimiter=delimiter, strict=True)
-        header: list[str] | None = None
-        while True:
-            where = f"{file}, line {cells.line_num + 1}"
-            try:
-                row = next(cells)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise ValueError(f"{where}: malformed, or a quote is not closed: {error}") from error
-            if not row:
-                continue
-            if header is None:
-                header = _distinct(where, row)
-            elif len(row) != len(header):
-                raise ValueError(f"{where}: expected {len(header)} cells, as in the header, got {len(row)}")
-            else:
-                yield where, dict(zip(header, row, strict=True))
+def _separated(file: Path, separator: str | None, encoding: str | None, *, usual: str) -> Rows:
+    if separator is not None and len(separator) != 1:
+        raise ValueError(f"expected a separator of one character, or {', '.join(SEPARATORS)}, got {separator!r}")
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+    found = lines(file, encoding)
+    skipped, delimiter = 0, separator or usual
+    first = next(found, "")
+    said = first.rstrip("\r\n")
+    if said[:4].lower() == "sep=" and len(said) == 5:  # Excel's own way to say it
+        skipped, delimiter = 1, separator or said[4]
+        separator, first = delimiter, next(found, "")
+    cells = csv.reader(_then(first, found), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        where = f"{file}, line {skipped + cells.line_num + 1}"
+        try:
+            row = next(cells)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{where}: malformed, or a quote is not closed: {error}") from error
+        if not any(row):
+            continue
+        if header is None:
+            _refuse_other_separator(where, row, separator, usual)
+            header = _distinct(where, [name if name.strip() else f"(column {i})" for i, name in enumerate(row, 1)])
+        elif len(row) < len(header) or any(row[len(header) :]):
+            raise ValueError(f"{where}: expected {len(header)} cells, as in the header, got {len(row)}")
+        else:
+            yield where, dict(zip(header, row, strict=False))
 
-    return read
+
+def _then(first: str, others: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+    yield from others
 
 
-def _parquet(file: Path) -> Rows:
+def _refuse_other_separator(where: str, header: list[str], separator: str | None, usual: str) -> None:
+    """Refuse a header of one column that another character would make several of."""
+    others = [name for name, character in SEPARATORS.items() if character != usual and character in header[0]]
+    if separator is None and len(header) == 1 and others:
+        settings = " or ".join(f"data.separator={name}" for name in others)
+        raise ValueError(
+            f"{where}: expected columns with {usual!r} between them, got the one column {short(header[0])}; "
+            f"{settings} reads a file with another character between them (data.separator="
+            f"{'tab' if usual == chr(9) else 'comma'} if it has one column)"
+        )
+
+
+def _parquet(file: Path, separator: str | None, encoding: str | None) -> Rows:
+    _refuse(file, "separator", separator)
+    _refuse(file, "encoding", encoding)
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
@@ -160,20 +229,25 @@ def _parquet(file: Path) -> Rows:
         raise ValueError(f"{file}: damaged, or not Parquet, after row {number}: {error}") from error
 
 
+def _refuse(file: Path, name: str, value: str | None) -> None:
+    if value is not None:
+        raise ValueError(f"{file}: expected no {name} for a file of this kind, got {value!r}")
+
+
 def _distinct(where: str, names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{where}: expected distinct column names, got {', '.join(map(repr, twice))} more than once")
+        raise ValueError(f"{where}: expected distinct column names, got {listed(map(repr, twice))} more than once")
     return names
 
 
-_TEXT_READERS: dict[str, Callable[[Path], Rows]] = {
+_TEXT_READERS: dict[str, Callable[[Path, str | None, str | None], Rows]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".jsonlines": _json_lines,
     ".json": _json,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
+    ".csv": partial(_separated, usual=","),
+    ".tsv": partial(_separated, usual="\t"),
 }
 _READERS = _TEXT_READERS | {f"{name}.gz": read for name, read in _TEXT_READERS.items()} | {".parquet": _parquet}
 ENDINGS = tuple(_READERS)

@@ -84,6 +84,11 @@ class StoredRecords(Sequence[Record]):
         self._further = further or {}
         self._scored = scored
 
+    @property
+    def row_numbers(self) -> Numbers:
+        """Number of the row of each record, [N]."""
+        return self._numbers
+
     def __len__(self) -> int:
         return len(self._numbers)
 

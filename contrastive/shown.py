@@ -1,0 +1,45 @@
+"""What people's data say, in messages and on a terminal: short, and without the characters that would control it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.DOTALL)
+"""Colours and moves of the cursor, titles and links of a terminal window, and the rest."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""All control characters but tab and newline, and those that turn the direction of a text."""
+
+
+def clean(text: str) -> str:
+    r"""Return a text without escape sequences and control characters; tabs and newlines stay.
+
+    Example:
+        >>> clean("a \x1b[31mred\x1b[0m\x07 door\n")
+        'a red door\n'
+    """
+    return _CONTROL.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
+
+
+def short(value: object, width: int = 60) -> str:
+    """Return how Python writes a value, cut where it is long.
+
+    Example:
+        >>> short("a" * 100, width=10)
+        "'aaaaaaaa…"
+    """
+    text = repr(value[: width + 1] if isinstance(value, str | list | tuple) else value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """Return names for a message, the first so many of them.
+
+    Example:
+        >>> listed(range(5), most=3)
+        '0, 1, 2 and 2 more'
+    """
+    shown = [name if len(name) <= 60 else name[:59] + "…" for name in (clean(str(name)) for name in names)]
+    further = f" and {len(shown) - most:,} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + further
