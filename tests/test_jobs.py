@@ -96,10 +96,11 @@ def plain_grade(search: Search, posting: Posting) -> int:
     """The rule of the labels, written again from its description."""
     found = [skill for skill in search.skills if skill in posting.required]
     everything, enough = len(found) == len(search.skills), len(found) >= 0.6 * len(search.skills)
-    if search.role is None or roles()[search.role].family == roles()[posting.role].family:
+    parts = [roles()[part] for part in roles()[posting.role].parts]
+    if search.role is None or any(roles()[search.role].families == part.families for part in parts):
         value = 2 if everything else 1 if enough else 0
     else:
-        value = 1 if everything and posting.role in roles()[search.role].near else 0
+        value = 1 if everything and any(part.name in roles()[search.role].near for part in parts) else 0
     if search.years is not None and posting.low is not None:
         high = posting.high if posting.high is not None else 99
         if search.years < posting.low - 1 or search.years > high + 2:
@@ -160,7 +161,7 @@ def test_every_query_has_its_own_posting_with_grade_2_among_hard_negatives_with_
             assert [plain_grade(search, world.postings[place]) for place in world.negatives[number]] == [0] * len(
                 world.negatives[number]
             )
-        assert set(world.kinds) == {"passing", "other_role", "wrong_years", "too_few", "other_skills"}
+        assert set(world.kinds) == {"passing", "one_part", "other_role", "wrong_years", "too_few", "other_skills"}
 
 
 @pytest.mark.parametrize("negatives", [0, 1, 4])

@@ -9,6 +9,9 @@ Notable decisions:
 - Every item has a random generator of its own, seeded by a string with seed, split and number: asking for more training
   pairs or more negatives changes nothing about the items that were there before.
 - The test and dev tasks do not depend on the training size; training queries that repeat one of theirs are redrawn.
+- The first query of the test is the example of the project (words/example.yaml), which asks for skills of several roles;
+  its answers, and postings that answer one part of it, are among the postings that the first queries are after. They
+  are written and graded as all others.
 - Grades are complete: those of every pair of query and posting in a split, by the rule in `labels`.
 """
 
@@ -19,11 +22,11 @@ from dataclasses import dataclass
 from random import Random
 
 from contrastive.data import Record, RetrievalTask, TextData
-from experiments.jobs.labels import Posting, Search, relevant
+from experiments.jobs.labels import Posting, Search, grade, relevant
 from experiments.jobs.negatives import KINDS, draw_negative
-from experiments.jobs.postings import draw_plan, write
-from experiments.jobs.queries import draw_search
-from experiments.jobs.vocabulary import Split, palette
+from experiments.jobs.postings import draw_plan, draw_role, require, write
+from experiments.jobs.queries import draw_search, example_search
+from experiments.jobs.vocabulary import Split, example, palette
 
 HARD_PER_QUERY = {"dev": 1.5, "test": 1.25}
 MOST_NEGATIVES = 4
@@ -52,13 +55,18 @@ def bag(text: str) -> frozenset[str]:
 
 
 def _pair(split: Split, number: int, seed: int, taken: Collection[frozenset[str]]) -> tuple[Search, Posting]:
-    """Draws a posting and a query it answers; again if the query is taken."""
-    words = palette(split)
+    """Draws a posting and a query it answers; again if the query is taken or the posting is not what was planted."""
+    words, planted = palette(split), example().planted if split == "test" else ()
+    asked = example_search(f"{split}-q0000")
     for attempt in range(100):
         random = Random(f"jobs/{seed}/{split}/{number}/{attempt}")
-        role = random.choice(sorted(words.roles))
-        posting = write(f"{split}-d{number:04d}", draw_plan(role, words, random), words, random)
-        search = draw_search(f"{split}-q{number:04d}", posting, words, random)
+        own = planted[number] if number < len(planted) else None
+        plan = draw_plan(own.role if own else draw_role(words, random), words, random)
+        plan = require(plan, own.skills, asked, random) if own else plan
+        posting = write(f"{split}-d{number:04d}", plan, words, random)
+        if own and not (grade(asked, posting) == own.grade and plan.level.low <= asked.years <= plan.level.high):
+            continue
+        search = asked if own and number == 0 else draw_search(f"{split}-q{number:04d}", posting, words, random)
         if bag(search.clean) not in taken and bag(search.text) not in taken:
             return search, posting
     raise RuntimeError(f"expected a new query within 100 attempts for {split} {number}, got only repeated ones")

@@ -2,7 +2,8 @@
 
 The grade of a posting for a search:
 
-- 2: the posting requires all skills of the search, and is of the family of the role that the search names;
+- 2: the posting requires all skills of the search, and is of the family of the role that the search names, or of
+  several families, that one among them;
 - 1: the same with at least 60 % of the skills; or all skills, in a role that neighbours the named one;
 - 0: everything else.
 
@@ -11,6 +12,8 @@ Notable decisions:
 - A search that names no role can be answered by any family: nobody could guess the one meant, so only skills count.
 - Years matter where both sides state them: a posting whose range clearly contradicts the searcher's years (they have
   more than a year less than its lowest, or over two years more than its highest) drops by one grade.
+- A job that combines roles is of the family of each. So a search for skills of several fields is graded as any other:
+  whoever asks for one part of it alone falls below 60 %.
 - Only required skills count: those mentioned in passing or negated are as good as absent.
 """
 
@@ -86,9 +89,13 @@ def grade(search: Search, posting: Posting) -> int:
     """Grade of `posting` for `search`: 2, 1 or 0 (see the module)."""
     share = len(search.skills.keys() & posting.required) / len(search.skills)
     base = 2 if share == 1 else 1 if share >= ENOUGH else 0
-    if search.role is not None and roles()[search.role].family != roles()[posting.role].family:
-        base = 1 if share == 1 and posting.role in roles()[search.role].near else 0
+    if search.role is not None and not _same_family(search.role, posting.role):
+        base = 1 if share == 1 and roles()[search.role].near.intersection(roles()[posting.role].parts) else 0
     return max(base - contradicts(search.years, posting.low, posting.high), 0)
+
+
+def _same_family(one: str, other: str) -> bool:
+    return not set(roles()[one].families).isdisjoint(roles()[other].families)
 
 
 def relevant(searches: Sequence[Search], postings: Sequence[Posting]) -> dict[str, dict[str, int]]:

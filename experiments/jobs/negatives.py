@@ -1,8 +1,9 @@
 """Hard negatives by construction: postings that look right for a search and are not (grade 0).
 
-Kinds, hardest first: the skills only in passing or negated; the skills in an unrelated role; most skills but the wrong
-seniority; the role with too few of the skills; the role with other skills. A kind that cannot be built for a search
-(an unrelated role for one that names none, a wrong seniority for one that states no years) gives way to the next.
+Kinds, hardest first: the skills only in passing or negated; one part of a mixed job with its share of the skills; the
+skills in an unrelated role; most skills but the wrong seniority; the role with too few of the skills; the role with
+other skills. A kind that cannot be built for a search (a part of a plain job, an unrelated role for one that names none,
+a wrong seniority for one that states no years) gives way to the next.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from experiments.jobs.labels import ENOUGH, Posting, Search, contradicts, grade
 from experiments.jobs.postings import Plan, draw_level, draw_plan, write
 from experiments.jobs.vocabulary import Palette, roles
 
-KINDS = ("passing", "other_role", "wrong_years", "too_few", "other_skills")
+KINDS = ("passing", "one_part", "other_role", "wrong_years", "too_few", "other_skills")
 
 
 def _passing(search: Search, role: str, palette: Palette, random: Random) -> Plan:
@@ -26,13 +27,26 @@ def _other_role(search: Search, palette: Palette, random: Random) -> Plan | None
     if search.role is None:
         return None
     own = roles()[search.role]
-    strangers = [role for role in palette.roles.values() if role.family != own.family and role.name not in own.near]
+    strangers = [
+        role
+        for role in palette.roles.values()
+        if len(role.parts) == 1 and role.families != own.families and role.name not in own.near
+    ]
     if not strangers:
         return None
     # The role that would most plausibly ask for these skills, and by chance among equals.
     likely = max(strangers, key=lambda role: (len(search.skills.keys() & set(role.skills)), random.random()))
     plan = draw_plan(likely.name, palette, random, without=frozenset(search.skills))
     return replace(plan, required=(*search.skills, *plan.required[:4]))
+
+
+def _one_part(search: Search, role: str, palette: Palette, random: Random) -> Plan:
+    """A plain posting of one of the combined roles, with as many of its own skills of the search as stay below enough."""
+    part = random.choice(roles()[role].parts)
+    own = [skill for skill in search.skills if skill in roles()[part].skills]
+    most = max(count for count in range(len(search.skills)) if count / len(search.skills) < ENOUGH)
+    plan = draw_plan(part, palette, random, without=frozenset(search.skills))
+    return replace(plan, required=(*random.sample(own, min(len(own), most)), *plan.required))
 
 
 def _some(search: Search, role: str, count: int, palette: Palette, random: Random) -> Plan:
@@ -49,16 +63,18 @@ def _wrong_years(search: Search, role: str, palette: Palette, random: Random) ->
     return None
 
 
-def _allowed(search: Search) -> list[str]:
-    """The kinds that make sense for a search."""
+def _allowed(search: Search, role: str) -> list[str]:
+    """The kinds that make sense for a search with this role behind it."""
     most = (len(search.skills) - 1) / len(search.skills) >= ENOUGH
-    fits = {"other_role": search.role is not None, "wrong_years": search.years is not None and most}
+    fits = {"one_part": len(roles()[role].parts) > 1, "other_role": search.role is not None, "wrong_years": search.years is not None and most}
     return [kind for kind in KINDS if fits.get(kind, True)]
 
 
 def _plan(kind: str, search: Search, role: str, palette: Palette, random: Random) -> Plan | None:
     if kind == "passing":
         return _passing(search, role, palette, random)
+    if kind == "one_part":
+        return _one_part(search, role, palette, random)
     if kind == "other_role":
         return _other_role(search, palette, random)
     if kind == "wrong_years":
@@ -83,7 +99,7 @@ def draw_negative(
     Returns:
         The kind, and a posting with grade 0 for `search`.
     """
-    allowed = _allowed(search)
+    allowed = _allowed(search, role)
     for step in range(len(allowed)):
         kind = allowed[(start + step) % len(allowed)]
         plan = _plan(kind, search, role, palette, random)

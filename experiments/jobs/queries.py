@@ -6,7 +6,7 @@ from random import Random
 
 from contrastive.query_generation.typing_errors import mistype
 from experiments.jobs.labels import Posting, Search
-from experiments.jobs.vocabulary import Palette
+from experiments.jobs.vocabulary import Palette, example, roles
 
 ROLE_SHARE, YEARS_SHARE, TYPO_SHARE = 0.4, 0.35, 0.34
 SAME_FORM = 0.72
@@ -19,13 +19,23 @@ def _skills(posting: Posting, palette: Palette, most: int, random: Random) -> di
     core = palette.roles[posting.role].skills
     # Main skills come first to mind: those typical of the role about three times as often as the others.
     order = {skill: random.random() ** (3 if skill in core else 1) for skill in sorted(posting.required)}
-    chosen = sorted(order, key=order.__getitem__)[:most]
+    ranked = sorted(order, key=order.__getitem__)
+    chosen = _across(ranked, posting.role, most)
     typed: dict[str, str] = {}
     for skill in chosen:
         shown = posting.named.get(skill)
         others = [form for form in palette.forms[skill] if form != shown] or list(palette.forms[skill])
         typed[skill] = shown if shown is not None and random.random() < SAME_FORM else random.choice(others)
     return typed
+
+
+def _across(ranked: list[str], role: str, most: int) -> list[str]:
+    """Takes the first skills; for a mixed role the first of each of its parts in turn, as far as there are any."""
+    parts = [[skill for skill in ranked if skill in roles()[part].skills] for part in roles()[role].parts]
+    if len(parts) == 1:
+        return ranked[:most]
+    turns = [part[turn] for turn in range(most) for part in parts if turn < len(part)]
+    return list(dict.fromkeys([*turns, *ranked]))[:most]
 
 
 def _years(posting: Posting, random: Random) -> int:
@@ -65,10 +75,12 @@ def draw_search(query_id: str, posting: Posting, palette: Palette, random: Rando
         palette: Words of the split.
         random: Source of every choice.
     """
-    role = posting.role if random.random() < ROLE_SHARE else None
-    titles = palette.roles[posting.role].titles
+    role = random.choice(roles()[posting.role].parts) if random.random() < ROLE_SHARE else None
+    titles = palette.roles[role or posting.role].titles
     title = titles[0] if random.random() < 0.5 else random.choice(titles)
-    most = random.choices([1, 2, 3, 4], [2, 4, 4, 1])[0] if role else random.choices([2, 3, 4, 5], [3, 5, 4, 1])[0]
+    weights = [2, 4, 4, 1] if role else [3, 5, 4, 1]
+    most = random.choices([1, 2, 3, 4] if role else [2, 3, 4, 5], weights)[0]
+    most = max(most, len(roles()[posting.role].parts))
     skills = _skills(posting, palette, most, random)
     years = _years(posting, random) if random.random() < YEARS_SHARE else None
     stated = random.choice(palette.years).format(n=years) if years is not None else None
@@ -78,3 +90,9 @@ def draw_search(query_id: str, posting: Posting, palette: Palette, random: Rando
         clean = _case(_join(title if role else None, list(skills.values()), stated, palette, random), random)
     text = mistype(clean, random) if random.random() < TYPO_SHARE else clean
     return Search(query_id, role, skills, years, clean, text)
+
+
+def example_search(query_id: str) -> Search:
+    """The example query of the project."""
+    asked = example()
+    return Search(query_id, asked.role, asked.skills, asked.years, asked.clean, asked.text)

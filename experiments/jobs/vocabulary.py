@@ -38,10 +38,15 @@ class Skill:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One occupation: where it belongs, what it is called, the skills it asks for and what one does all day."""
+    """One occupation: where it belongs, what it is called, the skills it asks for and what one does all day.
+
+    A mixed role, such as a developer of courses on data science, combines the roles in `parts`: their families, skills
+    and neighbours are its own. The only part of a plain role is itself.
+    """
 
     name: str
-    family: str
+    parts: tuple[str, ...]
+    families: tuple[str, ...]
     split: Split
     titles: tuple[str, ...]
     skills: tuple[str, ...]
@@ -51,12 +56,34 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One seniority: the range of years it asks for and the words it puts before a title."""
+    """One seniority: the years it asks for, the titles it makes of a role's title, and its pay in thousands."""
 
     name: str
     low: int
     high: int
-    words: tuple[str, ...]
+    titles: tuple[str, ...]
+    pay: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A posting that the test split holds in any case: its role, the skills it asks for, the grade it must have."""
+
+    role: str
+    skills: tuple[str, ...]
+    grade: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The example query of the project, which the test split holds, and the postings planted around it."""
+
+    text: str
+    clean: str
+    role: str
+    years: int
+    skills: Mapping[str, str]
+    planted: tuple[Planted, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +95,13 @@ class Palette:
         roles: Its roles by name.
         forms: Surface forms by skill.
         demands: Sentences that demand a skill without naming it, by skill.
-        lines: Sentence templates by kind, such as `skill`, `about.startup` or `headers.duties`.
+        lines: Sentence templates by kind, such as `skill.any`, `company.startup.open` or `headers.duties`.
         families: Skills asked for anywhere in a family, by family.
         general: Skills that any role may ask for.
         cities: Places of work.
         levels: Seniorities.
+        ranks: Words of a title that already say its seniority.
+        hands_on: Families whose postings ask for no degree.
         separators: What people type between two skills.
         years: How people state their years of experience.
     """
@@ -86,6 +115,8 @@ class Palette:
     general: tuple[str, ...]
     cities: tuple[str, ...]
     levels: tuple[Level, ...]
+    ranks: frozenset[str]
+    hands_on: frozenset[str]
     separators: tuple[str, ...]
     years: tuple[str, ...]
 
@@ -146,33 +177,61 @@ def skills() -> Mapping[str, Skill]:
 
 @cache
 def roles() -> Mapping[str, Role]:
-    """Every role by name, with neighbourhood made symmetric.
+    """Every role by name, with neighbourhood made symmetric; the plain ones, then the mixed ones.
 
     Raises:
-        ValueError: If a role names a skill, neighbour or split that does not exist, or two roles share a title.
+        ValueError: If a role names a skill, neighbour, part or split that does not exist, or two roles share a title.
     """
-    entries: dict[str, dict[str, Any]] = _read("roles.yaml")
-    near: dict[str, set[str]] = {name: set(entry["near"]) for name, entry in entries.items()}
-    for name, entry in entries.items():
-        strange = (set(entry["skills"]) - skills().keys()) | (near[name] - entries.keys())
+    plain: dict[str, dict[str, Any]] = _read("roles.yaml")
+    mixed: dict[str, dict[str, Any]] = _read("mixed_roles.yaml")
+    near: dict[str, set[str]] = {name: set(entry["near"]) for name, entry in plain.items()}
+    for name, entry in plain.items():
+        strange = (set(entry["skills"]) - skills().keys()) | (near[name] - plain.keys())
         if strange or entry["split"] not in SPLITS:
             raise ValueError(
                 f"expected known skills, roles and split for {name!r}, got {sorted(strange)}, {entry['split']}"
             )
         for other in entry["near"]:
             near[other].add(name)
-    titles = [title.lower() for entry in entries.values() for title in entry["titles"]]
+    for name, entry in mixed.items():
+        strange = {part for part in entry["parts"] if plain.get(part, {}).get("split") != entry["split"]}
+        if strange or len(entry["parts"]) < 2 or name in plain:
+            raise ValueError(f"expected a new name and two plain roles of its split or more for {name!r}, got {entry}")
+    titles = [title.lower() for entry in [*plain.values(), *mixed.values()] for title in entry["titles"]]
     if len(titles) > len(set(titles)):
         raise ValueError(
             f"expected each title once, got {sorted({title for title in titles if titles.count(title) > 1})}"
         )
     return {
-        name: Role(
-            name, entry["family"], entry["split"], _texts(entry["titles"], name), _texts(entry["skills"], name),
-            frozenset(near[name]), _texts(entry["duties"], name),
-        )
-        for name, entry in entries.items()
-    }  # fmt: skip
+        name: _role(name, entry, [plain[part] for part in parts], parts, near)
+        for name, entry in [*plain.items(), *mixed.items()]
+        for parts in [tuple(entry.get("parts", (name,)))]
+    }
+
+
+def _role(
+    name: str, entry: dict[str, Any], parts: list[dict[str, Any]], names: tuple[str, ...], near: Mapping[str, set[str]]
+) -> Role:
+    """Makes a role of its entry and those of its parts."""
+    asked = [skill for part in parts for skill in _texts(part["skills"], name)]
+    return Role(
+        name=name,
+        parts=names,
+        families=tuple(dict.fromkeys(part["family"] for part in parts)),
+        split=entry["split"],
+        titles=_texts(entry["titles"], name),
+        skills=tuple(dict.fromkeys(asked)),
+        near=frozenset().union(*(near[part] for part in names)),
+        duties=_texts(entry["duties"], name),
+    )
+
+
+@cache
+def example() -> Example:
+    """The example query with what it means and what is planted for it."""
+    entry = _read("example.yaml")
+    planted = tuple(Planted(item["role"], _texts(item["skills"], "planted"), item["grade"]) for item in entry["planted"])
+    return Example(entry["text"], entry["clean"], entry["role"], entry["years"], entry["skills"], planted)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, ...]]:
@@ -195,7 +254,8 @@ def palette(split: Split) -> Palette:
     words, typing = _read("postings.yaml"), _read("queries.yaml")
     families: dict[str, dict[str, None]] = {}
     for role in roles().values():
-        families.setdefault(role.family, {}).update(dict.fromkeys(role.skills))
+        if len(role.parts) == 1:
+            families.setdefault(role.families[0], {}).update(dict.fromkeys(role.skills))
     test = split == "test"
     shown = slice(None, -1) if split == "train" else slice(None)
     return Palette(
@@ -208,9 +268,11 @@ def palette(split: Split) -> Palette:
         general=_texts(_read("general.yaml"), "general"),
         cities=_texts(words["cities"], "cities"),
         levels=tuple(
-            Level(name, level["years"][0], level["years"][1], tuple(level["words"]))
+            Level(name, *level["years"], _texts(level["titles"], name), tuple(level["pay"]))
             for name, level in words["levels"].items()
         ),
+        ranks=frozenset(words["ranks"]),
+        hands_on=frozenset(words["hands_on"]),
         separators=_texts(typing["separators"], "separators"),
         years=_texts(typing["years"], "years"),
     )
