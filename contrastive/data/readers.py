@@ -15,23 +15,15 @@ from tqdm import tqdm
 
 from contrastive.data.documents import StripHTML, read_documents
 from contrastive.data.identities import digest
-<<<<<<< HEAD
-from contrastive.data.records import Record, RetrievalTask, TextData
+from contrastive.data.qrels import read_qrels
+from contrastive.data.records import Account, Record, RetrievalTask, TextData
+from contrastive.shown import listed
 from contrastive.texts import normalise_text, query_key, word_order_key
 
 _log = logging.getLogger(__name__)
 
-_REORDERED = "queries but for the order of their words"
-=======
-from contrastive.data.qrels import read_qrels
-from contrastive.data.records import Account, Record, RetrievalTask, TextData
-from contrastive.shown import listed
-from contrastive.texts import normalise_text
-
-_log = logging.getLogger(__name__)
-
 _ALSO_DEV = ("validation", "valid", "val")
->>>>>>> data
+_REORDERED = "queries but for the order of their words"
 
 
 def beir(
