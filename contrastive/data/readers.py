@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
