@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from contrastive.whole_files import whole_file
+
+log = logging.getLogger(__name__)
 
 
 class NotWorthFinishing(Exception):  # noqa: N818  # nothing went wrong
@@ -36,7 +39,10 @@ class SaveWhenInterrupted(Callback):
         if trainer.global_step > 0 and not isinstance(exception, NotWorthFinishing):
             # As `trainer.save_checkpoint` does, which waits for the other processes: they may not have failed.
             checkpoint = trainer._checkpoint_connector.dump_checkpoint()
-            trainer.strategy.save_checkpoint(checkpoint, self.path)
+            try:
+                trainer.strategy.save_checkpoint(checkpoint, self.path)
+            except OSError as error:  # what ends the run is not to be hidden by this
+                log.warning("The training could not be saved where it was ended (%s)", error)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
