@@ -27,7 +27,6 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -43,6 +42,9 @@ from contrastive.micro_batches import check_texts, positions
 from contrastive.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
+
+_SAID: set[Path] = set()
+"""Folders of which it was said that they cannot be written."""
 
 
 def default_folder() -> Path:
@@ -240,13 +242,9 @@ def optional(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
-        _warn(folder, str(error))
-
-
-@cache
-def _warn(folder: Path, why: str) -> None:
-    """Say it once."""
-    _log.warning("Nothing more is kept in %s, which cannot be written (%s); the work goes on without it.", folder, why)
+        if folder not in _SAID:
+            _SAID.add(folder)
+            _log.warning("Nothing is kept in %s, which cannot be written (%s); the work goes on.", folder, error)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class SaveWhenInterrupted(Callback):
                 # As `trainer.save_checkpoint` does, which waits for the other processes: they may not have failed.
                 checkpoint = trainer._checkpoint_connector.dump_checkpoint()
                 trainer.strategy.save_checkpoint(checkpoint, self.path)
-            except NotFiniteError as error:  # must not take the place of what ended the training
+            except (NotFiniteError, OSError) as error:  # must not take the place of what ended the training
                 log.warning("%s is not written: %s", self.path.name, error)
 
 

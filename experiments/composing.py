@@ -79,31 +79,15 @@ def check_known(config: DictConfig) -> None:
     for name, inner in known.items():
         for key in config.get(name) or () if inner else ():
             if key not in inner:
-                raise ValueError(f"there is no {name}.{key} to set, nothing reads it{nearest(str(key), inner)}")
+                meant = nearest(f"{name}.{key}", [f"{name}.{each}" for each in inner])
+                raise ValueError(f"there is no {name}.{key} to set, nothing reads it{meant}")
 
 
-def check_taken(name: str, node: Any) -> None:
-    """Refuse a key of a group that what would be built from it does not take, where this run does not build it.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    for key in node if isinstance(node, DictConfig) and "_target_" in node else ():
-        if not str(key).startswith("_") and not takes(node, str(key), beside=True):
-            raise ValueError(f"there is no {name}.{key} to set, {node['_target_']} does not take it")
-
-
-def takes(node: Any, name: str, *, beside: bool = False) -> bool:
-    """Whether what is built from a part of a configuration takes an argument of this name.
-
-    Args:
-        node: The part.
-        name: The argument.
-        beside: Whether to ask what is built even if the part has such a key.
-    """
+def takes(node: Any, name: str) -> bool:
+    """Whether what is built from a part of a configuration takes an argument of this name."""
     if not isinstance(node, DictConfig):
         return False
-    if "_target_" not in node or (name in node and not beside):
+    if "_target_" not in node or name in node:
         return True
     parameters = inspect.signature(get_object(node["_target_"]), eval_str=True).parameters.values()
     return any(parameter.name == name or _may_hold(parameter, name) for parameter in parameters)

@@ -25,7 +25,6 @@ from contrastive.precision import check_precision
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 from experiments.callbacks import WholeCheckpoints
-from experiments.composing import check_taken
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +83,6 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
         config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, default_root_dir=str(folder)
     )
     encoder.to(trainer.strategy.root_device)  # to mine negatives there; Lightning moves it for itself
-    guided = "guide_queries" in parameters_of(loss)
-    if not guided:
-        check_taken("guide", config.guide)
     datamodule = ContrastiveData(
         data.train,
         data.dev,
@@ -95,7 +91,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
         num_negatives=config.num_negatives,
         negatives=_kept(strategy, config.cache),
         encoder=encoder,
-        guide=instantiate(config.guide) if guided else None,
+        guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
         cache=cache,
         **config.batches,
     )

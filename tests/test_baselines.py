@@ -59,3 +59,9 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureF
     path.write_text("{")
     assert bm25_once(TASK, "developer", tmp_path) == expected
     assert "damaged" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    assert bm25_once(TASK, "developer", tmp_path / "file") == bm25_once(TASK, "developer", None)
+    assert f"in {tmp_path / 'file'}, which cannot be written" in caplog.text

@@ -1,5 +1,6 @@
 """The cache of embeddings: never computed twice, never mixed up, never half there."""
 
+import errno
 import logging
 import os
 import time
@@ -125,6 +126,8 @@ def test_other_parts_are_not_taken_for_these(tmp_path: Path, caplog: pytest.LogC
         pytest.param(lambda content: content.replace(b"'fortran_order'", b"(fortran_order'"), id="header is no Python"),
         pytest.param(lambda content: content.replace(b"<f4", b"<i4"), id="other numbers"),
         pytest.param(lambda content: content.replace(b"(6, 2)", b"(3, 4)"), id="other shape"),
+        pytest.param(lambda content: content[:128] + bytes(48) + content[176:], id="numbers of zero"),
+        pytest.param(lambda content: content[:128] + bytes(48), id="without a checksum"),
     ],
 )
 def test_a_damaged_file_is_computed_again(
@@ -285,10 +288,49 @@ def test_a_folder_is_made_below_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "folder", ["file", pytest.param("/proc/self", marks=pytest.mark.skipif("not sys.platform.startswith('linux')"))]
 )
-def test_a_folder_that_cannot_be_written_is_refused_before_encoding(folder: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_done_without(
+    folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=folder):
-        EmbeddingCache(tmp_path / folder).embed(Counting(before=pytest.fail), TEXTS, side="query")
+    cache = EmbeddingCache(tmp_path / folder, part_size=2)
+    for side in ("query", "document"):
+        np.testing.assert_array_equal(cache.embed(Counting(), TEXTS, side=side), expected(TEXTS))
+    said = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert len(said) == 1
+    assert str(tmp_path / folder) in said[0]
+
+
+def test_a_disk_that_fills_up_on_the_way_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    embeddings = EmbeddingCache(tmp_path, part_size=2).embed(Counting(), TEXTS, side="query")
+    np.testing.assert_array_equal(embeddings, expected(TEXTS))
+    assert f"in {tmp_path}, which cannot be written" in caplog.text
+    assert files(tmp_path) == []
+
+
+def test_what_is_kept_elsewhere_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="query")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("contrastive.embedding_cache.tempfile.TemporaryFile", read_only)
+    again = EmbeddingCache(tmp_path).embed(Counting(before=pytest.fail), TEXTS, side="query")
+    np.testing.assert_array_equal(again, expected(TEXTS))
+
+
+def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    encoder = Counting()
+    encoder.encode = lambda texts, **_: torch.full((len(texts), 2), torch.nan)  # type: ignore[method-assign]
+    assert np.isnan(EmbeddingCache(tmp_path).embed(encoder, TEXTS, side="query")).all()
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Mined negatives on disk: mined once, never out of date."""
 
+import gzip
 import threading
 import time
 from collections.abc import Mapping
@@ -55,7 +56,9 @@ def test_other_weights_are_mined_again(tmp_path: Path, tiny_encoder: Encoder) ->
     assert len(list(tmp_path.glob("*.gz"))) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", None, gzip.compress(b"0\n")[:10] + bytes(60), gzip.compress(b"[]\n" * 4)]
+)
 def test_a_damaged_file_is_made_again(content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     strategy = Counting()
     first = Kept(strategy, tmp_path)(POOL)
@@ -64,6 +67,14 @@ def test_a_damaged_file_is_made_again(content: bytes | None, tmp_path: Path, cap
     assert Kept(strategy, tmp_path)(POOL) == first
     assert strategy.calls == 2
     assert "damaged and is made again" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    strategy = Counting()
+    for _ in range(2):
+        assert Kept(strategy, tmp_path / "file")(POOL) == Counting()(POOL)
+    assert caplog.text.count("which cannot be written") == 1
 
 
 def test_those_that_want_the_same_wait_for_the_first(tmp_path: Path) -> None:

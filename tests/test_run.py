@@ -1,8 +1,12 @@
 """The programs, from configuration to the folder of results, on a tiny random encoder and a tiny generated data set."""
 
 import csv
+import errno
+import itertools
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +19,7 @@ import torch
 from huggingface_hub import ModelCard
 from hydra import compose, initialize_config_dir
 from hydra.errors import CompactHydraException, ConfigCompositionException, MissingConfigException
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from test_tracking import read_back
 
@@ -22,8 +27,11 @@ from contrastive.encoder import Encoder
 from contrastive.evaluation import Rankings, evaluate_rankings
 from contrastive.finite import NotFiniteError
 from contrastive.training import ContrastiveModule
-from experiments import evaluate, run
+from experiments import data, evaluate, mine, run, tune
+from experiments.composing import check_known
 from experiments.jobs.generator import jobs
+from experiments.results import write_json
+from experiments.sweeps import program as sweeps
 from experiments.training_run import train_and_judge
 
 ROOT = Path(__file__).parents[1]
@@ -346,6 +354,168 @@ def test_a_run_that_diverges_at_once_leaves_no_model(
     assert report(config)["status"].startswith("failed: NotFiniteError")
     assert not (Path(config.folder) / "model").exists()
     assert not list((Path(config.folder) / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_as_ctrl_c_does_with_its_own_status(
+    number: int, status: int, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = ContrastiveModule.training_step
+
+    def interrupted(self: ContrastiveModule, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 1:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ContrastiveModule, "training_step", interrupted)
+    typed = SimpleNamespace(overrides=SimpleNamespace(task=["before=false"]))
+    monkeypatch.setattr("experiments.run.HydraConfig.get", lambda: typed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    config = configure("before=false")
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run.main.__wrapped__(config)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == status
+    content = report(config)
+    assert (content["status"], set(content["systems"])) == ("interrupted", {"BM25"})
+    checkpoint = torch.load(Path(config.folder) / "checkpoints" / "interrupted.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1
+
+
+def test_an_interruption_while_parts_are_built_is_written(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.training_run.build", interrupted)
+    config = configure()
+    with pytest.raises(KeyboardInterrupt):
+        train_and_judge(config)
+    assert report(config) == {"status": "interrupted"}
+    assert [path.name for path in Path(config.folder).iterdir()] == ["metrics.json"]
+
+
+def test_a_finished_run_is_not_written_over(configure: Configure) -> None:
+    config = configure("before=false")
+    train_and_judge(config)
+    files = {path: path.read_bytes() for path in Path(config.folder).rglob("*") if path.is_file()}
+    with pytest.raises(
+        CompactHydraException, match=r"^error: expected a folder without a finished run, there is one in"
+    ):
+        train_and_judge(configure("loss=triplet", "seed=5"))
+    assert {path: path.read_bytes() for path in Path(config.folder).rglob("*") if path.is_file()} == files
+
+
+def test_a_start_that_is_refused_leaves_the_configuration_of_what_was_there(configure: Configure) -> None:
+    folder = Path(configure().folder)
+    folder.mkdir()
+    write_json(folder / "metrics.json", {"status": "interrupted"})
+    (folder / "config.yaml").write_text("seed: 7\n")
+    with pytest.raises(CompactHydraException, match="temperature"):
+        train_and_judge(configure("loss.temperature=-1"))
+    assert (folder / "config.yaml").read_text() == "seed: 7\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.json"]
+    train_and_judge(configure("before=false", "seed=3"))
+    assert OmegaConf.load(folder / "config.yaml").seed == 3
+
+
+def test_another_process_of_a_run_trains_and_leaves_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr("experiments.training_run.is_first", lambda _: False)
+    monkeypatch.setattr("experiments.ranks.end_with_parent", lambda *_: None)
+    monkeypatch.setattr("lightning.Trainer.fit", lambda *_: trained.append("fit"))
+    config = configure("logger=wandb")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    try:
+        train_and_judge(config)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert trained == ["fit"]
+    assert not Path(config.folder).exists()
+    assert not list(Path(config.folder).parent.glob("**/*.tmp"))
+    assert "ndcg@10" not in "".join(capfd.readouterr())
+
+
+def test_a_full_disk_is_one_line_and_the_best_checkpoint_stays(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, checkpoints = torch.save, []
+
+    def filling(content: Any, file: Any) -> None:
+        if checkpoints:
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        checkpoints.append(content)
+        save(content, file)
+
+    monkeypatch.setattr("experiments.callbacks.torch.save", filling)
+    monkeypatch.setattr("contrastive.training.evaluate_rankings", better_each_time())
+    config = configure("before=false", "trainer.max_epochs=3")
+    best = Path(config.folder) / "checkpoints" / "best.ckpt"
+    named = f"^error: .*No space left on device: '{best}'; the run is in {config.folder}$"
+    with pytest.raises(CompactHydraException, match=named):
+        train_and_judge(config)
+    assert report(config)["status"] == f"failed: OSError: [Errno 28] No space left on device: '{best}'"
+    assert torch.load(best, weights_only=True)["global_step"] == checkpoints[0]["global_step"]
+    assert best.samefile(best.with_name("last.ckpt"))
+    assert {path.name for path in best.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def better_each_time() -> Callable[..., SimpleNamespace]:
+    values = itertools.count(1)
+    return lambda *_: SimpleNamespace(means={"ndcg@10": next(values) / 10})
+
+
+@pytest.mark.usefixtures("without_key")
+def test_a_job_that_is_refused_while_it_is_built_has_failed_for_the_tracker(configure: Configure) -> None:
+    config = configure("logger=wandb", "trainer.max_epochs=-1")
+    with pytest.raises(CompactHydraException, match="to bound the run"):
+        train_and_judge(config)
+    _, tracked = read_back(Path(config.folder))
+    assert tracked["exit_code"] == 1
+    assert tracked["config"]["loss"]["temperature"] == 0.05
+    assert report(config)["status"].startswith("failed: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+resume=last.ckpt", "expected no resume: to continue a run from a checkpoint is not offered yet"),
+        ("+ckpt_path=last.ckpt", "expected no ckpt_path: to continue a run from a checkpoint is not offered yet"),
+        ("+batchsize=8", "there is no batchsize to set, nothing reads it; did you mean batch_size?"),
+        ("+batches.cluster=8", "there is no batches.cluster to set, nothing reads it; did you mean batches.clusters?"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_by_every_program(
+    override: str,
+    message: str,
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    typed = SimpleNamespace(overrides=SimpleNamespace(task=[override]))
+    monkeypatch.setattr("experiments.run.HydraConfig.get", lambda: typed)
+    monkeypatch.setattr("experiments.training_run.train_and_judge", pytest.fail)
+    with pytest.raises(CompactHydraException) as refused:
+        run.main.__wrapped__(configure(override))
+    assert str(refused.value) == f"error: {message}"
+    for program, arguments in ((evaluate, ["--model", "minilm"]), (mine, []), (data, ["inspect"]), (tune, [])):
+        with pytest.raises(SystemExit) as ended:
+            program.main([*arguments, override])
+        assert str(ended.value.code or capsys.readouterr().err).strip() == f"error: {message}"
+    assert sweeps.main(["seed=0,1", override]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_key_that_other_values_refer_to_is_read(configure: Configure, tmp_path: Path) -> None:
+    check_known(configure(f"+mine={tmp_path}", "encoder.name_or_path=${mine}/model"))
+    with pytest.raises(ValueError, match="there is no mine to set"):
+        check_known(configure(f"+mine={tmp_path}", "encoder.name_or_path=${folder}/mine"))
 
 
 @pytest.mark.parametrize(

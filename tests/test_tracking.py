@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +17,14 @@ import psutil
 import pytest
 import wandb
 from lightning.pytorch.loggers import CSVLogger
+from omegaconf import OmegaConf
 from wandb.util import get_core_path
 
-from experiments import tracking
+from experiments import tracking, wandb_server
 from experiments.results import Outcome
+from experiments.sweeps import program
 from experiments.tracking import LenientWandbLogger
+from experiments.wandb_server import has_wandb_key, is_reachable, server_answers
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"project": "test", "name": None, "group": None, "tags": ()}
@@ -29,32 +34,84 @@ SETTINGS = {"project": "test", "name": None, "group": None, "tags": ()}
 def without_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(wandb_server.ANSWERED, "")  # what is remembered is forgotten after each test
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
 @pytest.fixture
-def server() -> str:
-    """Address of a socket that accepts connections and says nothing."""
+def server() -> Iterator[str]:
+    """Address of a server that knows no page, as that of W&B knows none at its root."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as listening:
+        Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+@pytest.fixture
+def swallowing() -> Iterator[str]:
+    """Address of a socket that accepts connections and says nothing, as a network that swallows packets."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 def test_key_is_found_in_environment_and_netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert not tracking.has_wandb_key()
+    assert not has_wandb_key()
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert tracking.has_wandb_key()
+    assert has_wandb_key()
     monkeypatch.delenv("WANDB_API_KEY")
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
-    assert tracking.has_wandb_key()
+    assert has_wandb_key()
     (tmp_path / "netrc").write_text("machine elsewhere.example login user password secret\n")
-    assert not tracking.has_wandb_key()
+    assert not has_wandb_key()
 
 
-def test_server_that_listens_answers_and_another_does_not(server: str) -> None:
-    assert tracking.server_answers(server)
+def test_a_server_that_answers_is_told_from_one_that_takes_connections_and_from_none(
+    server: str, swallowing: str
+) -> None:
+    assert server_answers(server)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert not tracking.server_answers(f"http://127.0.0.1:{port}")
+    assert not server_answers(f"http://127.0.0.1:{port}")
+    began = time.monotonic()
+    assert not server_answers(swallowing, timeout=0.3)
+    assert time.monotonic() - began < 2
+
+
+def test_the_look_up_of_a_name_has_an_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = Event()
+
+    def stuck(*_: object, **__: object) -> None:
+        given_up.wait(10)
+        raise OSError("no name server")
+
+    monkeypatch.setattr(socket, "getaddrinfo", stuck)
+    began = time.monotonic()
+    assert not server_answers("https://wandb.invalid", timeout=0.2)
+    assert time.monotonic() - began < 2
+    given_up.set()
+
+
+def test_the_answer_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str, swallowing: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(wandb_server, "server_answers", lambda url: asked.append(url) or url == server)
+    assert [is_reachable(server) for _ in range(3)] == [True] * 3
+    assert asked == [server]
+    monkeypatch.setenv("WANDB_BASE_URL", swallowing)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    job = SimpleNamespace(config=OmegaConf.create({"logger": {"mode": "auto"}}))
+    program._ask_wandb([job])  # before its jobs begin; a process that they run in has its environment
+    assert asked == [server, swallowing]
+    for name in ("first", "second"):
+        loggers = tracking.wandb_logger(tmp_path / name, **SETTINGS)
+        assert loggers[0].experiment.offline
+        tracking.finish(loggers, failed=False)
+    assert asked == [server, swallowing]
+    job.config.logger.mode = "offline"
+    program._ask_wandb([job])
+    assert asked == [server, swallowing]
 
 
 def read_back(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -247,6 +304,7 @@ def test_a_server_that_refuses_leaves_the_run_offline(
     loggers = tracking.wandb_logger(tmp_path, **SETTINGS)
     assert loggers[0].experiment.offline
     assert "not reachable (go away); keeping the run offline" in caplog.text
+    assert not is_reachable(server)  # another job need not find it out
     tracking.finish(loggers, failed=False)
 
 

@@ -215,6 +215,7 @@ def _log_into(folder: Path) -> None:
     """Log as a run of its own does: everything, with times, into the folder, and what is for people to stderr."""
     logging_config = OmegaConf.load(CONFIGS / "hydra" / "job_logging" / "run.yaml")
     OmegaConf.update(logging_config, "handlers.file.filename", str(folder / "run.log"))
+    OmegaConf.update(logging_config, "handlers.file.delay", False)  # the folder is the job's already
     logging.config.dictConfig(OmegaConf.to_container(logging_config))  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ When the process that hands out jobs is gone, killed say, they do the same and e
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -113,6 +114,7 @@ def _settle(parent: int) -> None:
     """Leave the terminal to the table, and stay however much is cached: loky ends a process that grows by 300 MB."""
     signal.signal(signal.SIGTERM, _end)  # between jobs; a job hears it for itself
     end_with_parent(parent)
+    logging.raiseExceptions = False  # else a full disk is a traceback for every line of a log
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the sweep runs in a shell's background
     nowhere = os.open(os.devnull, os.O_RDWR)
