@@ -27,8 +27,10 @@ from contrastive.negatives.summary import described
 from contrastive.precision import fastest_precision
 from contrastive.record_negatives import RecordNegatives
 from experiments import results
+from experiments.account import tell
 from experiments.callbacks import NotWorthFinishing
 from experiments.composing import MISTAKES, check_complete, said
+from experiments.dev_lines import dev_means, draw_lines, say_if_worse
 from experiments.figures import illustrate
 from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.model_card import write_card
@@ -69,10 +71,12 @@ def train_and_judge(
     report: dict[str, Any] = {
         "status": "running",
         "data": _sizes(parts),
+        "trained_on": parts.trained_on,
         "base_models": base_models(OmegaConf.to_container(config.encoder, resolve=True)),
         **origin,
         "systems": {},
     }
+    tell(parts.trained_on, parts.data.name)
     if parts.datamodule.negatives is not None:
         log.info("Negatives: %s", described(parts.datamodule.negatives.summary))
         report["negatives"] = _choices(parts.datamodule.negatives)
@@ -118,6 +122,10 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     judge("BM25")
     if config.before:
         judge("before")
+    means = dev_means(parts, config.query, judged)
+    draw_lines(parts, means)
+    report["dev"] = means
+    clock.lap("validate before training")
     try:
         parts.trainer.fit(parts.module, parts.datamodule)
     except NotFiniteError:
@@ -127,6 +135,7 @@ def _run(config: DictConfig, folder: Path, parts: Parts, report: dict[str, Any])
     if parts.datamodule.negatives is not None:
         report["negatives"] = _choices(parts.datamodule.negatives)
     monitored = restore_best(parts)
+    say_if_worse(monitored, means, lower=monitored is not None and parts.trainer.checkpoint_callback.mode == "min")
     report["monitored"] = monitored
     parts.encoder.save_pretrained(folder / "model")
     judge("after")
