@@ -228,8 +228,8 @@ class Encoder(nn.Module):
         """Embed both sides of a batch, [Q, D] and [K, D], with gradients; see `forward`.
 
         Micro-batches are cut from both sides together: short queries do not make a pass of their own. Where a query and
-        its document are one text, prompts included, they are two views of it: in training mode the text is encoded once a
-        side, with dropout of its own, or both views would be the same vector and their similarity 1 from the start.
+        its document are one text, prompts included, they are two views of it: in training mode the text is encoded once
+        a side, with dropout of its own, or both views would be the same vector, as similar as can be from the start.
 
         Raises:
             TypeError: As `forward`.
@@ -344,7 +344,7 @@ class Encoder(nn.Module):
         return cached_token_ids(self.tokenizer, prompted, max_length=self.max_length)
 
     def _embed_in_micro_batches(self, prompted: Sequence[str], draws: Sequence[Hashable] | None) -> Tensor:
-        """Embed texts that have their prompts, [B, D] in their order; those of one draw together, None for each alone."""
+        """Embed texts that have their prompts, [B, D] in their order: those of one draw once, None for each alone."""
         if len(prompted) == 0:
             return torch.zeros(0, self.dimension, device=self.device)
         draws = range(len(prompted)) if draws is None else draws

@@ -47,7 +47,8 @@ def check_loss(loss: Tensor, queries: Tensor, keys: Tensor, batch: Batch, when: 
     bad = [row for row in range(len(batch)) if not (queries[row].isfinite().all() and keys[row].isfinite().all())]
     which = f"not finite are the embeddings of {len(bad)}" if bad else "all with finite embeddings"
     raise NotFiniteError(
-        f"expected a finite loss, got {value} {when} from {len(batch)} pairs, {which}: {_described([batch], bad)}. {_ADVICE}"
+        f"expected a finite loss, got {value} {when} from {len(batch)} pairs, {which}: "
+        f"{_described([batch], bad)}. {_ADVICE}"
     )
 
 
@@ -93,15 +94,15 @@ def check_weights(weights: Mapping[str, Any], what: str) -> None:
     bad = [name for name, value in floats.items() if not torch.isfinite(value).all()]
     if bad:
         raise NotFiniteError(
-            f"expected {what} with finite weights, got NaN or infinity in {len(bad)} of {len(floats)} tensors, the first "
-            f"{bad[0]}: it is not written"
+            f"expected {what} with finite weights, got NaN or infinity in {len(bad)} of {len(floats)} tensors, "
+            f"first in {bad[0]}: it is not written"
         )
 
 
 _ADVICE = (
-    "This step is not taken and training stops. A lower optimizer.learning_rate, a longer optimizer.warmup_ratio or "
-    "trainer.gradient_clip_val help where training diverges; a higher temperature or trainer.precision=32-true where it "
-    "does so at once"
+    "This step is not taken and training stops. Where training diverges, a lower optimizer.learning_rate, a longer "
+    "optimizer.warmup_ratio or trainer.gradient_clip_val help; a higher temperature or trainer.precision=32-true where "
+    "it never began"
 )
 
 

@@ -84,8 +84,8 @@ def check_told_apart(encoder: Any, texts: Sequence[str], side: Side) -> None:
     prompt = len(cached_token_ids(tower.tokenizer, [_prompt(tower, side)], max_length=tower.max_length)[0])
     why = f"{side}_prompt alone fills them: shorten it" if prompt >= tower.max_length else "they begin alike"
     raise ValueError(
-        f"expected {'queries' if side == 'query' else 'documents'} that differ in their first {tower.max_length} tokens, "
-        f"got {lengths.texts} that do not; {why}, or raise encoder.max_length"
+        f"expected {'queries' if side == 'query' else 'documents'} that differ in their first {tower.max_length} "
+        f"tokens, got {lengths.texts} that do not; {why}, or raise encoder.max_length"
         + ("" if (limit := positions_of(tower.backbone)) is None else f" (the model has positions for {limit})")
     )
 

@@ -33,7 +33,7 @@ class TokenCount:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
-    """Return the token ids of each text, at least one and at most `max_length`, special ones included; None cuts none."""
+    """Return the token ids of each text, at least one and at most `max_length` (None: all), special ones included."""
     encoded = tokenizer(
         # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
         [text.encode("utf-8", "replace").decode("utf-8") for text in texts],

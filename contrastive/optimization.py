@@ -60,15 +60,21 @@ class LinearDecayAdamW:
         return optimizer, LambdaLR(optimizer, share_of_peak)
 
 
+def batches_of_epoch(batches: int, trainer: lightning.Trainer) -> int:
+    """Return how many of the batches of an epoch a trainer takes."""
+    limit = trainer.limit_train_batches
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+
+
 def planned_steps(batches_per_epoch: int, trainer: lightning.Trainer) -> int:
     """Return how many optimiser steps a trainer will take with so many batches an epoch.
 
     Raises:
         ValueError: If the trainer has no end, or there is no batch to train on.
     """
-    limit = trainer.limit_train_batches
-    batches = int(batches_per_epoch * limit) if isinstance(limit, float) else min(batches_per_epoch, limit)
+    batches = batches_of_epoch(batches_per_epoch, trainer)
     if batches < 1:
+        limit = trainer.limit_train_batches
         raise ValueError(f"expected at least one training batch, got {batches_per_epoch} limited to {limit}")
     max_epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
     if max_epochs < 0 and trainer.max_steps < 0:

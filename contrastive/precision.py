@@ -1,4 +1,4 @@
-"""In which precision to train: the weights stay float32; bfloat16 pays only where the hardware multiplies matrices in it.
+"""In which precision to train: weights stay float32, and bfloat16 pays where the hardware multiplies matrices in it.
 
 Notable decision: what keeps the weights themselves in 16 bits is refused. A step changes a weight by about the learning
 rate, which is less than half the distance to the next bfloat16 number for nearly all of them: they stay where they are,
@@ -28,8 +28,8 @@ def check_precision(precision: str | int | None) -> None:
     """
     if _OTHER_NAMES.get(str(precision), precision) not in SUPPORTED:
         raise ValueError(
-            f"expected trainer.precision to be {', '.join(SUPPORTED)} or auto, got {precision}: the weights are trained "
-            "in float32, since the small steps of training are lost in 16 bits and gain nothing from 64"
+            f"expected trainer.precision to be {', '.join(SUPPORTED)} or auto, got {precision}: the weights are "
+            "trained in float32, since the small steps of training are lost in 16 bits and gain nothing from 64"
         )
 
 

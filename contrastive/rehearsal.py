@@ -85,9 +85,9 @@ def check_learns(judge: Judge, batches: Iterable[Batch], embedded: Embedded, wid
         of = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
         raise ValueError(
             f"expected batches from which {name} can learn, got none: its gradient is zero for any embeddings in all "
-            f"{len(sizes)} that were tried, of {of} pair{'' if max(sizes) == 1 else 's'} each. Most losses need, beside a "
-            "query's answer, a document that is none: raise batch_size (pairs in a batch), give the records negatives "
-            "(a column of them, or negatives=bm25), or keep more than one answer in a batch (batches.*)"
+            f"{len(sizes)} that were tried, of {of} pair{'' if max(sizes) == 1 else 's'} each. Most losses need a "
+            "document that is no answer beside one that is: raise batch_size (pairs in a batch), give the records "
+            "negatives (a column of them, or negatives=bm25), or keep several answers in a batch (batches.*)"
         )
 
 

@@ -4,8 +4,8 @@
   signature names, so a new kind of loss needs no change here.
 - Under several processes every rank judges the batches of all ranks, see `contrastive.distributed`: what is logged is
   the same on every rank, and the batch size is that of one process.
-- A run stops at the first loss or gradient that is not finite, see `contrastive.finite`, and a checkpoint claims no batch
-  that its weights have not seen, see `contrastive.accumulation`.
+- A run stops at the first loss or gradient that is not finite, see `contrastive.finite`, and a checkpoint claims no
+  batch that its weights have not seen, see `contrastive.accumulation`.
 - Validation ranks the full corpus of the dev task: accuracy on a handful of triplets saturates and says little.
 """
 
@@ -257,6 +257,8 @@ class ContrastiveModule(lightning.LightningModule):
         for name, value in results.means.items():
             # Every rank ranks the whole corpus, so this is the mean of equal numbers.
             self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries), sync_dist=True)
+        # Lightning takes this for the place in the history: steps that were made, not the number of the last.
+        self.log("step", float(self.trainer.global_step), batch_size=len(task.queries), sync_dist=True)
 
 
 def embedded(batch: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:

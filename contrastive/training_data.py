@@ -5,8 +5,8 @@ Notable decisions:
 - By default rows with the same document may meet in a batch: losses are told (`exclude`) and leave it out, or take it
   as a further positive, so that this costs a few negatives and no correctness. Keeping such rows apart would take
   those positives from the losses that want them, and makes short batches where a document has many queries.
-- The position in an epoch is that of Lightning's own progress, batches whose step was made: one that was being worked on
-  when the run ended comes again, with those it shares the step with, and none is lost that a loader had only asked for.
+- The position in an epoch is that of Lightning's own progress, batches whose step was made: one that was being worked
+  on when the run ended comes again, with those of the same step, and none is lost that a loader had only asked for.
 - Clusters are part of the state; within an epoch they could not be made again from the encoder as it is by then.
 """
 
@@ -171,7 +171,8 @@ class ContrastiveData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> Iterable[RetrievalTask]:
         """The dev task, whole, as the only item."""
-        return DataLoader([self.dev], batch_size=None)  # type: ignore[arg-type]
+        # A generator of its own draws nothing from that of dropout: training is the same however often this is asked.
+        return DataLoader([self.dev], batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Make the batch of some rows with their present negatives and, once they are made, the guide's embeddings.
@@ -190,7 +191,7 @@ class ContrastiveData(lightning.LightningDataModule):
         return self._rehearsed(range(min(self.batches.batch_size, len(self.records))))
 
     def rehearsals(self, count: int = 100) -> Iterator[Batch]:
-        """Make at most `count` batches, spread over the coming epoch as it would be without clusters; as `rehearsal`."""
+        """Make at most `count` batches, spread over the coming epoch as it is without clusters; as `rehearsal`."""
         order = list(copy(self.batches))  # whose own position stays as it is
         for place in range(0, len(order), -(-len(order) // count)):
             yield self._rehearsed(order[place])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from contrastive.data import RetrievalTask
@@ -16,6 +17,8 @@ from contrastive.whole_files import whole_file
 from experiments.judging import Judgement
 from experiments.results import HEADLINE, Outcome, example_rows, final_numbers, per_query_rows, write_similarities
 
+BESIDE = {"dev/ndcg@10": {"BM25": "dev/bm25_ndcg@10", "untuned": "dev/untuned_ndcg@10"}}
+"""Constants that are drawn as lines across a curve, by their names in the legend."""
 CURVES = ("train/loss", "train/gradient_norm", "train/learning_rate", "dev/ndcg@10")
 KINDS = {"relevant": "relevant", "random": "random, not relevant", "bm25_hard": "BM25's best not relevant"}
 """The kinds of pairs of `judging.similarities` and their names in the legend."""
@@ -111,9 +114,22 @@ def training_figure(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None)
+        _lines_beside(axes, rows, BESIDE.get(name, {}))
         axes.set_title(name)
         axes.set_xlabel("step")
     return figure
+
+
+def _lines_beside(axes: Axes, rows: Sequence[Mapping[str, str]], lines: Mapping[str, str]) -> None:
+    """Draw a horizontal line for each constant that was logged."""
+    styles = ("--", ":", "-.")
+    for place, (label, name) in enumerate(lines.items()):
+        values = [float(row[name]) for row in rows if row.get(name)]
+        if values:
+            style, colour = styles[place % len(styles)], f"C{place + 1}"
+            axes.axhline(values[0], linestyle=style, color=colour, label=f"{label} {values[0]:.3f}")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
 
 
 def similarity_figure(similarities: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure | None:

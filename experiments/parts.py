@@ -20,10 +20,11 @@ from contrastive.embedded_batch import parameters_of
 from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
 from contrastive.negatives import Kept
-from contrastive.optimization import planned_steps
+from contrastive.optimization import batches_of_epoch, planned_steps
 from contrastive.precision import check_precision
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
+from experiments.account import trained_on
 from experiments.callbacks import WholeCheckpoints
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Parts:
     trainer: lightning.Trainer
     loggers: list[Any]
     cache: EmbeddingCache | None
+    trained_on: dict[str, Any]
 
 
 def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), opened: list[Any] | None = None) -> Parts:
@@ -97,12 +99,16 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
     )
     encoder.cpu()
     total_steps = planned_steps(len(datamodule.batches), trainer)
+    if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch is not None:
+        # More batches than an epoch has, which Lightning refuses once it is under way, are one validation at its end.
+        trainer.val_check_interval = min(trainer.val_check_interval, batches_of_epoch(len(datamodule.batches), trainer))
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     module = ContrastiveModule(
         encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
     )
     module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
-    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
+    account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
+    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache, account)
 
 
 def embedding_cache(folder: str | None) -> EmbeddingCache | None:

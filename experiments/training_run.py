@@ -29,8 +29,10 @@ from contrastive.precision import fastest_precision
 from contrastive.record_negatives import RecordNegatives
 from contrastive.whole_files import disk_is_full, whole_folder
 from experiments import results
+from experiments.account import tell
 from experiments.callbacks import NotWorthFinishing
 from experiments.composing import MISTAKES, check_complete, said
+from experiments.dev_lines import dev_means, draw_lines, say_if_worse
 from experiments.figures import illustrate
 from experiments.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.model_card import write_card
@@ -97,10 +99,12 @@ def _started(config: DictConfig, parts: Parts, origin: Mapping[str, Any]) -> dic
         logger.log_hyperparams(dict(origin))
     report: dict[str, Any] = {
         "data": _sizes(parts),
+        "trained_on": parts.trained_on,
         "base_models": base_models(OmegaConf.to_container(config.encoder, resolve=True)),
         **origin,
         "systems": {},
     }
+    tell(parts.trained_on, parts.data.name)
     if parts.datamodule.negatives is not None:
         log.info("Negatives: %s", described(parts.datamodule.negatives.summary))
         report["negatives"] = _choices(parts.datamodule.negatives)
@@ -138,6 +142,10 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     judge("BM25")
     if config.before:
         judge("before")
+    means = dev_means(parts, config.query, judged)
+    draw_lines(parts, means)
+    report["dev"] = means
+    clock.lap("validate before training")
     try:
         train(parts)
     except NotFiniteError:
@@ -147,6 +155,7 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     if parts.datamodule.negatives is not None:
         report["negatives"] = _choices(parts.datamodule.negatives)
     monitored = restore_best(parts)
+    say_if_worse(monitored, means, lower=monitored is not None and parts.trainer.checkpoint_callback.mode == "min")
     report["monitored"] = monitored
     with whole_folder(folder.path / "model") as model:
         parts.encoder.save_pretrained(model)
