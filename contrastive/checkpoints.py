@@ -1,7 +1,8 @@
 """Finding and loading any pretrained model and its tokenizer: a local folder, the hub, or the embedded default.
 
 Notable decisions: safetensors only and never remote code, so that loading a model runs nothing that came with it, and
-asks nobody whether it should; float32 whatever the checkpoint holds; silent, but a checkpoint that lacks weights is an error and not a log line.
+asks nobody whether it should; float32 whatever the checkpoint holds; silent, but a checkpoint that lacks weights is an
+error and not a log line.
 """
 
 from __future__ import annotations

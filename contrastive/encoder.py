@@ -82,8 +82,8 @@ class Encoder(nn.Module):
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
-        padding: False never encodes texts of different lengths together, for backbones whose embeddings padding changes;
-            `from_pretrained` finds out.
+        padding: False never encodes texts of different lengths together, for backbones in which padding changes
+            embeddings; `from_pretrained` finds out.
 
     Raises:
         ValueError: If the pooling is unknown, or `dimension`, `max_length` or `tokens_per_batch` cannot be.
@@ -401,8 +401,8 @@ class Encoder(nn.Module):
         self.tokens_seen = TokenCount()
         if not self.padding:
             _log.warning(
-                "%s mixes padding into texts: it is given texts of one length at a time, which is slower. Libraries that "
-                "pad embed them otherwise",
+                "%s mixes padding into texts: it is given texts of one length at a time, which is slower. Libraries "
+                "that pad embed them otherwise",
                 type(self.backbone).__name__,
             )
 

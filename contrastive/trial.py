@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from contrastive.micro_batches import Row, token_rows
+from contrastive.micro_batches import Row
 
 TEXTS = ("a short text", "another text, longer than the first one, which has to be padded beside it")
 
@@ -82,7 +82,7 @@ def unchanged_random_state() -> Iterator[None]:
 
 
 def _distance(embeddings: Tensor, expected: Tensor) -> float:
-    """Return the largest distance of a row from what is expected, as a share of the latter's length; NaN if there is one."""
+    """Return the largest distance of a row from the one expected, as a share of its length; NaN if there is one."""
     lengths = expected.norm(dim=1).clamp(min=torch.finfo(expected.dtype).tiny)
     return float(((embeddings - expected).norm(dim=1) / lengths).max())
 

@@ -36,7 +36,23 @@ from contrastive.pooling import POOLINGS, Pooling
 from contrastive.trial import freeze_unused, stands_padding
 from contrastive.two_towers import TwoTowers, load_encoder
 
-WORDS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>", "a", "the", "text", "first", "one", "is", "to", "be", "baker", "oven")
+WORDS = (
+    "<pad>",
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<mask>",
+    "a",
+    "the",
+    "text",
+    "first",
+    "one",
+    "is",
+    "to",
+    "be",
+    "baker",
+    "oven",
+)
 TEXTS = ("baker", "the baker is to be the first one to be a baker", "", "the oven of the baker", "the baker is one")
 SIZES: dict[str, Any] = {
     "vocab_size": len(WORDS),
@@ -74,7 +90,9 @@ def reformer() -> PreTrainedConfig:
     )
 
 
-def save(config: PreTrainedConfig, folder: Path, template: str = "<s> $A </s>", pad: bool = True, **options: Any) -> Path:
+def save(
+    config: PreTrainedConfig, folder: Path, template: str = "<s> $A </s>", pad: bool = True, **options: Any
+) -> Path:
     """Write a folder of a random model that knows fifteen words."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -122,7 +140,9 @@ def test_what_padding_changes_goes_without(
     assert (padded(TEXTS) - expected).abs().max() > 0.01  # or this test shows nothing
 
 
-@pytest.mark.parametrize("config", [lambda: BertConfig(**SIZES), llama, gpt2, xlnet], ids=["bert", "llama", "gpt2", "xl"])
+@pytest.mark.parametrize(
+    "config", [lambda: BertConfig(**SIZES), llama, gpt2, xlnet], ids=["bert", "llama", "gpt2", "xl"]
+)
 def test_what_the_mask_hides_is_padded(
     config: Callable[[], PreTrainedConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -284,7 +304,9 @@ def test_a_token_beyond_the_table_is_refused_at_once(added: list[str], tmp_path:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(added)
     tokenizer.save_pretrained(folder)
-    message = rf"token ids below 15, the rows of the embedding table of {folder}, got {len(added)} beyond, the first is 15"
+    message = (
+        rf"token ids below 15, the rows of the embedding table of {folder}, got {len(added)} beyond, the first is 15"
+    )
     with pytest.raises(ValueError, match=message):
         Encoder.from_pretrained(folder)
 
