@@ -92,6 +92,11 @@ def add_adapters(backbone: PreTrainedModel, lora: LoRA) -> PeftModel:
         raise ValueError(f"no layer of {type(backbone).__name__} to adapt with {lora}: {error}") from error
 
 
+def plain(backbone: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the backbone that adapters were put into, or itself if it has none."""
+    return backbone if isinstance(backbone, PreTrainedModel) else backbone.get_base_model()  # type: ignore[return-value]
+
+
 def merged(backbone: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Return a plain backbone with the same embeddings: a copy with its adapters merged, or itself if it has none."""
     if isinstance(backbone, PreTrainedModel):
@@ -144,8 +149,8 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def _frozen_modules(backbone: nn.Module) -> list[str]:
-    """Name the modules that have weights of their own, all of them frozen."""
-    weights_of = {name: list(module.parameters(recurse=False)) for name, module in backbone.named_modules()}
+    """Name the modules inside a backbone that have weights of their own, all of them frozen."""
+    weights_of = {name: list(module.parameters(recurse=False)) for name, module in backbone.named_modules() if name}
     return [name for name, weights in weights_of.items() if weights and not any(w.requires_grad for w in weights)]
 
 

@@ -1,7 +1,8 @@
 """Finding and loading any pretrained model and its tokenizer: a local folder, the hub, or the embedded default.
 
 Notable decisions: safetensors only and never remote code, so that loading a model runs nothing that came with it, and
-asks nobody whether it should; float32 whatever the checkpoint holds; silent, but a checkpoint that lacks weights is an error and not a log line.
+asks nobody whether it should; float32 whatever the checkpoint holds; silent, but a checkpoint that lacks weights is an
+error and not a log line.
 """
 
 from __future__ import annotations
@@ -146,12 +147,55 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
     """Write a tokenizer that cuts texts to `max_length` tokens, special ones included."""
+    tokenizer.padding_side = "right"  # as we pad; on the left the positions of a text would shift
     # Its files state the length twice more: in the truncation of the last call, and as first loaded.
     tokenizer.model_max_length = max_length
     tokenizer.init_kwargs.pop("max_length", None)
     token_ids(tokenizer, [""], max_length=max_length)
     with quiet():
         tokenizer.save_pretrained(folder)
+
+
+def settle_padding(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> None:
+    """Have a tokenizer pad as an encoder does, so that who loads it from a saved folder gets the same embeddings.
+
+    That is on the right; and with some token of its own where it has none for it, which is masked all the same.
+    """
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        rows = table_rows(backbone)
+        special = (tokenizer.eos_token, tokenizer.unk_token, *tokenizer.all_special_tokens)
+        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special if token is not None}
+        fitting = (token for token, id_ in ids.items() if id_ is not None and (rows is None or id_ < rows))
+        # No ordinary token: it would be cut out of texts as a special one from then on.
+        tokenizer.pad_token = next(fitting, None)
+
+
+def check_token_ids(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> None:
+    """Refuse a tokenizer with a token that the backbone has no embedding of, before that token occurs.
+
+    Raises:
+        ValueError: If there is one; it names one.
+    """
+    rows = table_rows(backbone)
+    beyond = {} if rows is None else {token: id_ for token, id_ in tokenizer.get_vocab().items() if id_ >= rows}
+    if beyond:
+        token, id_ = min(beyond.items(), key=lambda item: item[1])
+        raise ValueError(
+            f"expected token ids below {rows}, the rows of the embedding table of {backbone.name_or_path}, got "
+            f"{len(beyond)} beyond, the first is {id_} ({token!r}). Tokens were added without model."
+            f"resize_token_embeddings(len(tokenizer)): do that and save both, or leave the tokens out"
+        )
+
+
+def table_rows(backbone: PreTrainedModel) -> int | None:
+    """Count the tokens that a backbone has embeddings of; None if it does not look ids up in one table."""
+    try:
+        table = backbone.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    is_whole = isinstance(table, nn.Embedding) and getattr(backbone.config, "vocab_size", None) is not None
+    return table.num_embeddings if is_whole else None  # type: ignore[union-attr, return-value]
 
 
 def positions_of(backbone: PreTrainedModel | PeftModel) -> int | None:

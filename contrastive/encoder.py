@@ -6,8 +6,9 @@ Notable decisions:
   by a token budget: the same embeddings and gradients as one padded batch (with dropout off), far less padding. A text
   that is its own pair is encoded twice in training, so that its two views differ by their dropout.
 - A text is tokenised once a process, see `token_cache`.
-- Padding is always on the right, whatever the tokenizer prefers. With the mask that is exact for every architecture,
-  where left padding shifts the positions of models with learned ones.
+- Padding is always on the right, whatever the tokenizer prefers: left padding shifts the positions of models with
+  learned ones. Loading tries out whether the mask hides it; where not, texts of different lengths never meet.
+- A backbone is given what its tokenizer lists: ids, mask, and token types where it takes them.
 - Embeddings are float32 even under autocast: scores made of bfloat16 embeddings would be bfloat16 too.
 - `from_pretrained` returns eval mode, as transformers does. Call `.train()` for dropout.
 
@@ -16,8 +17,10 @@ Shape letters: B texts, T tokens of the longest, D width of an embedding.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Never, overload
 
@@ -29,30 +32,37 @@ from torch.nn.functional import normalize as to_unit_length
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from contrastive.adapters import LoRA, add_adapters
-from contrastive.checkpoints import check_max_length, default_max_length, embedded_minilm
+from contrastive.adapters import LoRA, add_adapters, plain
+from contrastive.checkpoints import check_max_length, default_max_length, embedded_minilm, quiet, settle_padding
 from contrastive.contracts import Side
 from contrastive.cpu_dropout import use_fast_dropout
 from contrastive.freezing import checkpoint_activations, freeze_layers
 from contrastive.micro_batches import (
+    Row,
     TokenCount,
     check_texts,
     default_tokens_per_batch,
+    further_inputs,
+    lengths,
     micro_batches,
+    pad_further,
     pad_right,
     padding_id,
     positions,
+    token_rows,
 )
 from contrastive.pooling import POOLINGS, Pooling, check_pooling
 from contrastive.pretrained import open_pretrained, write_pretrained
 from contrastive.sentence_transformers_format import EncoderSettings
 from contrastive.token_cache import cached_token_ids
+from contrastive.trial import freeze_unused, stands_padding, trial_rows, unchanged_random_state
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 __all__ = ["Encoder", "TokenCount", "embedded_minilm"]
 
+_log = logging.getLogger(__name__)
 _TEXTS_PER_TOKENIZATION = 4096
 """Texts whose token ids `encode` holds at a time: a few MB, and enough for even micro-batches."""
 
@@ -62,7 +72,7 @@ class Encoder(nn.Module):
 
     Args:
         backbone: Transformer with a `last_hidden_state` [B, T, D].
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer, which pads on the right from now on.
         pooling: How token vectors become one vector.
         normalize: Whether embeddings get length 1.
         dimension: Leading dimensions that are kept of an embedding, before it gets length 1 (Matryoshka embeddings);
@@ -73,6 +83,8 @@ class Encoder(nn.Module):
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
+        padding: False never encodes texts of different lengths together, for backbones in which padding changes
+            embeddings; `from_pretrained` finds out.
 
     Raises:
         ValueError: If the pooling is unknown, or `dimension`, `max_length` or `tokens_per_batch` cannot be.
@@ -100,6 +112,7 @@ class Encoder(nn.Module):
         max_length: int = 256,
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
+        padding: bool = True,
     ) -> None:
         super().__init__()
         check_max_length(max_length, backbone, tokenizer)
@@ -108,6 +121,7 @@ class Encoder(nn.Module):
             raise ValueError(f"expected dimension from 1 to {width} for this model, got {dimension}")
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise ValueError(f"expected tokens_per_batch of at least 1, got {tokens_per_batch}")
+        settle_padding(tokenizer, plain(backbone))
         self.backbone = backbone
         self.dimension = width if dimension is None else dimension
         self.tokenizer = tokenizer
@@ -118,6 +132,8 @@ class Encoder(nn.Module):
         self.max_length = max_length
         self.tokens_per_batch = tokens_per_batch
         self.bucketed = bucketed
+        self.padding = padding
+        self.further_inputs = further_inputs(plain(backbone), tokenizer)
         self.tokens_seen = TokenCount()
 
     @classmethod
@@ -136,6 +152,7 @@ class Encoder(nn.Module):
         lora: LoRA | None = None,
         frozen_layers: int = 0,
         gradient_checkpointing: bool = False,
+        check: bool = True,
     ) -> Encoder:
         """Load a sentence-transformers or plain transformers model or an adapter, in float32 and eval mode.
 
@@ -158,23 +175,20 @@ class Encoder(nn.Module):
                 get no adapters either. 0 freezes nothing.
             gradient_checkpointing: Whether to compute activations again in the backward pass, rather than keep them:
                 less memory for the time of one more forward pass.
+            check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
+                weights that these do not depend on are frozen. False skips that.
 
         Raises:
             FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
             ValueError: If the folder holds something else, or asks for something that is not implemented, or an
-                argument cannot be.
+                argument cannot be; or if the model embeds a text otherwise each time.
         """
         opened = open_pretrained(name_or_path)
         backbone, tokenizer, settings = opened.backbone, opened.tokenizer, opened.settings
         if max_length is None:
             max_length = default_max_length(backbone, tokenizer, settings.max_length)
-        use_fast_dropout(backbone)
-        freeze_layers(backbone, frozen_layers)
-        adapted = add_adapters(backbone, lora) if lora is not None and lora.rank > 0 else backbone
-        if gradient_checkpointing:
-            checkpoint_activations(backbone)
-        return cls(
-            adapted,
+        encoder = cls(
+            backbone,
             tokenizer,
             pooling=pooling or settings.pooling or "mean",
             normalize=bool(settings.normalize) if normalize is None else normalize,
@@ -185,6 +199,15 @@ class Encoder(nn.Module):
             tokens_per_batch=tokens_per_batch,
             bucketed=bucketed,
         ).eval()
+        if check:
+            encoder._try_out()
+        use_fast_dropout(backbone)
+        freeze_layers(backbone, frozen_layers)
+        if lora is not None and lora.rank > 0:
+            encoder.backbone = add_adapters(backbone, lora)
+        if gradient_checkpointing:
+            checkpoint_activations(backbone)
+        return encoder.eval()
 
     @property
     def settings(self) -> EncoderSettings:
@@ -218,7 +241,7 @@ class Encoder(nn.Module):
         """
         check_texts(texts)
         prompted = self._prompted(texts, side)
-        if not self.bucketed and len(texts) > 0:
+        if not self.bucketed and self.padding and len(texts) > 0:
             return self._embed(self._token_ids(prompted))
         return self._embed_in_micro_batches(prompted, prompted if deduplicate else None)
 
@@ -312,7 +335,7 @@ class Encoder(nn.Module):
             for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
                 chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
                 ids = self._token_ids([distinct[i] for i in chunk])
-                for batch in micro_batches([len(row) for row in ids], budget):
+                for batch in micro_batches(lengths(ids), budget, padding=self.padding):
                     rows = torch.tensor([chunk[i] for i in batch], device=self.device)
                     embeddings[rows] = self._embed([ids[i] for i in batch]).float()
                     bar.update(len(batch))
@@ -340,8 +363,8 @@ class Encoder(nn.Module):
         prompt = self.query_prompt if side == "query" else self.document_prompt
         return [prompt + text for text in texts]
 
-    def _token_ids(self, prompted: Sequence[str]) -> list[NDArray[np.int32]]:
-        return cached_token_ids(self.tokenizer, prompted, max_length=self.max_length)
+    def _token_ids(self, prompted: Sequence[str]) -> list[Row]:
+        return cached_token_ids(self.tokenizer, prompted, max_length=self.max_length, further=self.further_inputs)
 
     def _embed_in_micro_batches(self, prompted: Sequence[str], draws: Sequence[Hashable] | None) -> Tensor:
         """Embed texts that have their prompts, [B, D] in their order: those of one draw once, None for each alone."""
@@ -350,7 +373,7 @@ class Encoder(nn.Module):
         draws = range(len(prompted)) if draws is None else draws
         distinct = dict(zip(draws, prompted, strict=True))
         ids = self._token_ids(list(distinct.values()))
-        batches = micro_batches([len(row) for row in ids], self._budget)
+        batches = micro_batches(lengths(ids), self._budget, padding=self.padding)
         embeddings = torch.cat([self._embed([ids[i] for i in batch]) for batch in batches])
         # Row r of `embeddings` is distinct text order[r]; argsort inverts that permutation.
         row_of = np.argsort([i for batch in batches for i in batch])
@@ -358,15 +381,36 @@ class Encoder(nn.Module):
             row_of = row_of[positions(list(distinct), draws)]
         return embeddings.index_select(0, torch.from_numpy(row_of).to(self.device))
 
-    def _embed(self, rows: Sequence[NDArray[np.int32]]) -> Tensor:
+    def _embed(self, rows: Sequence[Row]) -> Tensor:
         """Run one batch of token ids through backbone and pooling, [B, D]."""
         input_ids, attention_mask = pad_right(rows, padding_id(self.tokenizer))
-        self.tokens_seen.real += sum(len(row) for row in rows)
+        self.tokens_seen.real += sum(lengths(rows))
         self.tokens_seen.padded += input_ids.numel()
         attention_mask = attention_mask.to(self.device)
-        hidden = self.backbone(input_ids=input_ids.to(self.device), attention_mask=attention_mask).last_hidden_state
+        further = {name: given.to(self.device) for name, given in pad_further(rows, self.further_inputs).items()}
+        output = self.backbone(input_ids=input_ids.to(self.device), attention_mask=attention_mask, **further)
+        hidden = output.last_hidden_state
         embeddings = POOLINGS[self.pooling](hidden, attention_mask)[:, : self.dimension]
         return to_unit_length(embeddings, dim=-1) if self.normalize else embeddings
+
+    def _try_out(self) -> None:
+        """See what this backbone does with padding, and which of its weights take part; see `trial`."""
+        rows = trial_rows(partial(token_rows, self.tokenizer, max_length=self.max_length, further=self.further_inputs))
+        with torch.enable_grad(), unchanged_random_state(), quiet():
+            try:
+                embeddings = self._embed(rows)
+            except Exception as error:  # whatever impossible shapes raise
+                name = type(self.backbone).__name__
+                raise ValueError(f"expected a model that embeds two short texts, {name} raises {error!r}") from error
+            self.padding = stands_padding(self._embed, embeddings, rows)
+        freeze_unused(self.backbone, embeddings)
+        self.tokens_seen = TokenCount()
+        if not self.padding:
+            _log.warning(
+                "%s mixes padding into texts: it is given texts of one length at a time, which is slower. Libraries "
+                "that pad embed them otherwise",
+                type(self.backbone).__name__,
+            )
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -1,22 +1,30 @@
 """Turning texts into token ids, cutting these into padded batches of similar length, and finding the rows again.
 
-Shape letters: B texts, T tokens of the longest of a batch.
+Shape letters: B texts, T tokens of the longest of a batch, F further inputs of a token.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.utils.rnn import pad_sequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Row = NDArray[np.int32]
+"""Token ids of a text, [T], or [1 + F, T] with its further inputs below them."""
+
+_ALWAYS = ("input_ids", "attention_mask")
 
 
 @dataclass(slots=True)
@@ -34,17 +42,48 @@ class TokenCount:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
     """Return the token ids of each text, at least one and at most `max_length` (None: all), special ones included."""
-    encoded = tokenizer(
+    encoded = _encoded(tokenizer, texts, max_length)
+    # Without special tokens "" has no token at all, and attention over nothing is NaN.
+    return [ids or [padding_id(tokenizer)] for ids in encoded["input_ids"]]
+
+
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, further: Sequence[str] = ()
+) -> list[Row]:
+    """Return the token ids of each text and, where they are not all 0, its F `further` inputs; see `further_inputs`."""
+    if not further:
+        return [np.array(ids, dtype=np.int32) for ids in token_ids(tokenizer, texts, max_length=max_length)]
+    encoded = _encoded(tokenizer, texts, max_length, token_types="token_type_ids" in further)
+    rows = []
+    for ids, *others in zip(encoded["input_ids"], *(encoded[name] for name in further), strict=True):
+        row = np.array([ids, *others] if ids else [[padding_id(tokenizer)]], dtype=np.int32)
+        rows.append(row if row[1:].any() else row[0])
+    return rows
+
+
+def further_inputs(backbone: Module, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return what the tokenizer lists and gives for a text besides ids and mask, and the model takes: token types.
+
+    XLNet and Funnel tell their special tokens from others by it; most models are given zeros.
+    """
+    accepted = inspect.signature(backbone.forward).parameters
+    listed = [name for name in tokenizer.model_input_names if name in accepted and name not in _ALWAYS]
+    given = tokenizer("a") if listed else {"input_ids": []}
+    return tuple(name for name in listed if np.shape(given.get(name)) == np.shape(given["input_ids"]))
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None, *, token_types: bool = False
+) -> Any:
+    return tokenizer(
         # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
         [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
         truncation=max_length is not None,
         max_length=max_length,
         return_attention_mask=False,
-        return_token_type_ids=False,
+        return_token_type_ids=token_types,
         verbose=False,
     )
-    # Without special tokens "" has no token at all, and attention over nothing is NaN.
-    return [ids or [padding_id(tokenizer)] for ids in encoded["input_ids"]]
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -62,10 +101,11 @@ def default_tokens_per_batch(device: torch.device) -> int:
     return 4096 if device.type == "cpu" else 16_384
 
 
-def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], tokens_per_batch: int, *, padding: bool = True) -> list[list[int]]:
     """Cut texts of `lengths` tokens into batches of similar length, longest first, at the least cost.
 
-    Each batch is a list of indices with longest x rows <= `tokens_per_batch`, or one longer text alone. The cost of a
+    Each batch is a list of indices with longest x rows <= `tokens_per_batch`, or one longer text alone; without
+    `padding` of one length. The cost of a
     batch is longest x rows, the tokens computed, and a sixteenth of `tokens_per_batch` for its pass through the model,
     about what a pass of 2,048 costs beside them with MiniLM on two cores. Found by dynamic programming over the cuts.
 
@@ -80,7 +120,9 @@ def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[in
     starts = np.zeros(len(order) + 1, dtype=np.int64)  # where the last batch of the first n texts starts
     first = 0  # at which it can start: the batch gets smaller from there on
     for stop in range(1, len(order) + 1):
-        while first < stop - 1 and longest[first] * (stop - first) > tokens_per_batch:
+        while first < stop - 1 and (
+            longest[first] * (stop - first) > tokens_per_batch or (not padding and longest[first] != longest[stop - 1])
+        ):
             first += 1
         computed = longest[first:stop] * (stop - places[first:stop])
         total = cost[first:stop] + computed
@@ -94,7 +136,12 @@ def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[in
     return batches
 
 
-def pad_right(token_ids: Sequence[Sequence[int] | NDArray[np.int32]], padding_id: int) -> tuple[Tensor, Tensor]:
+def lengths(rows: Sequence[Row]) -> list[int]:
+    """Count the tokens of each row of `token_rows`, [B]."""
+    return [row.shape[-1] for row in rows]
+
+
+def pad_right(token_ids: Sequence[Sequence[int] | Row], padding_id: int) -> tuple[Tensor, Tensor]:
     """Stack token ids into `input_ids [B, T]` and `attention_mask [B, T]`, 1 for a real token.
 
     Example:
@@ -103,10 +150,20 @@ def pad_right(token_ids: Sequence[Sequence[int] | NDArray[np.int32]], padding_id
                 [7, 0]]), tensor([[1, 1],
                 [1, 0]]))
     """
-    lengths = torch.tensor([len(ids) for ids in token_ids])
     rows = [torch.tensor(ids, dtype=torch.long) for ids in token_ids]
+    rows = [row if row.ndim == 1 else row[0] for row in rows]
+    ends = torch.tensor([len(row) for row in rows])
     input_ids = pad_sequence(rows, batch_first=True, padding_value=padding_id)
-    return input_ids, (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).long()
+    return input_ids, (torch.arange(input_ids.shape[1]) < ends.unsqueeze(1)).long()
+
+
+def pad_further(rows: Sequence[Row], further: Sequence[str]) -> dict[str, Tensor]:
+    """Stack the further inputs of `token_rows` into [B, T] each, 0 where a text has none and where it has ended."""
+    stacked = torch.zeros(len(further), len(rows), max((row.shape[-1] for row in rows), default=0), dtype=torch.long)
+    for place, row in enumerate(rows):
+        if row.ndim == 2:
+            stacked[:, place, : row.shape[1]] = torch.from_numpy(row[1:])
+    return dict(zip(further, stacked, strict=True))
 
 
 def positions(distinct: Sequence[Hashable], texts: Sequence[Hashable]) -> NDArray[np.int64]:

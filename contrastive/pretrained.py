@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Unpack
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.adapters import ADAPTER_CONFIG, merge_adapter, merged, write_adapter
-from contrastive.checkpoints import load_backbone, load_tokenizer, local_folder, quiet, save_tokenizer
+from contrastive.checkpoints import (
+    check_token_ids,
+    load_backbone,
+    load_tokenizer,
+    local_folder,
+    quiet,
+    save_tokenizer,
+)
 from contrastive.finite import check_weights
 from contrastive.model_folders import TWO_TOWERS
 from contrastive.sentence_transformers_format import EncoderSettings, FolderSettings, read_settings, write_settings
@@ -58,6 +65,7 @@ def open_pretrained(name_or_path: str | Path) -> Pretrained:
         opened = Pretrained(load_backbone(inner), load_tokenizer(inner), settings)
     if opened.settings.lowercase and opened.tokenizer.tokenize("A") != opened.tokenizer.tokenize("a"):
         raise ValueError(f"{folder} lower-cases texts before a cased tokenizer, which is not supported")
+    check_token_ids(opened.tokenizer, opened.backbone)
     # Adapters that are added later name it as their base. A hub name means the same on every machine.
     is_local = Path(name_or_path).expanduser().is_dir()
     opened.backbone.name_or_path = str(inner.resolve()) if is_local else str(name_or_path)

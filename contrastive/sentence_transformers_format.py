@@ -4,7 +4,7 @@ Notable decisions:
 
 - Reads what sentence-transformers 2 to 6 write: both spellings of the type names and of the pooling keys.
 - Refuses by name whatever would change the embeddings and is not implemented here (max pooling, ...), rather than give
-  embeddings that are nearly right.
+  embeddings that are nearly right. What is neither used nor refused, such as prompts of other names, is logged.
 - Writes the *old* names. They load in 5.1, 5.7 and 6.2 with equal embeddings; what 6.2 writes does not load in 5.x.
 - Embeddings cut to their leading dimensions are written as a Dense module that picks these. A folder cannot state the
   `truncate_dim` of sentence-transformers, which then would silently give the whole width. No other Dense is read.
@@ -21,16 +21,20 @@ from typing import Any, TypedDict, Unpack
 import torch
 from safetensors.torch import load_file, save_file
 
+from contrastive.folder_fields import (
+    DOCUMENT_PROMPTS,
+    HARMLESS,
+    KNOWN,
+    OLD_POOLING_KEYS,
+    inner_settings,
+    log_unused,
+    max_length,
+    read_about,
+    read_if_there,
+    read_modules,
+)
 from contrastive.pooling import Pooling
 
-_OLD_POOLING_KEYS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 _OUR_NAME: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _OLD_KEY: Mapping[Pooling, str] = {
     "mean": "pooling_mode_mean_tokens",
@@ -38,15 +42,6 @@ _OLD_KEY: Mapping[Pooling, str] = {
     "last": "pooling_mode_lasttoken",
 }
 _KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
-# Settings of the Transformer module that change its output and are not implemented, with their harmless values.
-_HARMLESS = {
-    "transformer_task": (None, "feature-extraction"),
-    "module_output_name": (None, "token_embeddings"),
-    "processing_kwargs": (None, {}),
-    "query_length": (None,),
-    "document_length": (None,),
-    "query_expansion": (None,),
-}
 # What newer versions say of a Dense module besides.
 _CUT_DEFAULTS = {
     "module_input_name": "sentence_embedding",
@@ -95,11 +90,14 @@ def read_settings(folder: Path) -> FolderSettings:
     """Read the settings of a sentence-transformers folder; all None for a plain transformers folder.
 
     Raises:
-        ValueError: If the folder asks for a module, a pooling mode or an option that is not implemented here.
+        ValueError: If the folder asks for a module, a pooling mode or an option that is not implemented here, or a file
+            is not as it should be.
     """
+    about = read_about(folder / "config_sentence_transformers.json")
     if not (folder / "modules.json").is_file():
+        log_unused(folder / "config_sentence_transformers.json", about, {"__version__"})
         return FolderSettings()
-    modules = _read_json(folder / "modules.json")
+    modules = read_modules(folder)
     kinds = [_module_kind(module["type"], folder) for module in modules]
     is_cut = kinds[2:3] == ["Dense"]
     if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2 + is_cut :]) - {"Normalize"}:
@@ -110,14 +108,13 @@ def read_settings(folder: Path) -> FolderSettings:
     for module in modules[2 + is_cut :]:
         _check_normalize(folder / module["path"])
     transformer = _transformer_config(folder / modules[0]["path"])
-    prompts = _read_json(folder / "config_sentence_transformers.json")
     return FolderSettings(
         backbone=modules[0]["path"],
         pooling=_pooling_mode(folder / modules[1]["path"]),
         normalize="Normalize" in kinds,
-        query_prompt=_prompt(prompts, "query"),
-        document_prompt=_prompt(prompts, "document", "passage", "corpus"),
-        max_length=transformer.get("max_seq_length"),
+        query_prompt=_prompt(about, "query"),
+        document_prompt=_prompt(about, *DOCUMENT_PROMPTS),
+        max_length=max_length(transformer, folder),
         lowercase=bool(transformer.get("do_lower_case")),
         dimension=_cut_dimension(folder / modules[2]["path"]) if is_cut else None,
     )
@@ -141,7 +138,7 @@ def write_settings(folder: Path, *, width: int | None = None, **settings: Unpack
     _write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": settings["max_length"], "do_lower_case": False}
     )
-    modes = {key: key == _OLD_KEY[settings["pooling"]] for key in _OLD_POOLING_KEYS}
+    modes = {key: key == _OLD_KEY[settings["pooling"]] for key in OLD_POOLING_KEYS}
     _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **modes})
     if dimension < width:
         _write_cut(folder / "2_Dense", dimension, width)
@@ -167,23 +164,25 @@ def _module_kind(type_name: str, folder: Path) -> str:
 def _transformer_config(folder: Path) -> dict[str, Any]:
     # Early sentence-transformers named this file after the architecture: sentence_roberta_config.json and so on.
     paths = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
-    config: dict[str, Any] = next((_read_json(path) for path in paths if path.is_file()), {})
-    for key, harmless in _HARMLESS.items():
+    config = next((read_if_there(path) for path in paths if path.is_file()), {})
+    for key, harmless in HARMLESS.items():
         if config.get(key) not in harmless:
             raise ValueError(f"{folder} sets {key} to {config[key]!r}, which is not supported")
-    output = config.get("modality_config", {}).get("text", {}).get("method_output_name", "last_hidden_state")
+    of_text = inner_settings(inner_settings(config, "modality_config", folder), "text", folder)
+    output = of_text.get("method_output_name", "last_hidden_state")
     if output != "last_hidden_state":
         raise ValueError(f"{folder} embeds from the model's {output!r}; supported is last_hidden_state")
+    log_unused(next((path for path in paths if path.is_file()), folder), config, KNOWN["Transformer"])
     return config
 
 
 def _pooling_mode(folder: Path) -> Pooling:
     if not (folder / "config.json").is_file():
         raise ValueError(f"expected the pooling settings in {folder / 'config.json'}, which is missing")
-    config = _read_json(folder / "config.json")
+    config = read_if_there(folder / "config.json")
     # A single flag may also be given as a list of one; no flag at all has always meant the mean.
-    modes = config.get("pooling_mode") or [mode for key, mode in _OLD_POOLING_KEYS.items() if config.get(key)]
-    modes = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
+    modes = config.get("pooling_mode") or [mode for key, mode in OLD_POOLING_KEYS.items() if config.get(key)]
+    modes = [str(mode) for mode in (modes if isinstance(modes, list) else [modes])] or ["mean"]
     if len(modes) > 1 or modes[0] not in _OUR_NAME:
         raise ValueError(
             f"{folder} pools by {' and '.join(modes)}, which is not supported; supported is one of "
@@ -191,12 +190,13 @@ def _pooling_mode(folder: Path) -> Pooling:
         )
     if not config.get("include_prompt", True):
         raise ValueError(f"{folder} leaves the prompt out of pooling (include_prompt: false), which is not supported")
+    log_unused(folder / "config.json", config, KNOWN["Pooling"])
     return _OUR_NAME[modes[0]]
 
 
 def _cut_dimension(folder: Path) -> int:
     """Return how many leading dimensions a Dense module keeps; refuse one that does anything else."""
-    config = _read_json(folder / "config.json")
+    config = read_if_there(folder / "config.json")
     weights = load_file(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else {}
     matrix = weights.pop("linear.weight", torch.empty(0, 0))
     is_cut = torch.equal(matrix, torch.eye(*matrix.shape)) and not weights
@@ -216,21 +216,17 @@ def _cut_config(dimension: int, width: int) -> dict[str, Any]:
 
 
 def _check_normalize(folder: Path) -> None:
-    config = _read_json(folder / "config.json")
+    config = read_if_there(folder / "config.json")
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise ValueError(f"{folder} normalizes {config[key]!r}; supported is sentence_embedding")
+    log_unused(folder / "config.json", config, KNOWN["Normalize"])
 
 
-def _prompt(config: Mapping[str, Any], *names: str) -> str | None:
+def _prompt(about: Mapping[str, Any], *names: str) -> str | None:
     """Find the prompt under the first of `names` that exists, else the folder's default prompt."""
-    prompts = config.get("prompts") or {}
-    return next((prompts[name] for name in (*names, config.get("default_prompt_name")) if name in prompts), None)
-
-
-def _read_json(path: Path) -> Any:
-    """Read a JSON file; {} if there is none, which is how sentence-transformers treats it."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    prompts = about["prompts"]
+    return next((prompts[name] for name in (*names, about.get("default_prompt_name")) if name in prompts), None)
 
 
 def _write_json(path: Path, value: object) -> None:

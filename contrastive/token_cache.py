@@ -16,10 +16,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
-from contrastive.micro_batches import token_ids
+from contrastive.micro_batches import Row, token_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,31 +24,32 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 1 << 25
 """Tokens that are kept, of all tokenizers together: 128 MiB, enough for 200,000 texts of 170 tokens."""
 
-_kept: dict[bytes, NDArray[np.int32]] = {}
+_kept: dict[bytes, Row] = {}
 _room = _MOST_TOKENS
 _fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, bytes] = WeakKeyDictionary()
 
 
 def cached_token_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int
-) -> list[NDArray[np.int32]]:
-    """Return what `micro_batches.token_ids` does, as arrays that must not be changed; see the module.
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, further: Sequence[str] = ()
+) -> list[Row]:
+    """Return what `micro_batches.token_rows` does, in arrays that must not be changed; see the module.
 
     Args:
         tokenizer: Its rules must not change after its first use here; tokens may be added.
         texts: Any number of texts.
         max_length: Tokens a text is cut to, special ones included.
+        further: Inputs of the model besides the ids.
     """
     global _room
-    start = blake2b(_fingerprint(tokenizer) + f" {max_length}".encode()).digest()
+    start = blake2b(_fingerprint(tokenizer) + " ".join(["", str(max_length), *further]).encode()).digest()
     keys = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=start).digest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in _kept}
-    made = token_ids(tokenizer, list(missing.values()), max_length=max_length) if missing else []
-    fresh = {key: np.array(ids, dtype=np.int32) for key, ids in zip(missing, made, strict=True)}
-    for key, ids in fresh.items():
-        if len(ids) <= _room:
-            _room -= len(ids)
-            _kept[key] = ids
+    made = token_rows(tokenizer, list(missing.values()), max_length=max_length, further=further) if missing else []
+    fresh = dict(zip(missing, made, strict=True))
+    for key, row in fresh.items():
+        if row.size <= _room:
+            _room -= row.size
+            _kept[key] = row
     return [_kept[key] if key in _kept else fresh[key] for key in keys]
 
 

@@ -29,7 +29,7 @@ TOWERS = ("query", "document")
 NOT_THE_RECIPE = {"folder", "logger", "callbacks", "judge", "before", "query", "trainer", "encoder"}
 OF_THE_TRAINER = ("max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "gradient_clip_val")
 OF_THE_FOLDER = ("pooling", "normalize", "dimension", "query_prompt", "document_prompt", "max_length")
-NOT_OF_THE_ENCODER = {*OF_THE_FOLDER, "name_or_path", "tokens_per_batch", "bucketed", "_target_"}
+NOT_OF_THE_ENCODER = {*OF_THE_FOLDER, "name_or_path", "tokens_per_batch", "bucketed", "check", "_target_"}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,7 +20,8 @@ examples:
   python -m experiments.push outputs/2026-11-23/10-00-00-infonce --repo-id me/job-search --licence apache-2.0
 
 The model, a card made for this repository, and the run's metrics and configuration (in training/, without paths of this
-machine) are uploaded in one commit; checkpoints, rankings, logs and files that are no part of a model are not. Log in first: hf auth login, or HF_TOKEN.
+machine) are uploaded in one commit; checkpoints, rankings, logs and files that are no part of a model are not. Log in
+first: hf auth login, or HF_TOKEN.
 """
 FOLDERS = ("query", "document", "adapter", "[0-9]*_*")
 """Folders of a model, one inside another: towers, adapters, modules of sentence-transformers."""
@@ -122,8 +123,8 @@ def collect(folder: Path, repo_id: str, licence: str | None) -> dict[str, Path |
     A model that no run belongs to is taken as it is, with the card it has.
 
     Raises:
-        ValueError: If the run is not finished, a licence is given for a model that no run belongs to, or a link leads out
-            of the folder.
+        ValueError: If the run is not finished, a licence is given for a model that no run belongs to, or a link leads
+            out of the folder.
         FileNotFoundError: If the folder is neither a run's nor a model's.
     """
     folder = folder.resolve()

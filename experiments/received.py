@@ -57,7 +57,9 @@ def read_config(path: Path) -> dict[str, Any]:
         config = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(error).split())
-        raise ValueError(f"expected {path} to be YAML as a run writes it, got {type(error).__name__}: {said}") from error
+        raise ValueError(
+            f"expected {path} to be YAML as a run writes it, got {type(error).__name__}: {said}"
+        ) from error
     if not isinstance(config, dict):
         raise ValueError(f"expected {path} to hold settings by name, got {config!r:.80}")
     return config

@@ -144,7 +144,7 @@ def test_code_that_comes_with_a_cross_encoder_is_not_run_and_nobody_is_asked(
     assert load_pair_scorer(folder, device="cpu")(["nurse"], ["hospital"]) == pytest.approx(expected)
     config = {**json.loads((folder / "config.json").read_text()), "model_type": "frob"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="model_type 'frob' is none .*, and code that comes with a model is never run"):
+    with pytest.raises(ValueError, match=r"'frob' is none .*, and code that comes with a model is never run"):
         load_pair_scorer(folder)
 
 
@@ -152,12 +152,14 @@ def test_a_cross_encoder_is_read_from_safetensors_alone(tiny_model_folder: Path,
     folder = save_classifier(1, tiny_model_folder, tmp_path / "classifier")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"expected model\.safetensors in .*classifier, found none; other weight"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected model\.safetensors in .*classifier, found none; other weight"
+    ):
         load_pair_scorer(folder)
 
 
 def test_an_encoder_is_no_cross_encoder(tiny_model_folder: Path) -> None:
-    with pytest.raises(ValueError, match="lacks 2 weights of BertForSequenceClassification, the first is classifier.b"):
+    with pytest.raises(ValueError, match="lacks 2 weights of BertForSequenceClassification, the first is classifier"):
         load_pair_scorer(tiny_model_folder)
 
 

@@ -250,7 +250,9 @@ def test_links_inside_the_folder_are_followed_and_other_files_left_out(
     assert {"config.json", "3_Other/config.json", "adapter/config.json"} <= set(files)
     assert "private" not in files.values()
     left_out = capsys.readouterr().err
-    assert "left out, no part of a model: .cache, 1_Pooling/keys.json, 3_Other/query, adapter/query, checkpo" in left_out
+    assert (
+        "left out, no part of a model: .cache, 1_Pooling/keys.json, 3_Other/query, adapter/query, checkpo" in left_out
+    )
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,109 @@ def test_normalizing_token_vectors_is_refused(tmp_path: Path) -> None:
         read_settings(folder)
 
 
+def test_what_is_not_used_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    about = {"prompts": {"query": "q: ", "sts": "s: ", "none": ""}, "truncate_dim": 8, "empty": None, "__version__": {}}
+    transformer = {"max_seq_length": 9, "tokenizer_args": {"padding_side": "left"}, "model_args": {}}
+    folder = make_folder(
+        tmp_path,
+        old_types("Transformer", "Pooling", "Normalize"),
+        about=about,
+        transformer=transformer,
+        pooling={"pooling_mode": "mean", "temperature": 2},
+    )
+    write_json(folder / "2_m/config.json", {"p": 1})
+    read_settings(folder)
+    assert sorted(message.removeprefix(f"{folder}/") for message in caplog.messages) == [
+        "1_m/config.json sets temperature, which is not used",
+        "2_m/config.json sets p, which is not used",
+        "config_sentence_transformers.json has prompts that are not used: sts; query_prompt and document_prompt take "
+        "others",
+        "config_sentence_transformers.json sets truncate_dim, which is not used",
+        "sentence_bert_config.json sets tokenizer_args, which is not used",
+    ]
+
+
+def test_a_plain_folder_does_not_use_what_is_said_of_modules(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_json(tmp_path / "config_sentence_transformers.json", {"prompts": {"query": "q: "}})
+    assert read_settings(tmp_path) == FolderSettings()
+    assert "config_sentence_transformers.json sets prompts, which is not used" in caplog.text
+
+
+def test_nothing_is_said_of_what_we_and_others_write(
+    tmp_path: Path, tiny_model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    chain = [modules.Transformer(str(tiny_model_folder)), modules.Pooling(32), modules.Normalize()]
+    SentenceTransformer(modules=chain, prompts={"query": "q: "}, device="cpu").save_pretrained(str(tmp_path))
+    caplog.clear()
+    read_settings(tmp_path)
+    write_settings(
+        tmp_path, dimension=8, pooling="cls", normalize=True, query_prompt="q", document_prompt="d", max_length=9
+    )
+    read_settings(tmp_path)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"model_type": "SparseEncoder"}, "is a SparseEncoder; supported is a SentenceTransformer"),
+        (
+            {"default_prompt_name": "a", "prompts": {"b": ""}},
+            r"default_prompt_name in .* to be one of \['b'\], got 'a'",
+        ),
+        ({"default_prompt_name": ["b"], "prompts": {"b": ""}}, r"default_prompt_name in .*, got \['b'\]"),
+        ({"prompts": ["q: "]}, r"expected the prompts in .* to be texts by name, got \['q: '\]"),
+        ({"prompts": {"query": 1}}, r"expected the prompts in .* to be texts by name, got \{'query': 1\}"),
+    ],
+)
+def test_what_is_said_of_a_model_has_its_types(tmp_path: Path, about: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_settings(make_folder(tmp_path, BOTH, about=about))
+
+
+@pytest.mark.parametrize("length", ["many", 0, True, 3.5])
+def test_a_maximum_length_is_a_number_of_tokens(tmp_path: Path, length: Any) -> None:
+    with pytest.raises(ValueError, match=f"max_seq_length of .* to be a number of tokens, got {length!r}"):
+        read_settings(make_folder(tmp_path, BOTH, transformer={"max_seq_length": length}))
+
+
+@pytest.mark.parametrize("path", ["../1_Pooling", "/1_Pooling"])
+def test_a_module_outside_the_folder_is_refused(tmp_path: Path, path: str) -> None:
+    folder = make_folder(tmp_path, BOTH)
+    write_json(folder / "modules.json", [{"path": "", "type": BOTH[0]}, {"path": path, "type": BOTH[1]}])
+    with pytest.raises(ValueError, match=f"modules in .* to be inside the folder, got '{path}'"):
+        read_settings(folder)
+
+
+FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_m/config.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", ["null", "7", '"x"', "[null]", '{"a": ', "[" * 100_000, "\xff"])
+def test_a_file_of_another_shape_is_one_line_that_names_it(tmp_path: Path, name: str, content: str) -> None:
+    folder = make_folder(tmp_path, BOTH)
+    (folder / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"^expected {folder / name} to (hold|be JSON)") as refused:
+        read_settings(folder)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("transformer", "message"),
+    [
+        ({"modality_config": [1]}, "expected modality_config of the Transformer in"),
+        ({"modality_config": {"text": 3}}, "expected text of the Transformer in"),
+    ],
+)
+def test_inner_settings_have_their_types(tmp_path: Path, transformer: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_settings(make_folder(tmp_path, BOTH, transformer=transformer))
+
+
 IDENTITY = "torch.nn.modules.linear.Identity"
 CUT = {"in_features": 8, "out_features": 3, "bias": False, "activation_function": IDENTITY}
 

@@ -199,7 +199,7 @@ def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked(
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     assert Text2TextWriter(folder, query_tokens=3)(["nurse"]) == Text2TextWriter(t5_folder, query_tokens=3)(["nurse"])
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "frob"}))
-    with pytest.raises(ValueError, match="to describe an encoder-decoder model: .*code that comes with a model is nev"):
+    with pytest.raises(ValueError, match=r"to describe an encoder-decoder model: .*code that comes with a model is ne"):
         Text2TextWriter(folder)(["nurse"])
 
 

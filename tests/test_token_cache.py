@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from contrastive import token_cache
 from contrastive.encoder import Encoder
-from contrastive.micro_batches import token_ids
+from contrastive.micro_batches import Row, token_ids, token_rows
 from contrastive.token_cache import cached_token_ids
 
 TEXTS = ["data engineer", "nurse", "", "a nurse 👩‍⚕️ \ud83d", "nurse"]
@@ -27,11 +28,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The texts that were really tokenised."""
     texts: list[str] = []
 
-    def noting(tokenizer: PreTrainedTokenizerBase, given: list[str], *, max_length: int) -> list[list[int]]:
+    def noting(tokenizer: PreTrainedTokenizerBase, given: list[str], **options: Any) -> list[Row]:
         texts.extend(given)
-        return token_ids(tokenizer, given, max_length=max_length)
+        return token_rows(tokenizer, given, **options)
 
-    monkeypatch.setattr(token_cache, "token_ids", noting)
+    monkeypatch.setattr(token_cache, "token_rows", noting)
     return texts  # type: ignore[return-value]
 
 
