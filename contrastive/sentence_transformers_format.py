@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contrastive.pooling import Pooling
+from contrastive.similarity import SimilarityName
 
 _OLD_POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -68,6 +69,7 @@ class FolderSettings:
         max_length: Tokens a text is cut to, special ones included.
         lowercase: Whether texts must be lower-cased before they are tokenised.
         dimension: Leading dimensions that embeddings are cut to.
+        similarity: How embeddings are compared, in the word of the folder, which may be one that is not known here.
     """
 
     backbone: str = ""
@@ -78,10 +80,11 @@ class FolderSettings:
     max_length: int | None = None
     lowercase: bool = False
     dimension: int | None = None
+    similarity: str | None = None
 
 
 class EncoderSettings(TypedDict):
-    """What, beside the weights, decides the embedding of a text; every value given, see `FolderSettings`."""
+    """What, beside the weights, decides the embedding of a text and its scores; all given, see `FolderSettings`."""
 
     pooling: Pooling
     normalize: bool
@@ -89,6 +92,7 @@ class EncoderSettings(TypedDict):
     query_prompt: str
     document_prompt: str
     max_length: int
+    similarity: SimilarityName
 
 
 def read_settings(folder: Path) -> FolderSettings:
@@ -120,6 +124,7 @@ def read_settings(folder: Path) -> FolderSettings:
         max_length=transformer.get("max_seq_length"),
         lowercase=bool(transformer.get("do_lower_case")),
         dimension=_cut_dimension(folder / modules[2]["path"]) if is_cut else None,
+        similarity=prompts.get("similarity_fn_name"),
     )
 
 
@@ -148,7 +153,7 @@ def write_settings(folder: Path, *, width: int | None = None, **settings: Unpack
     about = {
         "prompts": {"query": settings["query_prompt"], "document": settings["document_prompt"]},
         "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
+        "similarity_fn_name": settings["similarity"],
     }
     _write_json(folder / "config_sentence_transformers.json", about)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from omegaconf import DictConfig
 from torch import nn
 
+from contrastive.agreement import check_agreement, loss_settings
 from contrastive.data import RetrievalTask, TextData
 from contrastive.embedded_batch import parameters_of
 from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder
 from contrastive.negatives import Kept
 from contrastive.optimization import planned_steps
+from contrastive.similarity import similarity_of
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 
@@ -42,11 +45,16 @@ class Parts:
 
 def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
     """Build every part, cheap ones first, and refuse what cannot work before anything long starts."""
-    loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
     strategy = instantiate(config.negatives)
     if config.judge not in ("dev", "test"):
         raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
+    encoder: Encoder = instantiate(config.encoder)  # what it and the loss refuse is known before the data are read
+    guide = instantiate(config.guide) if any("guide_similarity" in node for node in _losses(config.loss)) else None
+    loss = build_loss(config.loss, encoder, guide)
+    if guide is None and "guide_queries" in parameters_of(loss):
+        guide = instantiate(config.guide)
+    check_agreement(loss, encoder)
     data: TextData = instantiate(config.data)
     task = data.dev if config.judge == "dev" else data.test
     if task is None:
@@ -57,7 +65,6 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
     cache = embedding_cache(config.cache)
-    encoder: Encoder = instantiate(config.encoder)
     validates = data.dev is not None and config.trainer.limit_val_batches != 0
     callbacks = [*build_callbacks(config, validates=validates), *further]
     loggers = instantiate(config.logger, folder=folder)
@@ -71,7 +78,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
         num_negatives=config.num_negatives,
         negatives=_kept(strategy, config.cache),
         encoder=encoder,
-        guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
+        guide=guide,
         cache=cache,
         **config.batches,
     )
@@ -83,6 +90,37 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     )
     module.rehearse(datamodule.rehearsal())
     return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache)
+
+
+def build_loss(config: DictConfig, encoder: object, guide: object = None) -> nn.Module:
+    """Build a loss that compares embeddings as their encoder does, unless its configuration says otherwise.
+
+    Its `similarity`, or `distance` and `normalize`, are the encoder's where they are null, those of a loss inside it
+    too; `guide_similarity` is the guide's.
+
+    Raises:
+        ValueError: If a loss of distances is to compare by dot product.
+    """
+    config = copy.deepcopy(config)
+    settings = {**loss_settings(encoder), "guide_similarity": similarity_of(guide).name}
+    for node in _losses(config):
+        for name in settings.keys() & node.keys():
+            if node[name] is None and settings[name] is None:
+                raise ValueError(
+                    f"expected an encoder with a distance for {node._target_.rpartition('.')[2]}, got "
+                    f"{similarity_of(encoder)} (encoder.similarity), which is none: choose a loss of scores, such as "
+                    "loss=infonce, or encoder.similarity=cosine or euclidean"
+                )
+            if node[name] is None:
+                node[name] = settings[name]
+    loss: nn.Module = instantiate(config)
+    return loss
+
+
+def _losses(config: DictConfig) -> list[DictConfig]:
+    """Return the configuration of a loss and, one after the other, of the losses inside it."""
+    inner = config.get("loss")
+    return [config, *(_losses(inner) if isinstance(inner, DictConfig) else [])]
 
 
 def embedding_cache(folder: str | None) -> EmbeddingCache | None:
