@@ -100,7 +100,11 @@ class Memory(Protocol):
 
 
 class TextEncoder(Protocol):
-    """Embeds texts, [B, D], in their order; `side` chooses the prompt."""
+    """Embeds texts, [B, D], in their order; `side` chooses the prompt.
+
+    One whose embeddings are not to be compared by cosine has a `similarity`, "dot" or "euclidean"; whoever compares
+    them asks `contrastive.similarity.similarity_of`.
+    """
 
     def __call__(self, texts: Sequence[str], *, side: Side) -> Tensor:
         """Embed with gradients, for a training step."""

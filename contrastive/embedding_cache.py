@@ -212,7 +212,9 @@ def embedding_key(encoder: KeyedEncoder, texts: Sequence[str], *, side: Side) ->
     It differs if the weights, their precision, a setting, the side, a text or the order of the texts does.
     """
     digest = hashlib.blake2b(digest_size=20)
-    described = {"version": 2, "side": side, "dimension": encoder.dimension, "settings": dict(encoder.settings)}
+    # How embeddings are compared does not decide them.
+    settings = {name: value for name, value in encoder.settings.items() if name.split(".")[-1] != "similarity"}
+    described = {"version": 2, "side": side, "dimension": encoder.dimension, "settings": settings}
     _add(digest, json.dumps(described, sort_keys=True).encode())
     add_weights(digest, encoder.state_dict())
     for text in texts:

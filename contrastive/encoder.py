@@ -54,6 +54,7 @@ from contrastive.micro_batches import (
 from contrastive.pooling import POOLINGS, Pooling, check_pooling
 from contrastive.pretrained import open_pretrained, write_pretrained
 from contrastive.sentence_transformers_format import EncoderSettings
+from contrastive.similarity import SimilarityName, check_similarity_name
 from contrastive.token_cache import cached_token_ids
 from contrastive.trial import freeze_unused, stands_padding, trial_rows, unchanged_random_state
 
@@ -80,6 +81,8 @@ class Encoder(nn.Module):
         query_prompt: Text put before every query.
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included.
+        similarity: How embeddings are compared, "cosine", "dot" or "euclidean": in training, mining, validation, search
+            and wherever else a score is made of them.
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
@@ -87,7 +90,7 @@ class Encoder(nn.Module):
             embeddings; `from_pretrained` finds out.
 
     Raises:
-        ValueError: If the pooling is unknown, or `dimension`, `max_length` or `tokens_per_batch` cannot be.
+        ValueError: If pooling or similarity is unknown, or `dimension`, `max_length` or `tokens_per_batch` cannot be.
 
     Example:
         >>> encoder = Encoder.from_pretrained(embedded_minilm(), max_length=256)
@@ -110,6 +113,7 @@ class Encoder(nn.Module):
         query_prompt: str = "",
         document_prompt: str = "",
         max_length: int = 256,
+        similarity: SimilarityName = "cosine",
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
         padding: bool = True,
@@ -130,6 +134,7 @@ class Encoder(nn.Module):
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
         self.max_length = max_length
+        self.similarity: SimilarityName = check_similarity_name(similarity)
         self.tokens_per_batch = tokens_per_batch
         self.bucketed = bucketed
         self.padding = padding
@@ -147,6 +152,7 @@ class Encoder(nn.Module):
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_length: int | None = None,
+        similarity: SimilarityName | None = None,
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
         lora: LoRA | None = None,
@@ -157,8 +163,8 @@ class Encoder(nn.Module):
         """Load a sentence-transformers or plain transformers model or an adapter, in float32 and eval mode.
 
         What is None is taken from the folder's sentence-transformers files; where these are missing or silent, pooling
-        is the mean, without normalization and prompts, all dimensions are kept, and the maximum length is the smaller
-        of the model's and the tokenizer's.
+        is the mean, without normalization and prompts, all dimensions are kept, the similarity is cosine, and the
+        maximum length is the smaller of the model's and the tokenizer's.
 
         Args:
             name_or_path: A local folder, or a name on the hub ("org/name"), which is downloaded.
@@ -168,6 +174,7 @@ class Encoder(nn.Module):
             query_prompt: Text put before every query; "" for none.
             document_prompt: Text put before every document; "" for none.
             max_length: Tokens a text is cut to, special ones included.
+            similarity: How embeddings are compared, "cosine", "dot" or "euclidean".
             tokens_per_batch: As for the class.
             bucketed: As for the class.
             lora: Low-rank adapters to train in place of the weights.
@@ -196,6 +203,10 @@ class Encoder(nn.Module):
             query_prompt=(settings.query_prompt or "") if query_prompt is None else query_prompt,
             document_prompt=(settings.document_prompt or "") if document_prompt is None else document_prompt,
             max_length=max_length,
+            similarity=check_similarity_name(
+                similarity or settings.similarity or "cosine",
+                "similarity" if similarity else f"similarity_fn_name of {name_or_path}, or else similarity,",
+            ),
             tokens_per_batch=tokens_per_batch,
             bucketed=bucketed,
         ).eval()
@@ -211,7 +222,7 @@ class Encoder(nn.Module):
 
     @property
     def settings(self) -> EncoderSettings:
-        """What, beside the weights, decides the embedding of a text, as plain values."""
+        """What, beside the weights, decides the embedding of a text and how it is compared, as plain values."""
         return {
             "pooling": self.pooling,
             "normalize": self.normalize,
@@ -219,6 +230,7 @@ class Encoder(nn.Module):
             "query_prompt": self.query_prompt,
             "document_prompt": self.document_prompt,
             "max_length": self.max_length,
+            "similarity": self.similarity,
         }
 
     @property

@@ -14,7 +14,7 @@ from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation import Rankings, retrieve
 from contrastive.micro_batches import check_texts
 from contrastive.passages import split_passages, title_and_body
-from contrastive.similarity import cosine
+from contrastive.similarity import similarity_of
 
 _log = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ class Hit:
     Attributes:
         rank: Its place, 1 is the best.
         id: Id of the document.
-        score: Cosine of query and document, -1 to 1, higher is closer.
+        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer.
         title: The first line of the document, its beginning if that is long.
         text: The whole document.
         passage: The part of the document that is closest to the query; None if not asked for, or if it has no text.
-        passage_score: Cosine of query and passage.
+        passage_score: Similarity of query and passage.
     """
 
     rank: int
@@ -74,6 +74,7 @@ class SearchIndex:
         if not documents:
             raise ValueError("expected at least one document to search, got none")
         self.encoder = encoder
+        self.similarity = similarity_of(encoder)
         self.documents = dict(documents)
         self._ids = tuple(self.documents)
         texts = list(self.documents.values())
@@ -110,7 +111,7 @@ class SearchIndex:
         embedded = self.encoder.encode(queries, side="query", show_progress=False, as_numpy=False)
         self._embeddings = self._embeddings.to(embedded.device)  # the encoder may have moved, and a cache is on the CPU
         names = [str(place) for place in range(len(queries))]
-        rankings = retrieve(embedded, self._embeddings, names, self._ids, depth=k)
+        rankings = retrieve(embedded, self._embeddings, names, self._ids, depth=k, similarity=self.similarity)
         best = self._best_passages(embedded, rankings) if passages else {}
         return [
             [
@@ -130,7 +131,8 @@ class SearchIndex:
         best = {}
         for query, (name, ids) in zip(queries.double(), rankings.documents.items(), strict=True):
             for id_ in ids:
-                scores = cosine(query[None], embedded[[row[passage] for passage in passages[id_]]])[0].tolist()
+                parts = embedded[[row[passage] for passage in passages[id_]]]
+                scores = self.similarity(query[None], parts)[0].tolist()
                 if scores:
                     best[name, id_] = max(zip(passages[id_], scores, strict=True), key=lambda scored: scored[1])
         return best

@@ -34,6 +34,7 @@ from contrastive.folder_fields import (
     read_modules,
 )
 from contrastive.pooling import Pooling
+from contrastive.similarity import SimilarityName
 
 _OUR_NAME: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _OLD_KEY: Mapping[Pooling, str] = {
@@ -63,6 +64,7 @@ class FolderSettings:
         max_length: Tokens a text is cut to, special ones included.
         lowercase: Whether texts must be lower-cased before they are tokenised.
         dimension: Leading dimensions that embeddings are cut to.
+        similarity: How embeddings are compared, in the word of the folder, which may be one that is not known here.
     """
 
     backbone: str = ""
@@ -73,10 +75,11 @@ class FolderSettings:
     max_length: int | None = None
     lowercase: bool = False
     dimension: int | None = None
+    similarity: str | None = None
 
 
 class EncoderSettings(TypedDict):
-    """What, beside the weights, decides the embedding of a text; every value given, see `FolderSettings`."""
+    """What, beside the weights, decides the embedding of a text and its scores; all given, see `FolderSettings`."""
 
     pooling: Pooling
     normalize: bool
@@ -84,6 +87,7 @@ class EncoderSettings(TypedDict):
     query_prompt: str
     document_prompt: str
     max_length: int
+    similarity: SimilarityName
 
 
 def read_settings(folder: Path) -> FolderSettings:
@@ -117,6 +121,7 @@ def read_settings(folder: Path) -> FolderSettings:
         max_length=max_length(transformer, folder),
         lowercase=bool(transformer.get("do_lower_case")),
         dimension=_cut_dimension(folder / modules[2]["path"]) if is_cut else None,
+        similarity=about.get("similarity_fn_name"),
     )
 
 
@@ -145,7 +150,7 @@ def write_settings(folder: Path, *, width: int | None = None, **settings: Unpack
     about = {
         "prompts": {"query": settings["query_prompt"], "document": settings["document_prompt"]},
         "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
+        "similarity_fn_name": settings["similarity"],
     }
     _write_json(folder / "config_sentence_transformers.json", about)
 

@@ -67,10 +67,14 @@ class ProductSimilarity:
 
     def of_pairs(self, left: Tensor, right: Tensor) -> Tensor:
         """Return the scores of left [..., D] and right [..., D], row by row: [...], in float32 or better."""
-        left, right = self.prepare(left), self.prepare(right)
-        if self.lengths_matter:
-            return -torch.linalg.vector_norm(left - right, dim=-1)
-        return (left * right).sum(-1)
+        return self.scores_of_pairs(self.prepare(left), self.prepare(right))
+
+    def scores_of_pairs(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return the scores of prepared left [..., D] and right [..., D], row by row, [...]."""
+        if not self.lengths_matter:
+            return (left * right).sum(-1)
+        distances: Tensor = torch.linalg.vector_norm(left - right, dim=-1)
+        return -distances
 
     @torch.no_grad()
     def size(self, queries: Tensor, keys: Tensor) -> float:
@@ -158,16 +162,26 @@ def named(similarity: Similarity | SimilarityName) -> Similarity:
     raise ValueError(f"expected similarity 'cosine', 'dot', 'euclidean' or a callable, got {similarity!r}")
 
 
-def check_similarity_name(name: str) -> SimilarityName:
+def check_similarity_name(name: str, what: str = "similarity") -> SimilarityName:
     """Return the name of a similarity as it is.
+
+    Raises:
+        ValueError: If there is none of that name; it says `what` has it.
+    """
+    known: tuple[SimilarityName, ...] = get_args(SimilarityName)
+    for each in known:
+        if name == each:
+            return each
+    raise ValueError(f"expected {what} to be one of {', '.join(known)}, got {name!r}")
+
+
+def product_similarity(name: str) -> ProductSimilarity:
+    """Return the similarity of that name.
 
     Raises:
         ValueError: If there is none of that name.
     """
-    for known in get_args(SimilarityName):
-        if name == known:
-            return known  # type: ignore[no-any-return]
-    raise ValueError(f"expected similarity to be one of {', '.join(get_args(SimilarityName))}, got {name!r}")
+    return {"cosine": cosine, "dot": dot, "euclidean": euclidean}[check_similarity_name(name)]
 
 
 def similarity_of(encoder: object) -> ProductSimilarity:
@@ -180,8 +194,7 @@ def similarity_of(encoder: object) -> ProductSimilarity:
         >>> similarity_of(object())
         cosine
     """
-    name = check_similarity_name(getattr(encoder, "similarity", "cosine"))
-    return {"cosine": cosine, "dot": dot, "euclidean": euclidean}[name]
+    return product_similarity(getattr(encoder, "similarity", "cosine"))
 
 
 def flipped(similarity: Similarity) -> Similarity:

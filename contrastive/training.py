@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from contrastive.accumulation import average_window, rewind_to_step
+from contrastive.agreement import check_agreement
 from contrastive.data import Batch, RetrievalTask
 from contrastive.distributed import gather, world_size
 from contrastive.embedded_batch import EmbeddedBatch, loss_arguments, parameters_of
@@ -52,7 +53,8 @@ class ContrastiveModule(lightning.LightningModule):
         momentum_encoder: Makes the keys that go into the memory; without it they are the encoder's own.
 
     Raises:
-        ValueError: If there is a momentum encoder and no memory to fill.
+        ValueError: If there is a momentum encoder and no memory to fill, or loss and encoder do not compare embeddings
+            alike, see `agreement.check_agreement`.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ContrastiveModule(lightning.LightningModule):
         super().__init__()
         if memory is None and momentum_encoder is not None:
             raise ValueError("expected a memory that the momentum encoder fills, got none")
+        check_agreement(loss, encoder)
         self.encoder = encoder
         self.loss = loss
         self.optimizer = optimizer

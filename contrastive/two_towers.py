@@ -1,7 +1,7 @@
 """Two encoders, one for queries and one for documents, used and trained as one; and loading either kind.
 
-Both towers embed into one space, so they must agree on the width. Started from one checkpoint they are independent
-copies, and nothing ties them together but the loss.
+Both towers embed into one space, so they must agree on the width and the similarity. Started from one checkpoint they
+are independent copies, and nothing ties them together but the loss.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contrastive.checkpoints import local_folder
 from contrastive.contracts import Side
 from contrastive.encoder import Encoder, TokenCount
 from contrastive.model_folders import TWO_TOWERS
+from contrastive.similarity import SimilarityName
 
 
 class TwoTowers(nn.Module):
@@ -28,7 +29,7 @@ class TwoTowers(nn.Module):
         document: Encoder of the documents.
 
     Raises:
-        ValueError: If their embeddings differ in width.
+        ValueError: If their embeddings differ in width, or in how they are to be compared.
 
     Example:
         >>> from contrastive.encoder import embedded_minilm
@@ -43,6 +44,11 @@ class TwoTowers(nn.Module):
             raise ValueError(
                 "expected both towers to give embeddings of one width, "
                 f"got {query.dimension} for queries and {document.dimension} for documents"
+            )
+        if query.similarity != document.similarity:
+            raise ValueError(
+                "expected both towers to compare embeddings alike, "
+                f"got {query.similarity} of the query tower and {document.similarity} of the document tower"
             )
         self.query = query
         self.document = document
@@ -71,8 +77,18 @@ class TwoTowers(nn.Module):
         return self.query.dimension
 
     @property
+    def similarity(self) -> SimilarityName:
+        """How embeddings of the two are compared."""
+        return self.query.similarity
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the embeddings of both get length 1."""
+        return self.query.normalize and self.document.normalize
+
+    @property
     def settings(self) -> dict[str, object]:
-        """What, beside the weights, decides the embedding of a text, as plain values under `<side>.<name>`."""
+        """What, beside the weights, decides embeddings and their scores, as plain values under `<side>.<name>`."""
         return {
             f"{side}.{name}": value
             for side, tower in (("query", self.query), ("document", self.document))

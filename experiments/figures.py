@@ -22,6 +22,8 @@ BESIDE = {"dev/ndcg@10": {"BM25": "dev/bm25_ndcg@10", "untuned": "dev/untuned_nd
 CURVES = ("train/loss", "train/gradient_norm", "train/learning_rate", "dev/ndcg@10")
 KINDS = {"relevant": "relevant", "random": "random, not relevant", "bm25_hard": "BM25's best not relevant"}
 """The kinds of pairs of `judging.similarities` and their names in the legend."""
+SCORES = {"cosine": "cosine", "dot": "dot product", "euclidean": "minus the distance"}
+"""What the similarities are called."""
 
 
 def illustrate(
@@ -39,14 +41,16 @@ def illustrate(
     systems = {name: judgement.results for name, judgement in judged.items()}
     rankings = {name: judgement.rankings for name, judgement in judged.items()}
     similarities = {name: judgement.similarities for name, judgement in judged.items() if judgement.similarities}
-    write_similarities(folder / "similarities.csv", similarities)
+    # One encoder before and after its training: it has one similarity.
+    similarity = next((judgement.similarity for judgement in judged.values() if judgement.similarities), "cosine")
+    write_similarities(folder / "similarities.csv", similarities, similarity)
     return Outcome(
         final_numbers(report),
         tables={
             "examples": (["query", *judged], example_rows(task, rankings)),
             "per_query": (["query_id", "query", *judged], per_query_rows(task, systems)),
         },
-        figures=draw(folder, systems, similarities, history),
+        figures=draw(folder, systems, similarities, history, similarity),
         histograms={
             f"similarity/{system}/{kind}": values
             for system, kinds in similarities.items()
@@ -61,14 +65,16 @@ def draw(
     systems: Mapping[str, Results],
     similarities: Mapping[str, Mapping[str, Sequence[float]]],
     history: Path,
+    similarity: str = "cosine",
 ) -> dict[str, Path]:
     """Write the figures that there is something to show in as PNG files of a run's folder.
 
     Args:
         folder: Of the run.
         systems: Results by system.
-        similarities: Cosines of pairs by system and kind.
+        similarities: Scores of pairs by system and kind.
         history: CSV file of what was logged by step; it need not exist.
+        similarity: What the scores are: cosine, dot or euclidean.
 
     Returns:
         The files by name: `results`, `training`, `similarities`.
@@ -76,7 +82,7 @@ def draw(
     figures = {
         "results": results_figure(systems),
         "training": training_figure(_read(history)),
-        "similarities": similarity_figure(similarities),
+        "similarities": similarity_figure(similarities, similarity),
     }
     written = {}
     for name, figure in figures.items():
@@ -132,24 +138,28 @@ def _lines_beside(axes: Axes, rows: Sequence[Mapping[str, str]], lines: Mapping[
         axes.legend()
 
 
-def similarity_figure(similarities: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure | None:
-    """Draw a panel a system with the distribution of the cosines of each kind of pair; None if there are none.
+def similarity_figure(
+    similarities: Mapping[str, Mapping[str, Sequence[float]]], similarity: str = "cosine"
+) -> Figure | None:
+    """Draw a panel a system with the distribution of the scores of each kind of pair; None if there are none.
 
     What training should do is move the relevant pairs away from the others, hard ones included.
     """
     shown = {system: kinds for system, kinds in similarities.items() if any(kinds.values())}
     if not shown:
         return None
-    lowest = min(value for kinds in shown.values() for values in kinds.values() for value in values)
-    edges = np.linspace(min(lowest, 0.9), 1, 41)
+    found = [value for kinds in shown.values() for values in kinds.values() for value in values]
+    # Rounding takes a cosine beyond 1; the others end where they end.
+    highest = 1.0 if similarity == "cosine" else max(found)
+    edges = np.linspace(min(min(found), highest - 0.1 * max(1, abs(highest))), highest, 41)
     figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, (system, kinds) in zip(panels, shown.items(), strict=True):
         for kind, label in KINDS.items():
-            values = np.minimum(kinds.get(kind, ()), 1)  # rounding takes a cosine beyond 1
+            values = np.minimum(kinds.get(kind, ()), highest)
             axes.hist(values, edges, weights=np.full(len(values), 1 / max(1, len(values))), alpha=0.5, label=label)
         axes.set_title(system)
-        axes.set_xlabel("cosine of query and document")
+        axes.set_xlabel(f"{SCORES[similarity]} of query and document")
     panels[0].set_ylabel("share of pairs")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS))
     return figure

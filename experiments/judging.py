@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from contrastive.data import RetrievalTask
 from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation import (
@@ -25,6 +23,7 @@ from contrastive.evaluation import (
     triplet_accuracy,
     uniformity,
 )
+from contrastive.similarity import similarity_of
 from contrastive.statistics import paired_difference
 from experiments.baselines import USER_QUERY, bm25_once
 
@@ -38,7 +37,8 @@ class Judgement:
         results: Metrics per query and their means.
         top: Best documents for the user's query, as (score, text).
         embedding_health: Numbers about the embeddings themselves: the weak triplet accuracies, alignment, uniformity.
-        similarities: Cosines of the pairs (query, document) of each kind, in no order; see `similarities`.
+        similarities: Scores of the pairs (query, document) of each kind, in no order; see `similarities`.
+        similarity: What those are: the name of the encoder's similarity.
     """
 
     rankings: Rankings
@@ -46,6 +46,7 @@ class Judgement:
     top: list[tuple[float, str]]
     embedding_health: dict[str, float] = field(default_factory=dict)
     similarities: dict[str, list[float]] = field(default_factory=dict)
+    similarity: str = "cosine"
 
     def summary(self) -> dict[str, Any]:
         """Return means, 95 % intervals and health as plain values for a JSON file."""
@@ -84,6 +85,7 @@ def judge_encoder(
         [USER_QUERY],
         embeddings.document_ids,
         depth=num_top,
+        similarity=embeddings.similarity,
     )
     negatives = {"random": random_negatives(task), "bm25_hard": hard_negatives(task, bm25)}
     return Judgement(
@@ -92,6 +94,7 @@ def judge_encoder(
         _top(asked, task, num_top),
         embedding_health(embeddings, task, negatives),
         similarities(embeddings, task, negatives),
+        similarity_of(encoder).name,
     )
 
 
@@ -100,7 +103,8 @@ def embedding_health(
 ) -> dict[str, float]:
     """Return triplet accuracies (share, higher is better), alignment and uniformity (lower is better).
 
-    An accuracy that no triplet supports is left out: every document may be relevant, or BM25 may find nothing.
+    Accuracies are by the encoder's similarity; alignment and uniformity are of directions alone, whatever that is. An
+    accuracy that no triplet supports is left out: every document may be relevant, or BM25 may find nothing.
 
     Args:
         embeddings: Of the task.
@@ -122,7 +126,7 @@ def embedding_health(
 def similarities(
     embeddings: TaskEmbeddings, task: RetrievalTask, negatives: Mapping[str, Mapping[str, str]]
 ) -> dict[str, list[float]]:
-    """Return the cosines of all relevant pairs, and of each query with its negative of each kind.
+    """Return the scores of all relevant pairs, and of each query with its negative of each kind, by their similarity.
 
     Args:
         embeddings: Of the task.
@@ -130,11 +134,11 @@ def similarities(
         negatives: By kind, the id of one negative by query id.
     """
     pairs = {"relevant": _relevant_pairs(task), **{kind: list(chosen.items()) for kind, chosen in negatives.items()}}
-    cosines = {}
+    scores = {}
     for kind, chosen in pairs.items():
         rows, columns = _places(embeddings, chosen)
-        cosines[kind] = torch.cosine_similarity(embeddings.queries[rows], embeddings.documents[columns]).tolist()
-    return cosines
+        scores[kind] = embeddings.similarity.of_pairs(embeddings.queries[rows], embeddings.documents[columns]).tolist()
+    return scores
 
 
 def gain(before: Judgement, after: Judgement) -> dict[str, dict[str, float]]:

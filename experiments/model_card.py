@@ -28,7 +28,7 @@ TOWERS = ("query", "document")
 # What is no setting of the training, or is told elsewhere in the card.
 NOT_THE_RECIPE = {"folder", "logger", "callbacks", "judge", "before", "query", "trainer", "encoder"}
 OF_THE_TRAINER = ("max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "gradient_clip_val")
-OF_THE_FOLDER = ("pooling", "normalize", "dimension", "query_prompt", "document_prompt", "max_length")
+OF_THE_FOLDER = ("pooling", "normalize", "dimension", "query_prompt", "document_prompt", "max_length", "similarity")
 NOT_OF_THE_ENCODER = {*OF_THE_FOLDER, "name_or_path", "tokens_per_batch", "bucketed", "check", "_target_"}
 
 
@@ -74,6 +74,7 @@ def model_card(run: Path, *, repo_id: str | None = None, licence: str | None = N
         "base": " and ".join(base["name"] for base in bases) or "an unnamed encoder",
         "loss": _short(config["loss"]["_target_"]),
         "encoders": describe_encoders(run / "model", repo_id),
+        "similarity": describe_encoders(run / "model")[0]["similarity"],
         "generated": generated(config["data"]),
         "query_author": query_author(config["data"]),
         "judged_on_pseudo_queries": report["data"]["judged_on"].endswith(PSEUDO_QUERIES),
@@ -209,6 +210,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     from contrastive.sentence_transformers_format import read_settings
 
     settings = asdict(read_settings(folder))
+    settings["similarity"] = settings["similarity"] or "cosine"  # of folders that were saved by an older version
     return {name: settings[name] for name in OF_THE_FOLDER}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from contrastive.agreement import check_agreement, loss_settings
 from contrastive.data import RetrievalTask, TextData
 from contrastive.embedded_batch import parameters_of
 from contrastive.embedding_cache import EmbeddingCache, default_folder
@@ -22,6 +24,7 @@ from contrastive.encoder import Encoder
 from contrastive.negatives import Kept
 from contrastive.optimization import batches_of_epoch, planned_steps
 from contrastive.precision import check_precision
+from contrastive.similarity import similarity_of
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
 from experiments.account import trained_on
@@ -55,11 +58,16 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
         opened: Takes the trackers once they are open, for the caller to close them if something else is refused.
     """
     check_precision(config.trainer.precision)
-    loss: nn.Module = instantiate(config.loss)
     optimizer = instantiate(config.optimizer)
     strategy = instantiate(config.negatives)
     if config.judge not in ("dev", "test"):
         raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
+    encoder: Encoder = instantiate(config.encoder)  # what it and the loss refuse is known before the data are read
+    guide = instantiate(config.guide) if any("guide_similarity" in node for node in _losses(config.loss)) else None
+    loss = build_loss(config.loss, encoder, guide)
+    if guide is None and "guide_queries" in parameters_of(loss):
+        guide = instantiate(config.guide)
+    check_agreement(loss, encoder)
     data: TextData = instantiate(config.data)
     task = data.dev if config.judge == "dev" else data.test
     if task is None:
@@ -70,7 +78,6 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
     cache = embedding_cache(config.cache)
-    encoder: Encoder = instantiate(config.encoder)
     validates = data.dev is not None and config.trainer.limit_val_batches != 0
     callbacks = [*build_callbacks(config, validates=validates), *further]
     loggers = instantiate(config.logger, folder=folder)
@@ -93,7 +100,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
         num_negatives=config.num_negatives,
         negatives=_kept(strategy, config.cache),
         encoder=encoder,
-        guide=instantiate(config.guide) if "guide_queries" in parameters_of(loss) else None,
+        guide=guide,
         cache=cache,
         **config.batches,
     )
@@ -109,6 +116,37 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
     module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
     account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
     return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache, account)
+
+
+def build_loss(config: DictConfig, encoder: object, guide: object = None) -> nn.Module:
+    """Build a loss that compares embeddings as their encoder does, unless its configuration says otherwise.
+
+    Its `similarity`, or `distance` and `normalize`, are the encoder's where they are null, those of a loss inside it
+    too; `guide_similarity` is the guide's.
+
+    Raises:
+        ValueError: If a loss of distances is to compare by dot product.
+    """
+    config = copy.deepcopy(config)
+    settings = {**loss_settings(encoder), "guide_similarity": similarity_of(guide).name}
+    for node in _losses(config):
+        for name in settings.keys() & node.keys():
+            if node[name] is None and settings[name] is None:
+                raise ValueError(
+                    f"expected an encoder with a distance for {node._target_.rpartition('.')[2]}, got "
+                    f"{similarity_of(encoder)} (encoder.similarity), which is none: choose a loss of scores, such as "
+                    "loss=infonce, or encoder.similarity=cosine or euclidean"
+                )
+            if node[name] is None:
+                node[name] = settings[name]
+    loss: nn.Module = instantiate(config)
+    return loss
+
+
+def _losses(config: DictConfig) -> list[DictConfig]:
+    """Return the configuration of a loss and, one after the other, of the losses inside it."""
+    inner = config.get("loss")
+    return [config, *(_losses(inner) if isinstance(inner, DictConfig) else [])]
 
 
 def embedding_cache(folder: str | None) -> EmbeddingCache | None:

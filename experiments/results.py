@@ -29,7 +29,7 @@ FILES = {
     "*.per_query.csv": "every metric of every query, a file a system",
     "*.trec": "rankings as TREC run files",
     "queries.csv": "text of each query, for experiments.compare",
-    "similarities.csv": "cosine of relevant pairs and of negatives, before and after",
+    "similarities.csv": "similarity of relevant pairs and of negatives, before and after",
     "history/metrics.csv": "loss, gradient norm, learning rate, speed, dev metrics by step",
     "*.png": "plots of the results, the similarities and the training",
     "checkpoints": "best and last checkpoint of Lightning",
@@ -100,11 +100,13 @@ def write_queries(path: Path, task: RetrievalTask) -> None:
         writer.writerows(task.queries.items())
 
 
-def write_similarities(path: Path, similarities: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Write a row a pair: the system, the kind of pair, and the cosine of its query and document."""
+def write_similarities(
+    path: Path, similarities: Mapping[str, Mapping[str, Sequence[float]]], similarity: str = "cosine"
+) -> None:
+    """Write a row a pair: the system, the kind of pair, and the score of its query and document, a `similarity`."""
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["system", "pair", "cosine"])
+        writer.writerow(["system", "pair", similarity])
         for system, kinds in similarities.items():
             writer.writerows([system, kind, f"{value:.6f}"] for kind, values in kinds.items() for value in values)
 

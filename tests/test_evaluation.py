@@ -33,7 +33,7 @@ from contrastive.evaluation import (
     triplet_accuracy,
     uniformity,
 )
-from contrastive.similarity import dot, euclidean
+from contrastive.similarity import ProductSimilarity, dot, euclidean
 
 
 def make_task(qrels: Mapping[str, Mapping[str, int]], num_documents: int = 12) -> RetrievalTask:
@@ -236,8 +236,41 @@ def test_excluded_documents_are_not_returned(block_size: int) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e15])
 def test_scores_that_cannot_be_ordered_are_refused(value: float) -> None:
+    sides = torch.ones(1, 1), torch.tensor([[0.0], [value]])
     with pytest.raises(ValueError, match="expected finite scores"):
-        retrieve(torch.ones(1, 1), torch.tensor([[0.0], [value]]), ["q"], ["a", "b"], depth=1, similarity=dot)
+        retrieve(*sides, ["q"], ["a", "b"], depth=1, similarity=lambda queries, keys: queries @ keys.T)
+    if not math.isfinite(value):
+        with pytest.raises(ValueError, match="expected finite scores"):
+            retrieve(*sides, ["q"], ["a", "b"], depth=1, similarity=dot)
+
+
+@pytest.mark.parametrize("similarity", [dot, euclidean], ids=repr)
+@pytest.mark.parametrize("scale", [1e-7, 1e7])
+def test_what_is_a_tie_is_measured_by_the_size_of_the_scores(similarity: ProductSimilarity, scale: float) -> None:
+    """A millionth of them: neither all that is tiny, nor nothing where one part in a billion is noise."""
+    documents = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0 + 1e-9], [1.0, 2.001]], dtype=torch.float64)
+    queries = torch.tensor([[1.0, 0.9]], dtype=torch.float64)
+    found, expected = (
+        retrieve(factor * queries, factor * documents, ["q"], list("dcba"), depth=4, similarity=similarity)
+        for factor in (scale, 1.0)
+    )
+    assert found.documents == expected.documents
+    assert found.documents["q"].index("b") < found.documents["q"].index("d"), "which are a tie"
+    factor = scale**2 if similarity is dot else scale
+    assert found.scores["q"] == pytest.approx([factor * score for score in expected.scores["q"]], rel=1e-5)
+
+
+def test_the_similarity_of_the_encoder_ranks_unless_another_is_given() -> None:
+    task = RetrievalTask("dev", {"q": "12"}, {"a": "1", "b": "123456", "c": "123"}, {"q": {"b": 1}})
+    encoder = LengthEncoder()
+    found = []
+    for name in ("cosine", "dot", "euclidean"):
+        encoder.similarity = name  # type: ignore[attr-defined]
+        found.append(rank(encoder, task).documents["q"])
+        embeddings = embed(encoder, task)
+        assert rank_embedded(embeddings, task).documents["q"] == found[-1]
+        assert triplet_accuracy(embeddings, task, {"q": "c"}) == float(found[-1].index("b") < found[-1].index("c"))
+    assert found == [["c", "b", "a"], ["b", "c", "a"], ["a", "c", "b"]]
 
 
 def test_retrieval_refuses_ids_that_do_not_fit() -> None:

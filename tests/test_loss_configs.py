@@ -10,15 +10,19 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from contrastive import losses
 from contrastive.embedded_batch import EmbeddedBatch, loss_arguments
+from experiments.parts import build_loss
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in (CONFIGS / "loss").glob("*.yaml"))
-NOT_OF_THE_CLASS = {"infonce": {"symmetric": True}, "matryoshka": {"loss": "infonce", "dimensions": [6, 4]}}
+NOT_OF_THE_CLASS: dict[str, dict[str, Any]] = {
+    "infonce": {"symmetric": True},
+    "margin_mse": {"similarity": "cosine"},  # an encoder's
+    "matryoshka": {"loss": "infonce", "dimensions": [6, 4]},
+}
 """Where a configuration differs from the class's own defaults on purpose."""
 QUERIES, KEYS = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0)).unbind()
 BATCH = EmbeddedBatch(
@@ -39,7 +43,7 @@ def configured(name: str, *overrides: str) -> Any:
     dimensions = ["loss.dimensions=[6,4]"] if name == "matryoshka" else []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", [f"loss={name}", *dimensions, *overrides])
-    return instantiate(config.loss)
+    return build_loss(config.loss, encoder=None)
 
 
 def plain(kind: type[nn.Module], options: dict[str, Any]) -> nn.Module:

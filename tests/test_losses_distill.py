@@ -216,8 +216,6 @@ def test_batch_with_nothing_to_learn_gives_zero_with_a_graph(name: str, options:
             (queries[:0], keys[:2]),
             {"teacher_scores": torch.empty(0, 1), "owners": torch.tensor([-1, -1])},
         ),
-        "one pair": ((queries[:1], keys[:1]), {"teacher_scores": torch.ones(1, 1)}),
-        "no negatives": ((queries, keys[:4]), {"teacher_scores": torch.ones(4, 1)}),
         "not asked": ((queries, keys), {"teacher_scores": torch.full((4, 3), NAN)}),
         "all excluded": (
             (queries, keys),
@@ -234,6 +232,22 @@ def test_batch_with_nothing_to_learn_gives_zero_with_a_graph(name: str, options:
             for gradient in gradients(value, queries, keys):
                 assert gradient.eq(0).all(), case
             assert not len(sides[0]) or health.summary()["unanswered"] == 1
+
+
+@every_loss
+def test_one_candidate_a_query_is_refused_and_that_of_some_is_counted(name: str, options: dict[str, Any]) -> None:
+    queries, keys = embeddings()
+    loss = partial(LOSSES[name][0], **options)
+    for rows in (1, 4):
+        refused = rf"at least two candidates a query, such as its positive and a hard negative, got \[{rows}, 1\]"
+        with pytest.raises(ValueError, match=refused):
+            loss(queries[:rows], keys[:rows], teacher_scores=torch.ones(rows, 1))
+    scores = torch.tensor(OWN_TAUGHT)
+    scores[1, 1:] = NAN
+    health = Health()
+    found = loss(queries, keys, teacher_scores=scores, reduction="none", health=health)
+    assert (found == 0).tolist() == [False, True, False, False]
+    assert health.summary()["unanswered"] == 0.25
 
 
 def test_without_positives_margins_are_nothing_and_divergences_something() -> None:
@@ -444,13 +458,14 @@ def test_sentence_transformers_has_no_ragged_negatives(peers: Any) -> None:
 
 @pytest.mark.parametrize("name", ["margin_mse", "distill_kl"])
 def test_configuration_builds_the_loss(name: str) -> None:
-    import hydra.utils
     from hydra.errors import InstantiationException
     from omegaconf import OmegaConf
 
+    from experiments.parts import build_loss
+
     config = OmegaConf.load(Path(__file__).parents[1] / "configs" / "loss" / f"{name}.yaml")
     taught = torch.tensor(OWN_TAUGHT)
-    value = hydra.utils.instantiate(config)(*embeddings(), teacher_scores=taught)
-    assert value == LOSSES[name][0](*embeddings(), teacher_scores=taught)
+    value = build_loss(config, encoder=None)(*embeddings(), teacher_scores=taught)
+    assert value == LOSSES[name][0](*embeddings(), teacher_scores=taught, similarity="cosine")
     with pytest.raises(InstantiationException, match="unexpected keyword argument 'tau'"):
-        hydra.utils.instantiate(config, tau=0.1)
+        build_loss(OmegaConf.merge(config, {"tau": 0.1}), encoder=None)

@@ -290,7 +290,7 @@ def test_settings_that_cannot_be_are_refused(name: str) -> None:
             build(margin=2.1)
         with pytest.raises(ValueError, match="at most 2, the largest euclidean distance of unit vectors, got 5"):
             build(margin=5, distance="euclidean")
-        with pytest.raises(ValueError, match="expected a margin of at least 0, got -1"):
+        with pytest.raises(ValueError, match="expected a finite margin of at least 0, got -1"):
             build(margin=-1, **RAW)
         with pytest.raises(ValueError, match="distance to be one of 'cosine', 'euclidean', got 'manhattan'"):
             build(distance="manhattan")

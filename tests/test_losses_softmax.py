@@ -178,14 +178,14 @@ def test_multiple_negatives_ranking_is_one_sided_info_nce_at_scale_20() -> None:
 
 def test_temperatures_that_are_none_are_refused() -> None:
     queries, keys = batch()
-    for temperature in (0.0, -0.05, math.nan):
-        with pytest.raises(ValueError, match=f"expected a temperature above 0, got {temperature}"):
+    for temperature in (0.0, -0.05, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"expected a finite temperature above 0, got {temperature}"):
             info_nce(queries, keys, temperature=temperature)
-        with pytest.raises(ValueError, match=f"expected a temperature above 0, got {temperature}"):
+        with pytest.raises(ValueError, match=f"expected a finite temperature above 0, got {temperature}"):
             InfoNCELoss(temperature)
-        with pytest.raises(ValueError, match=f"expected a temperature above 0, got {temperature}"):
+        with pytest.raises(ValueError, match=f"expected a finite temperature above 0, got {temperature}"):
             MultipleNegativesRankingLoss(temperature)
-        with pytest.raises(ValueError, match=f"expected a scale above 0, got {temperature}"):
+        with pytest.raises(ValueError, match=f"expected a finite scale above 0, got {temperature}"):
             MultipleNegativesRankingLoss(scale=temperature)
     with pytest.raises(ValueError, match=r"expected a temperature of no dimensions, got a tensor \[1\]"):
         info_nce(queries, keys, temperature=torch.ones(1))
@@ -245,10 +245,42 @@ def test_temperature_within_its_bounds_feels_both_ways() -> None:
 
 
 def test_bounds_that_do_not_hold_the_temperature_are_refused() -> None:
-    for temperature, bounds in [(0.005, (0.01, 1.0)), (0.05, (0.0, 1.0)), (0.05, (0.1, 0.01)), (2.0, (0.01, 1.0))]:
-        with pytest.raises(ValueError, match="expected 0 < lowest <= temperature <= highest, got "):
+    for temperature, bounds in [
+        (0.005, (0.01, 1.0)),
+        (0.05, (0.0, 1.0)),
+        (0.05, (0.1, 0.01)),
+        (2.0, (0.01, 1.0)),
+        (0.05, (0.01, math.inf)),
+        (0.05, (0.01, math.nan)),
+    ]:
+        with pytest.raises(ValueError, match="expected 0 < lowest <= temperature <= highest, all finite, got "):
             InfoNCELoss(temperature, learnable_temperature=True, temperature_bounds=bounds)
     assert InfoNCELoss(0.005).temperature == 0.005  # a fixed one may be anything above 0
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (MultipleNegativesRankingLoss(), "scale"),
+        (MultipleNegativesRankingLoss(), "directions"),
+        (InfoNCELoss(), "temperature"),
+        (InfoNCELoss(), "symmetric"),
+        (InfoNCELoss(learnable_temperature=True), "temperature_bounds"),
+        (losses.GISTLoss(), "margin"),
+        (losses.DecoupledContrastiveLoss(), "sigma"),
+    ],
+)
+def test_a_setting_that_nothing_would_follow_from_cannot_be_assigned(module: Any, name: str) -> None:
+    with pytest.raises(AttributeError, match=f"expected {name} to be given when a {type(module).__name__} is made"):
+        setattr(module, name, 3)
+    module.note = 3  # what is no setting is nobody's business
+
+
+def test_a_bias_that_is_not_learnt_can_be_assigned() -> None:
+    queries, keys = batch()
+    loss = losses.SigLIPLoss(learnable_bias=False)
+    loss.bias = torch.nn.Parameter(torch.tensor(-3.0))
+    assert loss(queries, keys) == losses.SigLIPLoss(bias=-3.0)(queries, keys)
 
 
 def test_learnt_temperature_is_saved() -> None:

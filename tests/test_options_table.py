@@ -124,6 +124,8 @@ def result(loss: str, option: str, *, on: bool) -> Tensor:
     """Make the loss and call it, with the option or without it."""
     switch, (embeddings, given) = OPTIONS[option], LOSSES[loss][2]
     options = switch.made_with if on else switch.made_without
+    if option == "similarity" and loss in ("DebiasedContrastiveLoss", "HardWeightedLoss"):
+        options = {**options, "lowest_score": -20.0}  # of distances there is no least but one that is said
     if option == "owners":  # matter where hard negatives of others do not count
         options = {"TripletLoss": {"mining": "explicit"}, "MarginMSELoss": {}, "DistillKLLoss": {}}.get(
             loss, {"others_negatives": False}

@@ -84,7 +84,8 @@ def test_reads_what_sentence_transformers_writes(tmp_path: Path, tiny_model_fold
     chain = [transformer, modules.Pooling(32, pooling_mode="cls"), modules.Normalize()]
     SentenceTransformer(modules=chain, prompts={"query": "q: "}, device="cpu").save_pretrained(str(tmp_path))
     # 6.x writes the maximum length into the tokenizer only.
-    assert read_settings(tmp_path) == FolderSettings("", "cls", True, "q: ", "", None, False)
+    settings = FolderSettings("", "cls", True, "q: ", "", None, False, similarity="cosine")
+    assert read_settings(tmp_path) == settings
 
 
 def test_the_transformer_may_live_in_a_sub_folder(tmp_path: Path) -> None:
@@ -366,8 +367,10 @@ def test_reads_back_what_it_writes(tmp_path: Path, pooling: Pooling, normalize: 
         query_prompt="Suche: ",
         document_prompt="für: ",
         max_length=99,
+        similarity="dot",
     )
-    assert read_settings(tmp_path) == FolderSettings("", pooling, normalize, "Suche: ", "für: ", 99, False)
+    settings = FolderSettings("", pooling, normalize, "Suche: ", "für: ", 99, False, similarity="dot")
+    assert read_settings(tmp_path) == settings
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -381,14 +384,22 @@ def test_reads_back_the_dimensions_it_keeps(tmp_path: Path, normalize: bool) -> 
         query_prompt="",
         document_prompt="",
         max_length=99,
+        similarity="euclidean",
     )
-    assert read_settings(tmp_path) == FolderSettings("", "mean", normalize, "", "", 99, False, 3)
+    assert read_settings(tmp_path) == FolderSettings("", "mean", normalize, "", "", 99, False, 3, "euclidean")
     assert json.loads((tmp_path / "1_Pooling/config.json").read_text())["word_embedding_dimension"] == 8
 
 
 def test_writes_the_names_that_every_version_reads(tmp_path: Path) -> None:
     write_settings(
-        tmp_path, dimension=8, pooling="mean", normalize=True, query_prompt="", document_prompt="", max_length=99
+        tmp_path,
+        dimension=8,
+        pooling="mean",
+        normalize=True,
+        query_prompt="",
+        document_prompt="",
+        max_length=99,
+        similarity="cosine",
     )
     modules = json.loads((tmp_path / "modules.json").read_text())
     assert [module["type"] for module in modules] == old_types("Transformer", "Pooling", "Normalize")

@@ -223,7 +223,7 @@ def test_a_real_sweep_from_the_command_line(tiny_model_folder: Path, tmp_path: P
     assert answer.returncode == 1
     assert answer.stderr == ""
     assert "loss.temperature does not apply to loss=triplet: 2 combinations became 1" in answer.stdout
-    assert "expected a temperature above 0, got -1" in answer.stdout
+    assert "expected a finite temperature above 0, got -1" in answer.stdout
     assert "Epoch" not in answer.stdout
     jobs = {job.label: job for job in expand([*typed, f"hydra.sweep.dir={tmp_path}/study"]).jobs}
     assert [state(job.folder) for job in jobs.values()] == ["finished", "failed", "finished"]

@@ -20,8 +20,8 @@ def k_means(
 ) -> NDArray[np.int64]:
     """Return the cluster of each embedding, [B], numbered from 0, by k-means with exact distances.
 
-    Lloyd's algorithm from `num_clusters` rows chosen at random; a cluster that loses all its rows stays empty. Distances
-    are Euclidean, whatever the similarity of the encoder: on vectors of length 1 all three say the same.
+    Lloyd's algorithm from `num_clusters` rows chosen at random; a cluster that loses all its rows stays empty.
+    Distances are Euclidean, whatever the similarity of the encoder; on vectors of length 1 they order as all three do.
 
     Args:
         embeddings: [B, D].

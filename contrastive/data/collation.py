@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -126,6 +127,8 @@ class Collator:
                     f"expected {name} in all records or in none, got {without[name]} of {len(records)} without"
                 )
         self._has_grades = not without["grade"]
+        some_have_negatives = num_negatives != 0 and any(record.negatives for record in records)
+        self._least_taught = 2 if some_have_negatives else 1
         self._queries, self._documents = Identities(queries), Identities(documents)
         own = self._documents.find_all(queries.digests()[1])
         self._meet = bool((own >= 0).any())
@@ -161,7 +164,7 @@ class Collator:
             owners=torch.tensor([*range(len(records)), *(row for row, _ in layout)], dtype=torch.long),
             grades=torch.tensor([float(r.grades[r.positive_id]) for r in records]) if self._has_grades else None,
             scores=_scores(records),
-            teacher_scores=_teacher_scores(records, kept),
+            teacher_scores=_teacher_scores(records, kept, self._least_taught),
             own_ids=torch.tensor([self._documents.find(record.query) for record in records]) if self._meet else None,
             onward_ids=self._ids_of([self._queries.find(r.positive) for r in records]) if self._meet else None,
         )
@@ -253,11 +256,20 @@ def _scores(records: Sequence[Record]) -> Tensor | None:
     return torch.tensor(scores, dtype=torch.float) if scores else None
 
 
-def _teacher_scores(records: Sequence[Record], kept: Sequence[Sequence[int]]) -> Tensor | None:
-    """Return the scores of the positive and of the negatives kept, [Q, 1 + N], padded with NaN."""
+def _teacher_scores(records: Sequence[Record], kept: Sequence[Sequence[int]], least: int) -> Tensor | None:
+    """Return the scores of the positive and of the negatives kept, [Q, 1 + N], padded with NaN to `least` columns.
+
+    A batch that happens to have no negatives is not one of data that have none, which losses refuse.
+    """
     rows = [
         torch.tensor([record.teacher_scores[0], *(record.teacher_scores[1 + i] for i in places)])
         for record, places in zip(records, kept, strict=True)
         if record.teacher_scores is not None
     ]
-    return pad_sequence(rows, batch_first=True, padding_value=float("nan")) if rows else None
+    if not rows:
+        return None
+    scores = pad_sequence(rows, batch_first=True, padding_value=float("nan"))
+    if scores.shape[1] < least:
+        # Not [Q, Q], which would be taken for the scores of all documents.
+        scores = pad(scores, (0, least - scores.shape[1] + (len(rows) == least)), value=float("nan"))
+    return scores

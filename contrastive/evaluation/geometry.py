@@ -1,6 +1,7 @@
 """Numbers read off the embeddings themselves: triplet accuracy, alignment and uniformity.
 
 None of them replaces ranking the corpus: they say how a space looks, and not whether the right document comes first.
+Alignment and uniformity are about directions alone, on the unit sphere, also where an encoder's similarity is another.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from contrastive.contracts import Similarity
 from contrastive.data import RetrievalTask
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.retrieval import TaskEmbeddings, self_answers
-from contrastive.similarity import cosine, unit
+from contrastive.similarity import unit
 
 
 def triplet_accuracy(
-    embeddings: TaskEmbeddings, task: RetrievalTask, negatives: Mapping[str, str], *, similarity: Similarity = cosine
+    embeddings: TaskEmbeddings,
+    task: RetrievalTask,
+    negatives: Mapping[str, str],
+    *,
+    similarity: Similarity | None = None,
 ) -> float:
     """Return the share of triplets (query, relevant document, negative) whose relevant document is closer.
 
@@ -32,7 +37,7 @@ def triplet_accuracy(
         embeddings: Of the task.
         task: Gives the relevant documents; each with its query's negative makes a triplet.
         negatives: Id of one negative by query id, from `random_negatives` or `hard_negatives`; others are left out.
-        similarity: Maps [Q, D] and [K, D] to scores [Q, K], higher is closer.
+        similarity: Maps [Q, D] and [K, D] to scores [Q, K], higher is closer; None takes that of the embeddings.
 
     Returns:
         A share from 0 to 1, higher is better.
@@ -43,6 +48,7 @@ def triplet_accuracy(
     row = {query_id: index for index, query_id in enumerate(embeddings.query_ids)}
     column = {document_id: index for index, document_id in enumerate(embeddings.document_ids)}
     correct: list[bool] = []
+    similarity = embeddings.similarity if similarity is None else similarity
     for query_id, negative in negatives.items():
         positives = [document_id for document_id, grade in task.qrels.get(query_id, {}).items() if grade > 0]
         columns = [column[document_id] for document_id in (negative, *positives)]

@@ -15,19 +15,23 @@ from contrastive.contracts import Side, Similarity, TextEncoder
 from contrastive.data import RetrievalTask, normalise_text
 from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation.rankings import Rankings, TieBreaker
-from contrastive.similarity import cosine
+from contrastive.similarity import ProductSimilarity, cosine, similarity_of
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskEmbeddings:
-    """Embeddings of a task's queries [Q, D] and of its corpus [N, D], with the ids of their rows."""
+    """Embeddings of a task's queries [Q, D] and of its corpus [N, D], with the ids of their rows.
+
+    `similarity` is how they are to be compared, that of the encoder they are from.
+    """
 
     query_ids: tuple[str, ...]
     queries: Tensor
     document_ids: tuple[str, ...]
     documents: Tensor
+    similarity: ProductSimilarity = cosine
 
 
 @overload
@@ -62,7 +66,11 @@ def embed(
         return torch.from_numpy(kept).to(encoder.device)
 
     return TaskEmbeddings(
-        tuple(task.queries), encode(task.queries, "query"), tuple(task.corpus), encode(task.corpus, "document")
+        tuple(task.queries),
+        encode(task.queries, "query"),
+        tuple(task.corpus),
+        encode(task.corpus, "document"),
+        similarity_of(encoder),
     )
 
 
@@ -70,7 +78,7 @@ def rank(
     encoder: TextEncoder,
     task: RetrievalTask,
     *,
-    similarity: Similarity = cosine,
+    similarity: Similarity | None = None,
     depth: int = 1000,
     show_progress: bool = False,
 ) -> Rankings:
@@ -80,16 +88,19 @@ def rank(
 
 
 def rank_embedded(
-    embeddings: TaskEmbeddings, task: RetrievalTask, *, similarity: Similarity = cosine, depth: int = 1000
+    embeddings: TaskEmbeddings, task: RetrievalTask, *, similarity: Similarity | None = None, depth: int = 1000
 ) -> Rankings:
-    """Rank the embedded corpus of a task for each of its queries, leaving out the query itself (see `self_answers`)."""
+    """Rank the embedded corpus of a task for each of its queries, leaving out the query itself (see `self_answers`).
+
+    The similarity is that of the embeddings, unless another is given.
+    """
     return retrieve(
         embeddings.queries,
         embeddings.documents,
         embeddings.query_ids,
         embeddings.document_ids,
         depth=depth,
-        similarity=similarity,
+        similarity=embeddings.similarity if similarity is None else similarity,
         exclude=self_answers(task),
     )
 
@@ -109,8 +120,9 @@ def retrieve(
     """Return the documents closest to each query, ties broken by document id (see `rankings`).
 
     Scores are computed in float64: in float32 a sum depends in its last bits on the shape of the block, and now and
-    then that moves a score across a boundary of rounding. Memory beside the embeddings is that of one block of scores
-    and of the result.
+    then that moves a score across a boundary of rounding. What counts as a tie, 1e-6 of a cosine, is as small beside
+    the scores of other similarities: 1e-6 times their `ProductSimilarity.size`. Memory beside the embeddings is that of
+    one block of scores and of the result.
 
     Args:
         queries: Embeddings [Q, D].
@@ -118,7 +130,7 @@ def retrieve(
         query_ids: Id of each query, [Q].
         document_ids: Id of each document, [N], all different.
         depth: Documents to return for each query; fewer if the corpus is smaller.
-        similarity: Maps [Q, D] and [N, D] to scores [Q, N], higher is closer.
+        similarity: Maps [Q, D] and [N, D] to scores [Q, N], higher is closer: that of the encoder, see `similarity_of`.
         block_size: At most this many queries and this many documents are compared at once.
         exclude: Ids of documents that a query, by its id, is not to be given.
 
@@ -134,18 +146,20 @@ def retrieve(
         raise ValueError(f"expected depth and block_size of at least 1, got {depth} and {block_size}")
     ties = TieBreaker(document_ids)
     refused = _pairs(exclude or {}, query_ids, document_ids)
+    size = similarity.size(queries, documents) if isinstance(similarity, ProductSimilarity) else 1.0
     found: dict[str, tuple[list[str], list[float]]] = {}
     for top in range(0, len(queries), block_size):
         rows = slice(top, min(top + block_size, len(queries)))
         best = torch.empty(rows.stop - top, 0, dtype=torch.long, device=queries.device)
         for left in range(0, len(documents), block_size):
             columns = slice(left, min(left + block_size, len(documents)))
-            packed = ties.pack(similarity(queries[rows].double(), documents[columns].double()), columns)
+            packed = ties.pack(similarity(queries[rows].double(), documents[columns].double()) / size, columns)
             _refuse(packed, refused, rows, columns)
             candidates = torch.cat([best, packed], dim=1)
             best = candidates.topk(min(depth, candidates.shape[1])).values
         found |= zip(query_ids[rows], map(ties.unpack, best), strict=True)
-    return Rankings({id_: ids for id_, (ids, _) in found.items()}, {id_: scores for id_, (_, scores) in found.items()})
+    scores = {id_: [size * score for score in scores] for id_, (_, scores) in found.items()}
+    return Rankings({id_: ids for id_, (ids, _) in found.items()}, scores)
 
 
 def self_answers(task: RetrievalTask) -> dict[str, set[str]]:

@@ -67,7 +67,7 @@ class Selection:
     """Which negatives their scores leave out, and how much they weigh; see `SoftmaxOptions`.
 
     Raises:
-        ValueError: If a number is out of its range, or the word is not known.
+        ValueError: If a number is out of its range or not finite, or the word is not known.
     """
 
     false_negative_margin: float | None = None
@@ -78,8 +78,10 @@ class Selection:
     def __post_init__(self) -> None:
         if not 0 <= self.drop_hardest < 1:
             raise ValueError(f"expected drop_hardest from 0 to below 1, got {self.drop_hardest}")
-        if not self.hardness >= 0:
-            raise ValueError(f"expected hardness of at least 0, got {self.hardness}")
+        if not 0 <= self.hardness < math.inf:
+            raise ValueError(f"expected a finite hardness of at least 0, got {self.hardness}")
+        if self.false_negative_margin is not None and not math.isfinite(self.false_negative_margin):
+            raise ValueError(f"expected a finite false_negative_margin, got {self.false_negative_margin}")
         check_choice("hardened", self.hardened, get_args(Hardened))
 
     def suspicious(self, scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ Shape letters: Q queries, K keys, B pairs, D width.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from contrastive.reduction import check_choice
-from contrastive.similarity import cosine, euclidean, score_pairs, unit
+from contrastive.similarity import ProductSimilarity, cosine, euclidean, score_pairs, unit
 
 Distance = Literal["cosine", "euclidean"]
 """1 - cosine, in [0, 2]; or the Euclidean distance, in [0, 2] between unit vectors, without bound otherwise."""
@@ -38,6 +39,11 @@ def distances_of_pairs(left: Tensor, right: Tensor, distance: Distance, normaliz
     return -euclidean.of_pairs(left, right)
 
 
+def similarity_of_distance(distance: Distance, normalize: bool) -> ProductSimilarity:
+    """Return the similarity that ranks keys as a distance does: between unit vectors both distances rank as cosine."""
+    return cosine if distance == "cosine" or normalize else euclidean
+
+
 def check_distance(distance: Distance, normalize: bool, margin: float) -> None:
     """Refuse a distance that is not known, and a margin that it cannot reach.
 
@@ -46,9 +52,9 @@ def check_distance(distance: Distance, normalize: bool, margin: float) -> None:
     """
     check_choice("distance", distance, get_args(Distance))
     bounded = distance == "cosine" or normalize
-    if not 0 <= margin <= (2 if bounded else float("inf")):
+    if not 0 <= margin < math.inf or (bounded and margin > 2):
         reach = f" of at most 2, the largest {distance} distance of unit vectors" if bounded else ""
-        raise ValueError(f"expected a margin of at least 0{' and' if bounded else ''}{reach}, got {margin}")
+        raise ValueError(f"expected a finite margin of at least 0{' and' if bounded else ''}{reach}, got {margin}")
 
 
 def margin_of_pairs(distance: Distance, margin: float | None, normalize: bool) -> float:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from contrastive.contracts import MaskLike
+from contrastive.contracts import MaskLike, Similarity
 from contrastive.health import Health
 from contrastive.losses._directions import Direction
 from contrastive.losses._options import LossOptions
 from contrastive.losses._temperature import LearntTemperature, check_temperature
-from contrastive.similarity import ProductSimilarity
+from contrastive.similarity import ProductSimilarity, named
+
+
+@cache
+def _settings(kind: type) -> frozenset[str]:
+    """Return the names of all that a loss can be told when it is made."""
+    return frozenset({*inspect.signature(kind).parameters, *LossOptions.__annotations__, "scale"} - {"options"})
 
 
 class SoftmaxModule(nn.Module):
@@ -57,10 +65,28 @@ class SoftmaxModule(nn.Module):
         with torch.no_grad():
             function(torch.eye(2), torch.eye(2), **tried, **(rehearsal or {}))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute that somebody reads.
+
+        Raises:
+            AttributeError: If it is the name of a setting that is kept elsewhere, where nothing would follow from it.
+        """
+        if name in _settings(type(self)) and name not in vars(type(self)).get("__annotations__", {}):
+            raise AttributeError(
+                f"expected {name} to be given when a {type(self).__name__} is made, got {name} = {value!r} afterwards, "
+                "which would change nothing"
+            )
+        super().__setattr__(name, value)
+
     @property
     def temperature(self) -> float | Tensor:
         """The temperature in use: a number, or a 0-dim tensor with a graph if it is learnt."""
         return self.fixed_temperature if self.learnt_temperature is None else self.learnt_temperature()
+
+    @property
+    def similarity(self) -> Similarity:
+        """How it compares embeddings."""
+        return named(self.options.get("similarity", "cosine"))
 
     def arguments(self) -> dict[str, Any]:
         """The options, as they are now."""

@@ -52,8 +52,13 @@ def taught_candidates(
     """Bring together student and teacher, with teacher_scores [Q, K], or [Q, 1 + N] of each query's own keys.
 
     Raises:
-        ValueError: If shapes do not match.
+        ValueError: If shapes do not match, or every query has one candidate, of which there is nothing to learn.
     """
+    if teacher_scores.ndim == 2 and teacher_scores.shape[1] < 2 and len(queries) == len(teacher_scores) > 0:
+        raise ValueError(
+            "expected teacher_scores of at least two candidates a query, such as its positive and a hard negative, "
+            f"got {list(teacher_scores.shape)}: one alone cannot be ranked"
+        )
     device, shape = keys.device, (len(queries), len(keys))
     positive, excluded = positive_mask(positives, *shape, device), exclude_mask(exclude, *shape, device)
     similarity = named(similarity)

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 
-def check_temperature(temperature: float | Tensor) -> None:
+def check_temperature(temperature: float | Tensor, name: str = "temperature") -> None:
     """Refuse what cannot be a temperature; a tensor's value is not looked at, which would synchronise.
 
     Raises:
-        ValueError: If a number is not above 0, or a tensor is not 0-dimensional.
+        ValueError: If a number is not above 0 and finite, or a tensor is not 0-dimensional; it says what the `name` is.
     """
     if isinstance(temperature, Tensor):
         if temperature.ndim:
-            raise ValueError(f"expected a temperature of no dimensions, got a tensor {list(temperature.shape)}")
-    elif not temperature > 0:
-        raise ValueError(f"expected a temperature above 0, got {temperature}")
+            raise ValueError(f"expected a {name} of no dimensions, got a tensor {list(temperature.shape)}")
+    elif not 0 < temperature < math.inf:
+        raise ValueError(f"expected a finite {name} above 0, got {temperature}")
 
 
 class LearntTemperature(nn.Module):
@@ -29,7 +29,7 @@ class LearntTemperature(nn.Module):
     the parameter. At a bound the gradient that pushes further out is dropped, the one that leads back is not.
 
     Raises:
-        ValueError: If not 0 < lowest <= temperature <= highest.
+        ValueError: If not 0 < lowest <= temperature <= highest, or the highest is infinite.
 
     Example:
         >>> LearntTemperature(0.05, (0.01, 1.0))()
@@ -39,9 +39,9 @@ class LearntTemperature(nn.Module):
     def __init__(self, temperature: float, bounds: tuple[float, float]) -> None:
         super().__init__()
         lowest, highest = bounds
-        if not 0 < lowest <= temperature <= highest:
+        if not 0 < lowest <= temperature <= highest < math.inf:
             raise ValueError(
-                f"expected 0 < lowest <= temperature <= highest, got {temperature} in [{lowest}, {highest}]"
+                f"expected 0 < lowest <= temperature <= highest, all finite, got {temperature} in [{lowest}, {highest}]"
             )
         self.log_bounds = math.log(lowest), math.log(highest)
         self.logarithm = nn.Parameter(torch.tensor(math.log(temperature)))

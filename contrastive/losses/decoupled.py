@@ -5,6 +5,7 @@ Shape letters: Q queries, K >= Q keys, D width.
 
 from __future__ import annotations
 
+import math
 from typing import Unpack
 
 import torch
@@ -52,8 +53,8 @@ def decoupled_contrastive(
     """
     if sigma is None:
         return softmax_loss(without_positive, queries, keys, options)
-    if not sigma > 0:
-        raise ValueError(f"expected sigma above 0, got {sigma}")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"expected a finite sigma above 0, got {sigma}")
     if options.get("positives") is not None:
         raise ValueError("expected key i to be the one positive of query i with sigma, got `positives`")
     check_shapes(queries, keys)

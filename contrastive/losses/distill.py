@@ -4,7 +4,8 @@ Shape letters: Q queries, K >= Q keys, D width, N own hard negatives of a query.
 
 A teacher, such as a cross-encoder, has scored each query's positive and its own hard negatives, teacher_scores
 [Q, 1 + N] in the order of its keys, padded with NaN where a query has fewer; or every query and key, [Q, K], NaN where
-it was not asked. Higher is closer. What the teacher did not score is not part of the loss.
+it was not asked. Higher is closer. What the teacher did not score is not part of the loss. A query with one candidate
+contributes 0 and is counted (`unanswered`); a batch whose queries all have one, by its shape, is refused.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def distill_kl(
         tensor(True)
     """
     check_temperature(temperature)
-    check_temperature(teacher_temperature)
+    check_temperature(teacher_temperature, "teacher_temperature")
     candidates = taught_candidates(queries, keys, teacher_scores, similarity, positives, exclude, owners)
     candidate = candidates.positive | candidates.negative
     lowest = torch.finfo(candidates.scores.dtype).min  # not infinity, of which a row without candidates would make NaN
@@ -224,7 +225,7 @@ class DistillKLLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
-        check_temperature(teacher_temperature)
+        check_temperature(teacher_temperature, "teacher_temperature")
         check_choice("reduction", reduction, get_args(Reduction))
         self.similarity = named(similarity)
         self.temperature = temperature

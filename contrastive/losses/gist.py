@@ -5,6 +5,7 @@ Shape letters: Q queries, K >= Q keys, D width, G width of the guide's embedding
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Unpack
 
@@ -19,7 +20,7 @@ from contrastive.losses._module import SoftmaxModule
 from contrastive.losses._options import SoftmaxOptions
 from contrastive.losses._softmax import cross_entropy, softmax_loss
 from contrastive.masks import Mask, columns_from
-from contrastive.similarity import unit
+from contrastive.similarity import SimilarityName, product_similarity
 
 
 def gist(
@@ -32,13 +33,14 @@ def gist(
     relative_margin: bool = False,
     contrast_queries: bool = True,
     contrast_positives: bool = True,
+    guide_similarity: SimilarityName = "cosine",
     **options: Unpack[SoftmaxOptions],
 ) -> Tensor:
     """Compute the GISTEmbed loss: `info_nce` without the negatives that a guide finds as close as the positive.
 
     Solatorio 2024 (https://arxiv.org/abs/2402.16829, section 3): a query's negatives are the other keys, the other
     queries, and the positives that its own positive is compared with, all in one softmax; one is left out if the
-    guide's cosine of the two is above that of the query and its positive. Here also if it is equal, as it is for a
+    guide's score of the two is above that of the query and its positive. Here also if it is equal, as it is for a
     duplicate of the positive; and a text is told from itself by its place and not by a similarity below 1. `margin`
     leaves out more, in the way of NV-Retriever (Moreira et al. 2024, https://arxiv.org/abs/2407.15831). Any number of
     hard negatives a query; guide scores are computed for a block at a time.
@@ -49,9 +51,11 @@ def gist(
         guide_queries: Embeddings of the queries by the guide, [Q, G].
         guide_keys: Embeddings of the keys by the guide, [K, G]; a row of NaN, as for a queued key, leaves nothing out.
         margin: How far below the score of the positive a negative is left out already.
-        relative_margin: Whether the margin is a share of the positive's score instead of a difference.
+        relative_margin: Whether the margin is a share of the positive's score (its size, if that is negative) instead
+            of a difference.
         contrast_queries: Whether the other queries are negatives of a query.
         contrast_positives: Whether positives are to be apart from one another.
+        guide_similarity: How the guide compares: "cosine", "dot" or "euclidean", see `similarity_of`.
         options: See `SoftmaxOptions`; each query has one positive, key i, so `positives` is not among them, and
             `same_side` is said by the two switches above. `symmetric` adds positives that look for their queries.
 
@@ -73,13 +77,18 @@ def gist(
     for name, guides, texts in (("guide_queries", guide_queries, queries), ("guide_keys", guide_keys, keys)):
         if guides.ndim != 2 or len(guides) != len(texts):
             raise ValueError(f"expected {name} [{len(texts)}, G], got {list(guides.shape)}")
+    if not math.isfinite(margin):
+        raise ValueError(f"expected a finite margin, got {margin}")
+    compare = product_similarity(guide_similarity)
     with torch.no_grad():
-        guide_queries, guide_keys = unit(guide_queries), unit(guide_keys)
+        guide_queries, guide_keys = compare.prepare(guide_queries), compare.prepare(guide_keys)
         heads = guide_keys[: len(queries)]
-        least = (guide_queries[: len(heads)] * heads).sum(1)
+        least = compare.scores_of_pairs(guide_queries[: len(heads)], heads)
 
     def suspicious(rows: Tensor, cols: Tensor) -> Mask:
-        return guide_margin(rows, cols, margin=margin, relative=relative_margin, least=least)
+        return guide_margin(
+            rows, cols, margin=margin, relative=relative_margin, least=least, similarity=guide_similarity
+        )
 
     directions: list[Direction] = ["query_to_key"]
     left_out: dict[Direction, MaskLike] = {

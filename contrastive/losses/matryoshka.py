@@ -63,6 +63,11 @@ class MatryoshkaLoss(nn.Module):
         # What the loss takes, for whoever asks which fields of a batch to pass: this forward takes anything.
         self.__signature__ = inspect.Signature(list(parameters_of(loss).values()))
 
+    @property
+    def similarity(self) -> Any:
+        """How the loss compares embeddings; None if it does not say."""
+        return getattr(self.loss, "similarity", None)
+
     def forward(self, queries: Tensor, keys: Tensor, *arguments: Any, health: Any = None, **named: Any) -> Tensor:
         """Average the loss of queries [Q, D] and keys [K, D], or of left and right [B, D], over the dimensions."""
         widest, width = max(self.dimensions), min(queries.shape[-1], keys.shape[-1])

@@ -10,7 +10,7 @@ could overflow. The gradient is formed in the forward pass, from the same two ru
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from contrastive.differentiation import differentiable_once
 from contrastive.health import Health
 from contrastive.losses._pairs import check_pairs
 from contrastive.losses._temperature import check_temperature
-from contrastive.similarity import unit
+from contrastive.similarity import ProductSimilarity, cosine, unit
 
 
 def cosent(
@@ -132,6 +132,8 @@ class CoSENTLoss(nn.Module):
         CoSENTLoss(temperature=0.1)
     """
 
+    similarity: ClassVar[ProductSimilarity] = cosine
+
     def __init__(self, temperature: float = 0.05) -> None:
         super().__init__()
         check_temperature(temperature)
@@ -164,6 +166,8 @@ class AnglELoss(nn.Module):
         >>> AnglELoss(temperature=0.1)
         AnglELoss(temperature=0.1)
     """
+
+    similarity: ClassVar[ProductSimilarity] = cosine
 
     def __init__(self, temperature: float = 0.05) -> None:
         super().__init__()

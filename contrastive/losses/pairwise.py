@@ -13,9 +13,10 @@ from torch.nn.functional import pad, relu
 
 from contrastive.contracts import Reduction
 from contrastive.health import Health
-from contrastive.losses._distance import Distance, distances_of_pairs, margin_of_pairs
+from contrastive.losses._distance import Distance, distances_of_pairs, margin_of_pairs, similarity_of_distance
 from contrastive.losses._pairs import check_pairs
 from contrastive.losses._rows import check_choice, reduce_rows
+from contrastive.similarity import ProductSimilarity
 
 
 def contrastive(
@@ -162,6 +163,11 @@ class ContrastiveLoss(nn.Module):
         self.normalize = normalize
         self.reduction: Reduction = reduction
 
+    @property
+    def similarity(self) -> ProductSimilarity:
+        """The similarity that ranks as its distance does."""
+        return similarity_of_distance(self.distance, self.normalize)
+
     def forward(
         self,
         left: Tensor,
@@ -214,6 +220,11 @@ class OnlineContrastiveLoss(nn.Module):
         self.distance: Distance = distance
         self.normalize = normalize
         self.reduction: Reduction = reduction
+
+    @property
+    def similarity(self) -> ProductSimilarity:
+        """The similarity that ranks as its distance does."""
+        return similarity_of_distance(self.distance, self.normalize)
 
     def forward(
         self,

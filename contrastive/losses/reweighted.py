@@ -17,6 +17,7 @@ from contrastive.losses._choice import Rows
 from contrastive.losses._module import SoftmaxModule
 from contrastive.losses._options import LossOptions, SoftmaxOptions
 from contrastive.losses._softmax import Formula, softmax_loss
+from contrastive.similarity import cosine, named
 
 
 def debiased_contrastive(
@@ -24,7 +25,7 @@ def debiased_contrastive(
     keys: Tensor,
     *,
     positive_prior: float = 0.1,
-    lowest_score: float = -1.0,
+    lowest_score: float | None = None,
     **options: Unpack[SoftmaxOptions],
 ) -> Tensor:
     r"""Compute the debiased contrastive loss: InfoNCE less what false negatives are expected to add.
@@ -42,21 +43,23 @@ def debiased_contrastive(
         queries: Embeddings [Q, D].
         keys: Embeddings [K, D].
         positive_prior: Probability that a negative is false, tau+, from 0 to below 1; 0 gives `info_nce`.
-        lowest_score: Least score there can be: -1 for cosine, -2 for Euclidean distance of unit vectors.
+        lowest_score: Least score there can be; None is -1, for cosine only. Of unit vectors it is -1 for dot
+            products and -2 for Euclidean distances.
         options: See `SoftmaxOptions`.
 
     Returns:
         The loss in nats, a scalar or [Q].
 
     Raises:
-        ValueError: As `info_nce`, or if the probability is not in [0, 1).
+        ValueError: As `info_nce`, if the probability is not in [0, 1), or if there is no lowest score for a similarity
+            that is not cosine.
 
     Example:
         >>> import torch
         >>> debiased_contrastive(torch.eye(3), torch.eye(3), temperature=1.0, positive_prior=0.0)
         tensor(0.5514)
     """
-    formula = _formula(0.0, positive_prior, lowest_score, options.get("temperature", 0.05))
+    formula = _formula(0.0, positive_prior, _least(lowest_score, options), options.get("temperature", 0.05))
     return softmax_loss(formula, queries, keys, options)
 
 
@@ -66,7 +69,7 @@ def hard_weighted(
     *,
     concentration: float = 1.0,
     positive_prior: float = 0.1,
-    lowest_score: float = -1.0,
+    lowest_score: float | None = None,
     **options: Unpack[SoftmaxOptions],
 ) -> Tensor:
     r"""Compute the contrastive loss with hard negative samples: the debiased one, its negatives weighted.
@@ -97,7 +100,7 @@ def hard_weighted(
         >>> hard_weighted(torch.eye(3), torch.eye(3), temperature=1.0, positive_prior=0.0)
         tensor(0.5514)
     """
-    formula = _formula(concentration, positive_prior, lowest_score, options.get("temperature", 0.05))
+    formula = _formula(concentration, positive_prior, _least(lowest_score, options), options.get("temperature", 0.05))
     return softmax_loss(formula, queries, keys, options)
 
 
@@ -152,6 +155,24 @@ class HardWeightedLoss(SoftmaxModule):
         super().__init__(hard_weighted, temperature, learnable_temperature, temperature_bounds, own)
 
 
+def _least(lowest_score: float | None, options: SoftmaxOptions) -> float:
+    """Return the least score there can be.
+
+    Raises:
+        ValueError: If it is not known, or not finite.
+    """
+    similarity = named(options.get("similarity", cosine))
+    if lowest_score is None and similarity is not cosine:
+        raise ValueError(
+            f"expected lowest_score with similarity {similarity!r}, the least score there can be: -1 for dot products "
+            "of vectors of length 1, -2 for their Euclidean distances; got none"
+        )
+    lowest = -1.0 if lowest_score is None else lowest_score
+    if not math.isfinite(lowest):
+        raise ValueError(f"expected a finite lowest_score, got {lowest}")
+    return lowest
+
+
 def _formula(concentration: float, prior: float, lowest_score: float, temperature: float | Tensor) -> Formula:
     """Return the formula of both losses.
 
@@ -160,8 +181,8 @@ def _formula(concentration: float, prior: float, lowest_score: float, temperatur
     """
     if not 0 <= prior < 1:
         raise ValueError(f"expected positive_prior from 0 to below 1, got {prior}")
-    if not concentration >= 0:
-        raise ValueError(f"expected concentration of at least 0, got {concentration}")
+    if not 0 <= concentration < math.inf:
+        raise ValueError(f"expected a finite concentration of at least 0, got {concentration}")
     lowest = lowest_score / (temperature.detach() if isinstance(temperature, Tensor) else temperature)
 
     def formula(rows: Rows, statistics: RowStatistics) -> Tensor:

@@ -5,6 +5,7 @@ Shape letters: Q queries, K >= Q keys, D width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
@@ -51,6 +52,8 @@ def siglip(queries: Tensor, keys: Tensor, *, bias: float | Tensor = -10.0, **opt
     for name in ("symmetric", "same_side"):
         if options.get(name):
             raise ValueError(f"expected pairs of a query and a key, each judged once, got {name}=True")
+    if not isinstance(bias, Tensor) and not math.isfinite(bias):
+        raise ValueError(f"expected a finite bias, got {bias}")
     temperature = options.setdefault("temperature", 0.1)
     sides, selection = read(queries, keys, options, {})
     (part,) = parts_of(sides, ["query_to_key"])
@@ -78,6 +81,8 @@ class SigLIPLoss(SoftmaxModule):
         >>> SigLIPLoss(learnable_temperature=False, learnable_bias=False)
         SigLIPLoss(temperature=0.1, bias=-10.0)
     """
+
+    bias: nn.Parameter | None
 
     def __init__(
         self,

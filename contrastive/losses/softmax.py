@@ -6,6 +6,7 @@ unless `positives` says otherwise; keys that are nobody's positive are hard nega
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Unpack, get_args
 
@@ -209,8 +210,8 @@ def _mean_candidate(rows: Rows, target: Tensor) -> Tensor:
 
 
 def _temperature_of(scale: float) -> float:
-    if not scale > 0:
-        raise ValueError(f"expected a scale above 0, got {scale}")
+    if not (0 < scale < math.inf and 1 / scale < math.inf):
+        raise ValueError(f"expected a finite scale above 0, got {scale}")
     return 1 / scale
 
 

@@ -13,10 +13,11 @@ from torch.nn.functional import relu, softplus
 
 from contrastive.contracts import MaskLike, Reduction
 from contrastive.health import Health
-from contrastive.losses._distance import Distance, check_distance, distances
+from contrastive.losses._distance import Distance, check_distance, distances, similarity_of_distance
 from contrastive.losses._mining import Mining, log_inverse_density, mine
 from contrastive.losses._rows import check_choice, exclude_mask, key_owners, positive_mask, reduce_rows
 from contrastive.masks import dense, owned
+from contrastive.similarity import ProductSimilarity
 
 Average = Literal["all", "active"]
 
@@ -40,7 +41,7 @@ def triplet(
 ) -> Tensor:
     r"""Compute the triplet loss: a query is to be closer to its positive than to a negative, by a margin.
 
-    .. math:: l = \max(0,\; d(q, p) - d(q, n) + m)  \quad\text{or, soft,}\quad  \log(1 + \exp(d(q, p) - d(q, n)))
+    .. math:: l = \max(0,\; d(q, p) - d(q, n) + m)  \quad\text{or, soft,}\quad  \log(1 + \exp(d(q, p) - d(q, n) + m))
 
     By default the negatives are the positives of other queries, the query's own hard negatives, those of other queries,
     and shared keys. Queries without a positive or a negative are dropped. `mining` chooses the triplets:
@@ -73,7 +74,8 @@ def triplet(
         mining: How triplets are chosen, see above.
         margin: By how much the negative is to be farther. Default 0.2 for both distances on unit vectors (around a
             distance of 1, where unrelated texts lie, the two change alike) and 1.0 for unnormalised Euclidean.
-        soft_margin: Use the soft form, which never stops pulling; it has no margin (Hermans et al. 2017, section 2).
+        soft_margin: Use the soft form, which never stops pulling. Its margin is 0, as in the paper (Hermans et al.
+            2017, section 2), unless one is given.
         average: "mean" reductions run over "all" triplets chosen, or over the "active" ones, those with a loss above 0.
         normalize: Whether Euclidean distance is between unit vectors. Cosine does not depend on it.
         positives: Which pairs are positive: a mask, a bool tensor [Q, K] or index pairs [P, 2]. Unless there is one a
@@ -85,7 +87,7 @@ def triplet(
         reduction: "mean" over triplets, by the weight of their query; "none" for each query's own mean, [Q]; or "sum"
             of those.
         health: Filled with positive_distance, negative_distance (means over all valid pairs), active_share (of the
-            triplets chosen; with a soft margin, those in the wrong order), excluded_share (of the negatives) and
+            triplets chosen, those on which a hinge of the same margin acts), excluded_share (of the negatives) and
             unanswered (share of queries).
 
     Returns:
@@ -93,8 +95,8 @@ def triplet(
 
     Raises:
         ValueError: If shapes do not match, a word is not known, the margin is negative or cannot be reached (above 2 on
-            unit vectors), a soft margin comes with a margin or with `average="active"`, "distance_weighted" with
-            vectors that are not normalised, or explicit triplets are asked of data without hard negatives.
+            unit vectors), a soft margin comes with `average="active"`, "distance_weighted" with vectors that are not
+            normalised, or explicit triplets are asked of data without hard negatives.
 
     Example:
         >>> import torch
@@ -117,7 +119,7 @@ def triplet(
     mined = mine(apart, positive, negative, mining, one_positive_each=positives is None, log_weights=weighed)
     valid = mined.shares > 0
     gaps = torch.where(valid, mined.positives - mined.negatives, 0)
-    losses = mined.shares * (softplus(gaps) if soft_margin else relu(gaps + margin))
+    losses = mined.shares * (softplus if soft_margin else relu)(gaps + margin)
 
     active = valid & (gaps + margin > 0)
     counted = mined.shares * active if average == "active" else mined.shares
@@ -164,6 +166,11 @@ class TripletLoss(nn.Module):
         self.normalize = normalize
         self.reduction: Reduction = reduction
 
+    @property
+    def similarity(self) -> ProductSimilarity:
+        """The similarity that ranks as its distance does."""
+        return similarity_of_distance(self.distance, self.normalize)
+
     def forward(
         self,
         queries: Tensor,
@@ -196,16 +203,17 @@ class TripletLoss(nn.Module):
     def extra_repr(self) -> str:
         """Describe the settings."""
         margin = check_settings(self.distance, self.mining, self.margin, self.soft_margin, self.average, self.normalize)
+        shown = "soft" if self.soft_margin and not margin else f"{'soft ' if self.soft_margin else ''}{margin}"
         return (
             f"distance={self.distance}{'' if self.normalize else ' (raw)'}, mining={self.mining}, "
-            f"margin={'soft' if self.soft_margin else margin}, average={self.average}, reduction={self.reduction}"
+            f"margin={shown}, average={self.average}, reduction={self.reduction}"
         )
 
 
 def check_settings(
     distance: Distance, mining: Mining, margin: float | None, soft_margin: bool, average: Average, normalize: bool
 ) -> float:
-    """Return the margin in use, the distance's default if none is given; 0 stands for a soft one.
+    """Return the margin in use: if none is given the distance's default, and 0 for a soft one.
 
     Raises:
         ValueError: If a word is not known, or two settings do not go together.
@@ -216,13 +224,11 @@ def check_settings(
     check_distance(distance, normalize, default if margin is None else margin)
     if mining == "distance_weighted" and distance == "euclidean" and not normalize:
         raise ValueError("expected normalize=True with mining 'distance_weighted', which is about unit vectors")
-    if not soft_margin:
-        return default if margin is None else margin
-    if margin is not None:
-        raise ValueError(f"expected a margin or a soft margin, got margin {margin} and soft_margin=True")
-    if average == "active":
+    if soft_margin and average == "active":
         raise ValueError("expected average='all' with a soft margin, under which every triplet is active")
-    return 0.0
+    if margin is not None:
+        return margin
+    return 0.0 if soft_margin else default
 
 
 def _log_weights(apart: Tensor, distance: Distance, dimension: int) -> Tensor:

@@ -50,12 +50,14 @@ class Filters:
         min_percent: The first percentile of the ranking of the whole corpus that is taken; with 3 and 4 the band of
             Yu et al. 2025 (ConFit v2, https://arxiv.org/abs/2502.12361).
         max_percent: The end of that band.
-        min_score: Least score.
+        min_score: Least score, in the units of the source, as are the highest and the absolute margin: for `Dense`
+            those of the encoder's similarity; of distances they are below 0.
         max_score: Highest score: refuses what a cross-encoder calls relevant.
         absolute_margin: At least so much below the score of the positive.
         relative_margin: At least this share of the positive's score below it: 0.05 keeps those of at most 95 % of it
             (Moreira et al. 2024, NV-Retriever, https://arxiv.org/abs/2407.15831, section 3, TopK-PercPos). The share
-            is of the absolute value, so that it is a margin for a negative score too.
+            is of the absolute value, so that it is a margin for a negative score too: of distances, 0.05 keeps those at
+            least 5 % farther away than the positive.
         near_duplicate: Least Jaccard similarity of word 5-grams at which a document is nearly the query or one of the
             known positives, see `contrastive.data.near_duplicates`; None does not look.
 

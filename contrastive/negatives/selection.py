@@ -58,8 +58,8 @@ class Selection:
             raise ValueError(f"expected count of at least 1, got {self.count}")
         if self.sampling not in ("top", "uniform", "softmax"):
             raise ValueError(f"expected sampling to be top, uniform or softmax, got {self.sampling!r}")
-        if not self.temperature > 0:
-            raise ValueError(f"expected a temperature above 0, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"expected a finite temperature above 0, got {self.temperature}")
 
     def __call__(
         self, pool: Pool, block: Candidates, *, source: str, refresh: int = 0, duplicates: Duplicates | None = None

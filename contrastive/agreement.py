@@ -1,0 +1,59 @@
+"""Whether a loss compares embeddings as their encoder does, so that what is trained is what ranks.
+
+What matters is the order in which documents come. On embeddings of length 1 cosine, dot product and Euclidean distance
+put them in the same one, so there any of the three trains any. Matryoshka's short embeddings are cut from the whole
+ones and are not of length 1: only cosine treats them as an encoder of fewer dimensions does, which normalizes again.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from contrastive.losses import MatryoshkaLoss
+from contrastive.similarity import ProductSimilarity, cosine, similarity_of
+
+
+def loss_settings(encoder: object) -> dict[str, object]:
+    """Return how a loss is to compare the embeddings of an encoder, by the names that losses have for it.
+
+    Returns:
+        `similarity`, for losses of scores; `distance` and `normalize`, for losses of distances, `distance` None where
+        there is none. Dot products of length 1 are called cosine.
+
+    Example:
+        >>> loss_settings(object())
+        {'similarity': 'cosine', 'distance': 'cosine', 'normalize': True}
+    """
+    name, of_length_1 = similarity_of(encoder).name, _of_length_1(encoder)
+    if name == "dot" and of_length_1:
+        name = "cosine"
+    normalize = name != "euclidean" or of_length_1
+    return {"similarity": name, "distance": None if name == "dot" else name, "normalize": normalize}
+
+
+def check_agreement(loss: nn.Module, encoder: object) -> None:
+    """Refuse a loss that trains another order of documents than the one its encoder is to rank them in.
+
+    A loss that does not say how it compares, by its `similarity`, or compares by a callable of the user's, is let pass.
+
+    Raises:
+        ValueError: If the two disagree; it names both settings.
+    """
+    compares, own = getattr(loss, "similarity", None), similarity_of(encoder)
+    if not isinstance(compares, ProductSimilarity):
+        return
+    of_length_1 = _of_length_1(encoder)
+    cuts = of_length_1 and isinstance(loss, MatryoshkaLoss)
+    if not (compares is cosine if cuts else of_length_1 or compares is own):
+        inner = loss.loss if isinstance(loss, MatryoshkaLoss) else loss
+        setting = "distance" if hasattr(inner, "distance") else "similarity"
+        of_cut = " of embeddings that are cut" if cuts else ""
+        raise ValueError(
+            f"expected a loss that compares embeddings as the encoder does, got {compares} of {type(inner).__name__}"
+            f"{of_cut} (loss.{setting}) and {own} of the encoder (encoder.similarity, or what its folder says): "
+            f"leave loss.{setting} null and choose encoder.similarity, or choose another loss"
+        )
+
+
+def _of_length_1(encoder: object) -> bool:
+    return bool(getattr(encoder, "normalize", False))
