@@ -40,4 +40,11 @@ if __name__ == "__main__":
         from experiments.sweeps import program
 
         sys.exit(program.main(sys.argv[1:]))
+
+    from experiments.composing import MISTAKES, check_overrides, said
+
+    try:
+        check_overrides(sys.argv[1:])
+    except MISTAKES as error:
+        sys.exit(f"error: {said(error)}")
     main()

@@ -178,7 +178,8 @@ def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, 
     from contrastive.data.documents import documents
 
     if config._target_ == "contrastive.data.corpus.corpus":  # queries are not needed, and take long or a language model
-        return Path(config.path).stem, documents(config.path, columns=config.get("columns"))
+        settings = {name: config[name] for name in ("columns", "separator", "encoding", "strip_html") if name in config}
+        return Path(config.path).stem, documents(config.path, **settings)
     data = instantiate(config)
     tasks = {"test": data.test, "dev": data.dev}
     wanted = [split] if split else list(tasks)
