@@ -93,7 +93,10 @@ def corpus(
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
-    return TextData(Path(path).stem, tuple(records), dev, test, read.account)
+    without = len(source.texts) - len({record.positive_id for record in records})
+    remark = f"{without:,} of {len(source.texts):,} documents have no training query: held out, or nothing to ask"
+    account = replace(read.account, remarks=(*read.account.remarks, *([remark] if without else ())))
+    return TextData(Path(path).stem, tuple(records), dev, test, account)
 
 
 @dataclass(frozen=True, slots=True)
