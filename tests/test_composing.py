@@ -39,9 +39,8 @@ def test_paths_reach_the_reader_and_the_encoder_as_they_are(name: str, tmp_path:
     folder = tmp_path / name
     folder.mkdir()
     (folder / "pairs.csv").touch()
-    config = compose(data=str(folder), model=str(folder))
-    assert (config.data.path, config.encoder.name_or_path) == (str(folder), str(folder))
-    assert compose(data=str(folder / "pairs.csv")).data.path == str(folder / "pairs.csv")
+    config = compose(data=str(folder / "pairs.csv"), model=str(folder))
+    assert (config.data.path, config.encoder.name_or_path) == (str(folder / "pairs.csv"), str(folder))
 
 
 @pytest.mark.parametrize("name", ["${oc.env:HOME}", "a${", "\\${seed}"])
@@ -53,7 +52,7 @@ def test_references_in_paths_are_not_looked_up(name: str, tmp_path: Path) -> Non
         compose(model=str(tmp_path / name))
 
 
-@pytest.mark.parametrize("value", ["my jobs (1).csv", "O'Brien.csv", "a=b", "[x].csv", "'O'Brien'"])
+@pytest.mark.parametrize("value", ["my jobs (1).csv", "a=b", "'O'Brien'"])
 def test_what_hydra_cannot_read_is_shown_with_quotes_that_it_can(value: str) -> None:
     with pytest.raises(OverrideParseException) as caught:
         compose(data="files", overrides=[f"data.path={value}"])

@@ -180,7 +180,7 @@ def test_what_cannot_be_is_refused(settings: dict[str, object], message: str, tm
 
 def test_documents_are_read_alike_for_training_and_for_judging(judged: Path) -> None:
     rows = [json.loads(line) for line in (judged / "corpus.jsonl").read_text().splitlines()]
-    rows = [{**row, "text": f"<p>{row['text']}</p>"} for row in rows]
+    rows = [{**row, "text": "<p>" + row["text"].replace("\n", "<br>") + "</p>"} for row in rows]
     (judged / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = corpus(judged)
     assert data.dev.corpus["d0"] == text(0)

@@ -424,8 +424,9 @@ def test_texts_may_be_marked_named_and_numbered_otherwise(folder: Folder) -> Non
     assert data.test.qrels == {"q_1": {"7": 1}}
     assert data.account is not None
     assert data.account.columns == {"id": "id", "title": "Title", "text": "body"}
+    (path / "corpus.jsonl").write_text('{"_id": "a", "title": 5, "text": "x"}\n')
     with pytest.raises(ValueError, match=r"corpus\.jsonl, line 1: expected a text in column 'title', got the int 5"):
-        beir(folder(corpus=[{"_id": "a", "title": 5, "text": "x"}]))
+        beir(path)
 
 
 def test_judgements_are_accounted_for(folder: Folder) -> None:

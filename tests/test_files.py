@@ -855,7 +855,7 @@ def test_other_files_of_a_folder_are_named(write: Write, tmp_path: Path) -> None
     assert account.remarks == ("files that are not used: old.jsonl, train_2.csv",)
 
 
-def test_settings_of_files_are_passed_on(write: Write, tmp_path: Path) -> None:
+def test_settings_of_files_are_passed_on(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     lines = ["query|answer", *(f"Köchin {i}|<p>R&amp;D {i}</p>" for i in range(10))]
     path.write_bytes("\n".join(lines).encode("latin-1"))

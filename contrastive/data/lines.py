@@ -60,8 +60,8 @@ def _pieces(file: Path, encoding: str | None, *, by_line: bool) -> Iterator[str]
                     )
                 if packed and not by_line and size > _LONGEST_TEXT:
                     raise ValueError(
-                        f"{file}: expected fewer than {_LONGEST_TEXT:,} characters in a compressed file that is read as "
-                        "a whole; write an object a line instead"
+                        f"{file}: expected fewer than {_LONGEST_TEXT:,} characters in a compressed file that is read "
+                        "as a whole; write an object a line instead"
                     )
                 if "\0" in piece:
                     raise ValueError(
