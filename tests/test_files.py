@@ -803,7 +803,7 @@ def test_blanks_in_ids_become_underscores(write: Write) -> None:
     for task in tasks(data):
         ids += [*task.queries, *task.corpus, *task.qrels]
     assert {id_[:2] for id_ in ids} == {"Qu", "A_", "B_"}
-    assert not any(id_.split() != [id_] for id_ in ids)
+    assert all(id_.split() == [id_] and id_.isprintable() for id_ in ids)
 
 
 def test_ids_that_become_one_are_refused(write: Write) -> None:
@@ -864,4 +864,8 @@ def test_settings_of_files_are_passed_on(tmp_path: Path) -> None:
         config = compose("config", overrides=["data=files", f"data.path='{path}'", *settings])
     data = instantiate(config.data)
     assert (data.train[0].query, data.train[0].positive) == ("Köchin 0", "R&D 0")
-    assert data.account.remarks == ("100 % of the rows have HTML in a positive (strip_html=true takes it out)",)
+    assert data.account.remarks == ("100 % of the rows have HTML in a positive, which was taken out",)
+    data = files(path, separator="|", encoding="latin-1", held_out=0)
+    assert data.train[0].positive == "<p>R&amp;D 0</p>"
+    assert data.account is not None
+    assert data.account.remarks[0].endswith("which stays (strip_html=true takes it out)")

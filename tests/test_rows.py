@@ -122,6 +122,7 @@ def test_rows_are_read_one_at_a_time(write: Write) -> None:
         ("a.csv", 'a,b\n1,2\n"1,2\n3,4\n', r"a\.csv, line 3: malformed, or a quote is not closed"),
         ("a.csv", 'a,b\n1,"2"3\n', r"a\.csv, line 2: malformed, or a quote is not closed"),
         ("a.csv", "a,b,a\n1,2,3\n", r"a\.csv, line 1: expected distinct column names, got 'a' more than once"),
+        ("a.csv", "a,b\n1,2\na,b\n", r"a\.csv, line 3: found the header once more"),
         ("a.json", '[{"a": 1}, 2]', r"a\.json, item 2: expected an object, got '2'"),
         ("a.json", '[{"a": 1}', r"a\.json: malformed JSON"),
         ("a.json", '[{"a": 1},\n {"a" 2}]', r"a\.json: malformed JSON: .*delimiter \(line 2, column 7\)$"),

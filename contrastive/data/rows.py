@@ -202,6 +202,8 @@ def _separated(file: Path, separator: str | None, encoding: str | None, *, usual
         if header is None:
             _refuse_other_separator(where, row, separator, usual)
             header = _distinct(where, [name if name.strip() else f"(column {i})" for i, name in enumerate(row, 1)])
+        elif row == header:
+            raise ValueError(f"{where}: found the header once more; take this line out")
         elif len(row) < len(header) or any(row[len(header) :]):
             raise ValueError(f"{where}: expected {len(header)} cells, as in the header, got {len(row)}")
         else:
