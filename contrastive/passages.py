@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import textwrap
 
+from contrastive.shown import clean
+
 _TITLE = 160
 """Characters of the longest first line that counts as a title."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BULLET = re.compile(r"^[-*+•·▪◦‣\u2013\u2014] ")
 
 
@@ -72,5 +73,5 @@ def one_line(text: str) -> str:
         >>> one_line("Skills:\n- SQL\n- charts")
         'Skills: · SQL · charts'
     """
-    lines = (" ".join(_CONTROL.sub(" ", line).split()) for line in text.splitlines())
+    lines = (" ".join(clean(line).split()) for line in text.splitlines())
     return " · ".join(_BULLET.sub("", line) for line in lines if line)

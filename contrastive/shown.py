@@ -19,7 +19,8 @@ def clean(text: str) -> str:
         >>> clean("a \x1b[31mred\x1b[0m\x07 door\n")
         'a red door\n'
     """
-    return _CONTROL.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
+    without = _ESCAPES.sub("", text.replace("\r\n", "\n"))
+    return _CONTROL.sub(lambda found: " " if found[0].isspace() else "", without)
 
 
 def short(value: object, width: int = 60) -> str:

@@ -11,10 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException, InstantiationException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from contrastive.shown import clean
 
 CONFIGS = Path(__file__).parents[1].resolve() / "configs"
 
@@ -122,12 +125,55 @@ MISTAKES = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportE
 
 
 def said(error: Exception) -> str:
-    """Say what is wrong without what Hydra and OmegaConf put around it."""
+    """Say what is wrong without what Hydra and OmegaConf put around it, or data in it that would control a terminal."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return str(error.__cause__)
+        return clean(str(error.__cause__))
+    if isinstance(error, OverrideParseException):
+        return clean(_malformed(error.override))
     if isinstance(error, OmegaConfBaseException):  # the setting and its type follow on lines of their own
-        return str(error).splitlines()[0]
-    return str(error)
+        return clean(str(error)).splitlines()[0]
+    return clean(str(error))
+
+
+def check_overrides(arguments: Iterable[str]) -> None:
+    """Refuse words of a command line that are meant as name=value and that Hydra cannot read.
+
+    Raises:
+        OverrideParseException: If there is one.
+    """
+    parser = OverridesParser.create()
+    for argument in arguments:
+        if "=" in argument and not argument.startswith("-"):
+            parser.parse_overrides([argument])
+
+
+def quoted(value: str) -> str:
+    r"""Write a text as Hydra reads it literally, whatever is in it.
+
+    Raises:
+        ValueError: If it has a reference to a setting or the environment, which would be looked up time and again.
+
+    Example:
+        >>> print(quoted("O'Brien"), quoted("a b"))
+        'O\'Brien' 'a b'
+    """
+    if "${" in value:
+        raise ValueError(f"expected no ${{ in a path or a name, since settings take it for a reference, got {value}")
+    # Backslashes count only before a quote, and the last one is ours.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _malformed(override: str) -> str:
+    """Say of name=value which Hydra cannot read how it could."""
+    name, _, value = override.partition("=")
+    value = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    if not re.fullmatch(r"[+~]*[\w./@:]+", name) or "${" in value:
+        return f"expected name=value as Hydra reads it, got {override}"
+    return (
+        f"Hydra cannot read {override}: a value with blanks, brackets, quotes, = or letters other than a to z wants "
+        f'quotes of its own, "{name}={quoted(value)}" as you would type it'
+    )
 
 
 def model_folder(model: str) -> str:
@@ -139,7 +185,7 @@ def model_folder(model: str) -> str:
 def _encoder(model: str | None) -> list[str]:
     if model is None or model == "minilm":
         return []
-    return ["encoder=pretrained", f"encoder.name_or_path='{model_folder(model)}'"]
+    return ["encoder=pretrained", f"encoder.name_or_path={quoted(model_folder(model))}"]
 
 
 def _data(data: str | None) -> list[str]:
@@ -148,9 +194,9 @@ def _data(data: str | None) -> list[str]:
     path = Path(data)
     if path.is_dir():
         in_beir_layout = (path / "qrels").is_dir() or (path / "corpus.jsonl").is_file()
-        return [f"data={'beir' if in_beir_layout else 'files'}", f"data.path='{path.resolve()}'"]
+        return [f"data={'beir' if in_beir_layout else 'files'}", f"data.path={quoted(str(path.resolve()))}"]
     if path.is_file():
-        return ["data=files", f"data.path='{path.resolve()}'"]
+        return ["data=files", f"data.path={quoted(str(path.resolve()))}"]
     choices = sorted(config.stem for config in (CONFIGS / "data").glob("*.yaml"))
     if data not in choices:
         raise ValueError(f"expected data to be a file, a folder, or one of {', '.join(choices)}, got {data}")

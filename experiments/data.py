@@ -30,6 +30,8 @@ examples:
   python -m experiments.data inspect
   python -m experiments.data inspect --data DIR_OR_FILE --model outputs/2026-11-23/10-00-00-infonce
   python -m experiments.data inspect --data DIR --json encoder.max_length=128 > data.json
+  python -m experiments.data inspect --data pairs.csv data.separator=semicolon data.encoding=cp1252
+  python -m experiments.data inspect --data corpus data.path=postings.csv
   python -m experiments.data inspect --data mixed +data@data.sources.jobs=jobs \\
       +data@data.sources.mine=beir data.sources.mine.path=DIR
 

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from contrastive.contracts import Side
-from contrastive.data import Identities, Record, RetrievalTask, TextData, check_disjoint, normalise_text
+from contrastive.data import Account, Identities, Record, RetrievalTask, TextData, check_disjoint, normalise_text
 from experiments.pair_statistics import (
     Distribution,
     Duplicates,
@@ -103,6 +103,7 @@ class Inspection:
         leaks: What splits share, a sentence each.
         word_overlap: By split, the mean share of a query's words that stand in its best answers.
         examples: Some training pairs, or pairs of a task where there are none.
+        account: What was read, left out and not used, if the data were read.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Inspection:
     leaks: list[str]
     word_overlap: dict[str, float]
     examples: list[Example]
+    account: Account | None = None
 
 
 def inspect(
@@ -152,6 +154,7 @@ def inspect(
         leaks=leaks(data),
         word_overlap={name: word_overlap(some) for name, some in pairs.items() if some},
         examples=examples(sample or [Record(*pair) for name in tasks for pair in pairs[name]], num_examples),
+        account=data.account,
     )
 
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from contrastive.shown import clean
+from experiments.accounts import cautions, overview
 from experiments.inspection import SAMPLE, Inspection
 from experiments.pair_statistics import Distribution
 
@@ -29,7 +31,7 @@ _DUPLICATES = {
 
 def findings(found: Inspection) -> list[str]:
     """Say what stands out, in plain words, the gravest first."""
-    sentences = [*found.leaks, *_sizes(found)]
+    sentences = [*found.leaks, *(cautions(found.account) if found.account else ()), *_sizes(found)]
     for kind, lengths in found.lengths.items():
         if lengths.cut:
             share = percent(lengths.cut / lengths.measured)
@@ -46,7 +48,7 @@ def findings(found: Inspection) -> list[str]:
         if not NOT_LEXICAL < share < LEXICAL:
             hint = "word matching such as BM25 will be hard to beat" if share >= LEXICAL else "words alone find little"
             sentences.append(f"{percent(share)} of the words of a {split} query stand in its answer: {hint}")
-    return sentences
+    return [clean(sentence) for sentence in sentences]
 
 
 def _sizes(found: Inspection) -> Iterator[str]:
@@ -80,7 +82,9 @@ def percent(share: float) -> str:
 
 
 def print_inspection(found: Inspection, console: Console) -> None:
-    """Print all tables, the examples, and at last the findings."""
+    """Print what was read, all tables, the examples, and at last the findings."""
+    for sentence in overview(found.account) if found.account else ():
+        _print(sentence, console)
     _print_sizes(found, console)
     lengths = found.lengths
     limits = " and ".join(map(str, sorted({kind.max_length for kind in lengths.values()})))
@@ -102,7 +106,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
         lines = {"\n": example.query, "  positive  ": example.positive, "  negative  ": example.negative}
         for label, text in lines.items():
             if text is not None:
-                console.print(label + text, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+                console.print(label + clean(text), markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
     _print("\nWhat stands out", console)
     for sentence in findings(found) or ["nothing"]:
         _print(f"  - {sentence}", console)
@@ -135,17 +139,17 @@ def _print_sizes(found: Inspection, console: Console) -> None:
 def _print_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]], console: Console) -> None:
     if not rows:
         return
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(clean(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column()
     for column in columns:
         table.add_column(column, justify="right")
     for name, cells in rows.items():
-        table.add_row(Text(name), *cells)
+        table.add_row(Text(clean(name)), *cells)
     console.print(table)
 
 
 def _print(sentence: str, console: Console) -> None:
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print(clean(sentence), markup=False, highlight=False, soft_wrap=True)
 
 
 def _range(values: Distribution) -> str:

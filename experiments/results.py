@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from contrastive.json_files import read_object
+from contrastive.shown import clean
 from contrastive.whole_files import whole_file
 from experiments.received import read_config
 
@@ -113,7 +115,7 @@ def write_similarities(
 
 def print_table(title: str, systems: Mapping[str, Results], console: Console) -> None:
     """Print a row a system: each headline metric with its 95 % interval over queries."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(clean(title)), title_justify="left")
     table.add_column("system")
     for metric in HEADLINE:
         table.add_column(metric, justify="right", no_wrap=True)
@@ -125,13 +127,13 @@ def print_table(title: str, systems: Mapping[str, Results], console: Console) ->
 
 def first_line(document: str, width: int = 90) -> str:
     """Return the start of a document on one line: its title and as much of its text as fits."""
-    line = " · ".join(part.strip() for part in document.splitlines() if part.strip())
+    line = " · ".join(part.strip() for part in clean(document).splitlines() if part.strip())
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def print_top(query: str, tops: Mapping[str, Sequence[tuple[float, str]]], console: Console) -> None:
     """Print the best documents for one query under each system, as (score, document)."""
-    console.print(f"\nBest postings for: {query}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nBest postings for: {clean(query)}", markup=False, highlight=False, soft_wrap=True)
     for name, hits in tops.items():
         console.print(f"  {name}", markup=False, highlight=False)
         for position, (score, document) in enumerate(hits, start=1):
@@ -150,7 +152,7 @@ def print_gain(change: Mapping[str, float], console: Console) -> None:
 
 def print_files(folder: Path, console: Console) -> None:
     """Print where everything is and what each file of the run is for."""
-    console.print(f"\nEverything is in {folder}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"\nEverything is in {clean(str(folder))}", soft_wrap=True, markup=False, highlight=False)
     for name, what in FILES.items():
         if any(folder.glob(name)):
             console.print(f"  {name:22}{what}", markup=False, highlight=False, soft_wrap=True)

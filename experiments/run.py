@@ -58,5 +58,11 @@ if __name__ == "__main__":
         from experiments.sweeps import program
 
         sys.exit(program.main(sys.argv[1:]))
+    from experiments.composing import MISTAKES, check_overrides, said
+
+    try:
+        check_overrides(sys.argv[1:])
+    except MISTAKES as error:
+        sys.exit(f"error: {said(error)}")
     OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)
     main()

@@ -180,7 +180,7 @@ def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, 
     from contrastive.data.documents import documents
 
     if config._target_ == _CORPUS:
-        return Path(config.path).stem, documents(config.path, columns=config.get("columns"))
+        return Path(config.path).stem, documents(config.path, **_document_settings(config))
     return of_split(instantiate(config), split)
 
 
@@ -190,8 +190,13 @@ def run_corpus(config: Path, split: str | None) -> tuple[str, Mapping[str, str]]
     if isinstance(data, dict) and data.get("_target_") == _CORPUS:
         path = str(data.get("path"))
         reader = "contrastive.data.documents.documents"
-        return Path(path).stem, build_data({"_target_": reader, "path": path, "columns": data.get("columns")})
+        return Path(path).stem, build_data({"_target_": reader, "path": path, **_document_settings(data)})
     return of_split(build_data(data), split)
+
+
+def _document_settings(corpus: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of `data=corpus` that are of its documents: queries are not needed, and take long."""
+    return {name: corpus[name] for name in ("columns", "separator", "encoding", "strip_html") if name in corpus}
 
 
 def of_split(data: Any, split: str | None) -> tuple[str, Mapping[str, str]]:

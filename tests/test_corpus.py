@@ -178,7 +178,7 @@ def test_what_is_posted_again_is_in_one_split(seed: int, tmp_path: Path) -> None
     assert [len(task.queries) for task in (data.dev, data.test)] == [len(ids) for ids in held]
     assert data.account is not None
     told = "90 documents are nearly the same as another; none of them is in another split than its like"
-    assert data.account.remarks == (told,)
+    assert data.account.remarks[-1] == told
 
 
 def test_a_group_is_held_out_by_the_first_of_its_documents(tmp_path: Path) -> None:
@@ -221,3 +221,17 @@ def test_a_handful_of_documents_is_enough(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(settings: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         corpus(write(tmp_path), writer_cache=tmp_path / "written.jsonl", **settings)
+
+
+def test_documents_are_read_alike_for_training_and_for_judging(judged: Path) -> None:
+    rows = [json.loads(line) for line in (judged / "corpus.jsonl").read_text().splitlines()]
+    rows = [{**row, "text": "<p>" + row["text"].replace("\n", "<br>") + "</p>"} for row in rows]
+    (judged / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = corpus(judged)
+    assert data.dev.corpus["d0"] == text(0)
+    assert not any("<p>" in record.positive for record in data.train)
+    assert data.account.rows_read == 63
+    assert data.account.left_out == {}
+    assert data.account.remarks[0] == "63 of 63 documents have HTML, which was taken out"
+    assert "documents have no training query" in data.account.remarks[1]
+    assert "<p>" in corpus(judged, strip_html=False).dev.corpus["d0"]

@@ -379,3 +379,86 @@ def test_collator_refuses_what_it_cannot_know() -> None:
         Collator(RECORDS, num_negatives=-1)
     with pytest.raises(ValueError, match="a text that the ids were made from, got 'new'"):
         Collator(RECORDS)([Record("cook", "new")])
+
+
+# The BEIR layout as people write it
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    [
+        "corpus-id\tquery-id\tscore\nd2\tq3\t2\n",
+        "Score\tquery_id\tdocid\n2\tq3\td2\n",
+        "query-id\titer\tcorpus-id\trelevance\nq3\t0\td2\t2\n",
+        "q3\t0\td2\t2\n",
+        "q3 Q0 d2 2\n",
+        "\ufeffquery-id\tcorpus-id\tscore\r\nq3\td2\t2.0\r\n\r\n",
+        "q\td\tg\nq3\td2\t2",
+    ],
+)
+def test_qrels_are_read_by_their_header(qrels: str, folder: Folder) -> None:
+    test = beir(folder(test=qrels)).test
+    assert test is not None
+    assert test.qrels == {"q3": {"d2": 2}}
+
+
+def test_qrels_by_their_header_where_both_orders_would_do(folder: Folder) -> None:
+    both: list[Mapping[str, object]] = [{"_id": f"{i}", "text": f"text {i}"} for i in range(4)]
+    data = beir(folder(corpus=both, queries=both, test="corpus-id\tquery-id\tscore\n0\t3\t1\n"))
+    assert data.test is not None
+    assert data.test.qrels == {"3": {"0": 1}}
+
+
+@pytest.mark.parametrize(
+    ("qrels", "message"),
+    [
+        ("query-id\tsomething\tscore\nq1\td1\t1\n", r"test\.tsv, line 1: .* one corpus-id .*, got query-id, some"),
+        ("query-id\tqid\tscore\nq1\td1\t1\n", r"test\.tsv, line 1: .* with one query-id among"),
+        ("q1\tx\td1\t1\n", r"test\.tsv, line 1: expected a header line with query-id, corpus-id, score"),
+    ],
+)
+def test_headers_that_cannot_be_told_are_refused(qrels: str, message: str, folder: Folder) -> None:
+    with pytest.raises(ValueError, match=message):
+        beir(folder(test=qrels))
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val"])
+def test_other_names_of_dev_are_known(name: str, folder: Folder) -> None:
+    data = beir(folder(**{name: HEADER + QRELS["dev"], "extra": "x"}))
+    assert data.dev is not None
+    assert data.dev.name == "dev"
+    assert data.account is not None
+    assert "files of qrels that are not used: extra.tsv" in data.account.remarks
+
+
+def test_texts_may_be_marked_named_and_numbered_otherwise(folder: Folder) -> None:
+    path = folder(corpus=[{"id": 7, "Title": "Chef", "body": "cooks", "metadata": {}}], test=HEADER + "q 1\t7\t1\n")
+    (path / "queries.jsonl").write_text('\ufeff{"_id": "q 1", "text": "cook"}\n\n')
+    data = beir(path)
+    assert data.test is not None
+    assert (data.test.corpus, data.test.queries) == ({"7": "Chef\ncooks"}, {"q_1": "cook"})
+    assert data.test.qrels == {"q_1": {"7": 1}}
+    assert data.account is not None
+    assert data.account.columns == {"id": "id", "title": "Title", "text": "body"}
+    (path / "corpus.jsonl").write_text('{"_id": "a", "title": 5, "text": "x"}\n')
+    with pytest.raises(ValueError, match=r"corpus\.jsonl, line 1: expected a text in column 'title', got the int 5"):
+        beir(path)
+
+
+def test_judgements_are_accounted_for(folder: Folder) -> None:
+    train = HEADER + "q1\td1\t2\nq1\td2\t1\nq1\td3\t0\nq1\td1\t2\n"
+    queries: list[Mapping[str, object]] = [*QUERIES, {"_id": "q5", "text": " "}]
+    data = beir(folder(queries=queries, train=train, test=HEADER + QRELS["test"]), max_train_pairs=1)
+    account = data.account
+    assert account is not None
+    assert (account.rows_read, account.rows_used) == (5, 2)
+    assert account.left_out == {"repeat another": 1, "not trained on: below the best grade of the query, or 0": 2}
+    assert account.remarks == ("3 of 5 queries have no judgement here and are not used", "1 queries have no text")
+
+
+def test_html_of_documents_goes_where_that_is_said(folder: Folder) -> None:
+    path = folder(corpus=[{"_id": "d3", "title": "", "text": "<p>heals</p>"}], test=HEADER + QRELS["test"])
+    for strip_html, text in ((False, "<p>heals</p>"), (True, "heals"), ("auto", "heals")):
+        test = beir(path, strip_html=strip_html).test  # type: ignore[arg-type]
+        assert test is not None
+        assert test.corpus == {"d3": text}

@@ -696,3 +696,176 @@ def test_a_run_on_a_file_of_ones_own(write: Write, tmp_path: Path, tiny_model_fo
     assert report["status"] == "finished"
     assert report["data"]["train_pairs"] == 16
     assert (report["data"]["queries"], report["data"]["documents"]) == (2, 40)
+
+
+# Labels, lists and cells that say nothing
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["is_duplicate", "Relevance", "rating", "match", "label", "similarity", "isMatch", "relevance score", "gold_label"],
+)
+def test_labels_are_never_taken_for_relevance(name: str, write: Write) -> None:
+    rows = [{"query": f"q{i}", "document": f"d{i}", name: i % 2} for i in range(20)]
+    path = write(rows, "pairs.csv")
+    assert [record.score for record in files(path).train] == [0, 1] * 10
+    assert len(files(path, min_score=1, held_out=0).train) == 10
+    data = files(path, columns={"score": False}, held_out=0)
+    assert data.account is not None
+    assert data.account.unused_columns == (name,)
+    assert data.account.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "stands_out"),
+    [
+        ((0, 1), True),
+        (("yes", "No"), True),
+        ((0, 1, 2, 3), True),
+        (("1.0", "0.0"), True),
+        ((True, False), True),
+        ((1, 1), False),
+        (("red", "blue"), False),
+        ((0, 20_000), False),
+        (tuple(range(8)), False),
+    ],
+)
+def test_a_column_that_looks_like_labels_stands_out(values: Sequence[object], stands_out: bool, write: Write) -> None:
+    rows = [{"query": f"q{i}", "document": f"d{i}", "fits": values[i % len(values)]} for i in range(20)]
+    account = files(write(rows), held_out=0).account
+    assert account is not None
+    assert account.unused_columns == ("fits",)
+    said = [remark for remark in account.remarks if "looks like labels" in remark]
+    assert len(said) == stands_out
+    assert all("columns.score=fits" in remark and "columns.score=false" in remark for remark in said)
+
+
+def test_lists_written_as_text_stand_out_and_are_read_where_that_is_said(write: Write) -> None:
+    rows = [
+        {"query": f"['SQL', 'R{i}']", "positive": f'["a {i}", "b [{i}]"]', "negatives": "['x', 'y']" if i else ""}
+        for i in range(3)
+    ]
+    path = write(rows, "pairs.csv")
+    plain = files(path, held_out=0)
+    assert plain.train[0].query == "['SQL', 'R0']"
+    assert plain.account is not None
+    assert [remark.split(" (")[0] for remark in plain.account.remarks] == [
+        "3 texts of column 'query' look like lists and are one text each",
+        "3 texts of column 'positive' look like lists and are one text each",
+        "2 texts of column 'negatives' look like lists and are one text each",
+    ]
+    read = files(path, held_out=0, columns={"lists": ["query", "Positive", "negatives"]})
+    assert [(record.query, record.positive, record.negatives) for record in read.train[1:4]] == [
+        ("SQL, R0", "b [0]", ()),
+        ("SQL, R1", "a 1", ("x", "y")),
+        ("SQL, R1", "b [1]", ("x", "y")),
+    ]
+    assert read.account is not None
+    assert read.account.remarks == ()
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b']", "['a'\n 'b']", "plain", "[1, 2]", "{'a': 1}", "[" * 300])
+def test_texts_that_are_no_lists_of_texts_are_refused(cell: str, write: Write) -> None:
+    path = write([{"query": "q", "positive": cell}], "pairs.csv")
+    with pytest.raises(
+        ValueError, match=r"line 2: expected a (list such as \['a', 'b'\]|text) in column 'positive', got"
+    ):
+        files(path, held_out=0, columns={"lists": "positive"})
+
+
+def test_cells_that_say_there_is_nothing_are_no_negatives(write: Write) -> None:
+    rows = [
+        {"query": "cook", "positive": "soup", "negative_1": "NaN", "negative_2": "bus", "negative_3": "none"},
+        {"query": "nan", "positive": "N/A", "negative_1": "nancy", "negative_2": "null", "negative_3": "#N/A"},
+    ]
+    data = files(write(rows, "pairs.csv"), held_out=0)
+    assert [record.negatives for record in data.train] == [("bus",), ("nancy",)]
+    assert data.account is not None
+    assert "1 cells of column 'query' say nan, null, none or n/a: they are used as texts" in data.account.remarks
+    assert "2 cells of column 'negative_3' say nan, null, none or n/a: they are no negatives" in data.account.remarks
+
+
+# Ids
+
+
+def test_blanks_in_ids_become_underscores(write: Write) -> None:
+    rows = [
+        {
+            "qid": f"Query {i}",
+            "query": f"cook {i}",
+            "doc": [f"soup {i}", f"stew {i}"],
+            "doc_id": [f"A  {i}", f"B\t{i} "],
+        }
+        for i in range(20)
+    ]
+    data = files(write(rows))
+    ids = [id_ for record in data.train for id_ in (record.query_id, record.positive_id, *record.grades)]
+    for task in tasks(data):
+        ids += [*task.queries, *task.corpus, *task.qrels]
+    assert {id_[:2] for id_ in ids} == {"Qu", "A_", "B_"}
+    assert all(id_.split() == [id_] and id_.isprintable() for id_ in ids)
+
+
+def test_ids_that_become_one_are_refused(write: Write) -> None:
+    rows = [{"qid": "a b", "query": "cook", "answer": "soup"}, {"qid": "a_b", "query": "wait", "answer": "serve"}]
+    with pytest.raises(ValueError, match=r"line 2: query id 'a_b' stands for another text in .*, line 1"):
+        files(write(rows), held_out=0)
+
+
+# The account
+
+
+def test_every_row_is_accounted_for(write: Write) -> None:
+    rows = [{"query": f"q{i // 2}", "pos": f"d{i}", "score": (i + i // 2) % 2, "note": "x"} for i in range(80)]
+    rows += [{"query": f"low {i}", "pos": f"low {i}", "score": 0, "note": ""} for i in range(5)]
+    data = files(write(rows, "pairs.csv"), min_score=1, held_out=0.1, max_train_pairs=10)
+    account = data.account
+    assert account is not None
+    assert account.rows_read == 85
+    assert account.columns == {"query": "query", "positive": "pos", "score": "score"}
+    assert account.unused_columns == ("note",)
+    judged = sum(len(grades) for task in tasks(data) for grades in task.qrels.values())
+    assert account.rows_used == len(data.train) + judged == 10 + 16
+    assert account.left_out == {
+        "not trained on: scored below 1": 5 + 32,
+        "not drawn to train on (max_train_pairs)": 32 - 10,
+    }
+
+
+def test_rows_to_judge_on_that_are_not_used_are_accounted_for(write: Write) -> None:
+    test = write([{"query": f"t{i}", "pos": f"e{i}", "score": i % 2} for i in range(10)], "test.jsonl")
+    train = write([{"query": "a", "pos": "b", "score": 1}])
+    account = files(train=train, test=test, min_score=1, max_queries=2).account
+    assert account is not None
+    assert account.left_out == {
+        "query not drawn to judge on (max_queries)": 3,
+        "dev or test, all of the query scored below 1": 5,
+    }
+    account = files(train=train, test=test).account
+    assert account is not None
+    assert account.left_out == {"dev or test, which want min_score to be judged on": 10}
+
+
+def test_other_files_of_a_folder_are_named(write: Write, tmp_path: Path) -> None:
+    for name in ("train.csv", "train_2.csv", "old.jsonl"):
+        write(numbered(10), name)
+    (tmp_path / "notes.txt").touch()
+    account = files(tmp_path).account
+    assert account is not None
+    assert account.remarks == ("files that are not used: old.jsonl, train_2.csv",)
+
+
+def test_settings_of_files_are_passed_on(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    lines = ["query|answer", *(f"Köchin {i}|<p>R&amp;D {i}</p>" for i in range(10))]
+    path.write_bytes("\n".join(lines).encode("latin-1"))
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        settings = ["data.separator=pipe", "data.encoding=latin-1", "data.strip_html=true", "data.held_out=0"]
+        config = compose("config", overrides=["data=files", f"data.path='{path}'", *settings])
+    data = instantiate(config.data)
+    assert (data.train[0].query, data.train[0].positive) == ("Köchin 0", "R&D 0")
+    assert data.account.remarks == ("100 % of the rows have HTML in a positive, which was taken out",)
+    data = files(path, separator="|", encoding="latin-1", held_out=0)
+    assert data.train[0].positive == "<p>R&amp;D 0</p>"
+    assert data.account is not None
+    assert data.account.remarks[0].endswith("which stays (strip_html=true takes it out)")

@@ -266,3 +266,18 @@ def test_the_configuration_of_the_tutorial_reads_a_local_copy(make: Make) -> Non
         config = compose("config", overrides=["data=ai_jobs", f"data.name={make(extra='ignored')}"])
         assert compose("config", overrides=["data=ai_jobs"]).data.name == "shawhin/ai-job-embedding-finetuning"
     assert sizes(instantiate(config.data)) == (8, 2, 3)
+
+
+def test_what_a_data_set_holds_is_accounted_for(make: Make) -> None:
+    data = hub(make(splits=("train", "validation", "extra"), note="x"), overlap="warn")
+    account = data.account
+    assert account is not None
+    assert account.rows_read == len(data.train) + len(data.dev.queries) > 0
+    assert account.left_out == {}
+    assert account.columns == {
+        "query": "query",
+        "positive": "job_description_pos",
+        "negatives": "job_description_neg",
+    }
+    assert account.unused_columns == ("note",)
+    assert account.remarks == ("splits that are not used: extra",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from contrastive.contracts import Side
-from contrastive.data import Record, RetrievalTask, TextData
+from contrastive.data import Account, Record, RetrievalTask, TextData
 from contrastive.encoder import Encoder
 from contrastive.two_towers import TwoTowers
 from experiments import data as program
@@ -289,6 +290,23 @@ def test_tables_and_examples_fit_eighty_columns() -> None:
     tables = output[: output.index("What stands out")]
     assert max(map(len, tables.splitlines())) <= 80
     assert "0-0" not in printed(replace(DATA, train=(Record("a", "b"),)))
+
+
+def test_what_was_read_and_left_out_is_shown() -> None:
+    account = Account(7, {"blank": 2}, {"query": "Search \x1b[1mterm"}, ("pay", "note"), ("odd \x1b[31mcells",))
+    output = printed(replace(DATA, account=account))
+    assert output.startswith("rows read: 7, 5 used\ncolumns: query from 'Search \\x1b[1mterm'\n")
+    for sentence in ("odd cells", "2 rows are left out: blank", "columns that are not used: 'pay', 'note'"):
+        assert f"  - {sentence}\n" in output
+    assert asdict(inspect(replace(DATA, account=account), count_words, SIDES))["account"]["left_out"] == {"blank": 2}
+
+
+def test_data_do_not_control_the_terminal() -> None:
+    record = Record("cook \x1b[31mred", "chef\x07 \x1b]0;title\x07wanted", ("bus\x9b",), "q1", "d1", ("d2",), {"d1": 1})
+    output = printed(replace(DATA, name="set \x1b[2J", train=(record,), dev=None))
+    assert "cook red" in output
+    assert "  positive  chef wanted" in output
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", output)
 
 
 def test_data_without_training_pairs_or_tasks_is_printed() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from contrastive.data import Collator, Record, RetrievalTask, TextData, mixed
+from contrastive.data import Account, Collator, Record, RetrievalTask, TextData, mixed
 from contrastive.training_data import ContrastiveData
 
 ROOT = Path(__file__).parents[1]
@@ -216,3 +216,20 @@ def test_the_command_line_without_sources_says_so() -> None:
         config = compose("config", overrides=["data=mixed"])
     with pytest.raises(Exception, match="at least one source to mix, got none"):
         instantiate(config.data)
+
+
+def test_accounts_are_added_up() -> None:
+    first = Account(10, {"blank": 2}, {"query": "q"}, ("note",), ("odd",))
+    second = Account(5, {"blank": 1}, {"query": "anchor"})
+    data = mixed({"a": replace(JOBS, account=first), "b": replace(MINE, account=second), "c": PLAIN}, judged="a")
+    account = data.account
+    assert account is not None
+    assert (account.rows_read, account.rows_used) == (15, 12)
+    assert account.left_out == {"a: blank": 2, "b: blank": 1}
+    assert account.columns == {"a: query": "q", "b: query": "anchor"}
+    assert account.unused_columns == ("a: note",)
+    assert account.remarks == (
+        "a: odd",
+        "b: queries that are not used, since another source is judged: 1 of mine-test",
+    )
+    assert mixed({"plain": PLAIN}).account is None

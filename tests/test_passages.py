@@ -83,7 +83,7 @@ def test_a_long_first_line_is_cut_for_the_title_and_kept_in_the_body() -> None:
     [
         ("Skills\n- SQL\n• R\n\n* C ", "Skills · SQL · R · C"),
         ("a - b\n-5 degrees", "a - b · -5 degrees"),
-        ("red\x1b[31m\x07alert\x9b", "red [31m alert"),
+        ("red\x1b[31m\x07alert\x9b", "redalert"),
         ("👩‍⚕️ nurse", "👩‍⚕️ nurse"),
     ],
 )

@@ -46,6 +46,13 @@ def test_top_documents_are_printed_with_score_and_title() -> None:
     assert "1. 0.500  Developer · Python" in out.file.getvalue()
 
 
+def test_documents_and_queries_do_not_control_the_terminal() -> None:
+    out = console()
+    results.print_top("red\x1b[31m", {"after": [(0.5, "Chef\x1b[2J\x07\nsoup")]}, out)
+    assert "Best postings for: red\n" in out.file.getvalue()
+    assert "1. 0.500  Chef · soup\n" in out.file.getvalue()
+
+
 def test_first_line_is_cut_with_an_ellipsis() -> None:
     assert results.first_line("a\n\n b ") == "a · b"
     assert results.first_line("x" * 100, width=10) == "x" * 9 + "…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from contrastive.data import rows
+from contrastive.data import lines, rows
 
 ROWS = [{"query": "Köln, 👩‍⚕️", "answer": 'a "good"\njob'}, {"query": "naïve", "answer": "x\ty"}]
 CSV = 'query,answer\n"Köln, 👩‍⚕️","a ""good""\njob"\nnaïve,x\ty\n'
@@ -121,6 +122,7 @@ def test_rows_are_read_one_at_a_time(write: Write) -> None:
         ("a.csv", 'a,b\n1,2\n"1,2\n3,4\n', r"a\.csv, line 3: malformed, or a quote is not closed"),
         ("a.csv", 'a,b\n1,"2"3\n', r"a\.csv, line 2: malformed, or a quote is not closed"),
         ("a.csv", "a,b,a\n1,2,3\n", r"a\.csv, line 1: expected distinct column names, got 'a' more than once"),
+        ("a.csv", "a,b\n1,2\na,b\n", r"a\.csv, line 3: found the header once more"),
         ("a.json", '[{"a": 1}, 2]', r"a\.json, item 2: expected an object, got '2'"),
         ("a.json", '[{"a": 1}', r"a\.json: malformed JSON"),
         ("a.json", '[{"a": 1},\n {"a" 2}]', r"a\.json: malformed JSON: .*delimiter \(line 2, column 7\)$"),
@@ -209,3 +211,161 @@ def test_the_home_folder_is_known(write: Write, monkeypatch: pytest.MonkeyPatch)
     path = write("a.jsonl", '{"a": 1}')
     monkeypatch.setenv("HOME", str(path.parent))
     assert values(Path("~/a.jsonl")) == [{"a": 1}]
+
+
+# Separators
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "character"),
+    [
+        ("a.csv", "semicolon", ";"),
+        ("a.csv", "tab", "\t"),
+        ("a.csv.gz", "pipe", "|"),
+        ("a.csv", "~", "~"),
+        ("a.tsv", "comma", ","),
+    ],
+)
+def test_another_separator_is_named_and_read(name: str, separator: str, character: str, write: Write) -> None:
+    path = write(name, f"query{character}answer\ncook{character}soup of the day\n")
+    setting = separator if separator != "~" else "tilde"
+    with pytest.raises(
+        ValueError, match=rf"line 1: expected columns with .* between.*; data\.separator={setting} reads"
+    ):
+        values(path)
+    assert next(rows(path, separator=separator))[1] == {"query": "cook", "answer": "soup of the day"}
+
+
+def test_a_file_of_one_column_is_read_if_that_is_said(write: Write) -> None:
+    path = write("a.csv", "text; or not\ncook; waiter\n")
+    with pytest.raises(ValueError, match=r"data\.separator=comma if it has one column"):
+        values(path)
+    assert [row for _, row in rows(path, separator="comma")] == [{"text; or not": "cook; waiter"}]
+
+
+def test_the_first_line_may_say_the_separator(write: Write) -> None:
+    path = write("a.csv", "sep=;\r\nquery;answer\r\ncook;soup, hot\r\n")
+    assert values(path) == [{"query": "cook", "answer": "soup, hot"}]
+    assert places(path) == [", line 3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.csv", {"separator": "semi"}, "expected a separator of one character, or comma, semicolon, .* got 'semi'"),
+        ("a.jsonl", {"separator": ";"}, "expected no separator for a file of this kind, got ';'"),
+        ("a.json", {"separator": "tab"}, "expected no separator for a file of this kind, got '.t'"),
+        ("a.csv", {"encoding": "nope-8"}, "expected an encoding that Python knows, such as cp1252, got 'nope-8'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(name: str, options: dict[str, str], message: str, write: Write) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(rows(write(name, '{"a": 1}\n'), **options))
+
+
+def test_columns_without_a_name_are_called_by_their_place(write: Write) -> None:
+    path = write("a.csv", "query,,answer, \ncook,x,soup,\n,,,\nwait,y,serve,,,\n")
+    assert values(path)[1] == {"query": "wait", "(column 2)": "y", "answer": "serve", "(column 4)": ""}
+    assert places(path) == [", line 2", ", line 4"]
+
+
+# Encodings and line ends
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz"])
+def test_a_byte_order_mark_says_the_encoding(encoding: str, name: str, write: Write) -> None:
+    mark = "\ufeff" if encoding[-2:] in ("le", "be") else ""
+    content = CSV if name == "a.csv" else JSONL
+    assert values(write(name, (mark + content).encode(encoding))) == ROWS
+
+
+def test_other_encodings_are_named_with_the_line_and_read(write: Write) -> None:
+    path = write("a.csv", ("query,answer\n" + "cook,soup\n" * 2000 + "Köchin,“café”\n").encode("cp1252"))
+    with pytest.raises(ValueError, match=r"line 2002: expected UTF-8, got the byte 0xf6; data\.encoding=cp1252 reads"):
+        values(path)
+    assert list(rows(path, encoding="cp1252"))[-1][1] == {"query": "Köchin", "answer": "“café”"}
+    with pytest.raises(ValueError, match=r"line 2002: expected ascii, got the byte 0xf6$"):
+        list(rows(path, encoding="ascii"))
+
+
+def test_carriage_returns_alone_end_lines(write: Write) -> None:
+    path = write("a.csv", 'query,answer\rcook,"soup\rhot"\rwait,serve\r')
+    assert values(path) == [{"query": "cook", "answer": "soup\rhot"}, {"query": "wait", "answer": "serve"}]
+
+
+@pytest.mark.parametrize("content", [CSV, "a,b\nc,d\n"])
+def test_nul_characters_are_refused(content: str, write: Write) -> None:
+    with pytest.raises(ValueError, match=r"line \d: expected .* NUL characters?.* data\.encoding=utf-16-le"):
+        values(write("a.csv", content.encode("utf-16-le")))
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "message"),
+    [
+        ("a.jsonl.gz", '{"a": "', r"a\.jsonl\.gz, line 1: expected a line of fewer than 4,096 characters"),
+        ("a.csv.gz", 'a\n"', r"a\.csv\.gz, line 2: expected a line of fewer than 4,096 characters"),
+        ("a.json.gz", '[{"a": "', r"a\.json\.gz: expected fewer than 8,192 characters in a compressed file"),
+    ],
+)
+def test_what_unpacks_without_end_is_not_held_in_memory(
+    name: str, start: str, message: str, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "_LONGEST_LINE", 4096)
+    monkeypatch.setattr(lines, "_LONGEST_TEXT", 8192)
+    monkeypatch.setattr(lines, "_PIECE", 1024)
+    path = write(name, start + "x" * 2_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            values(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+# JSON of another shape
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"records": [{"query": "a", "answer": "b"}], "count": 1},
+        {"query": ["a", "b"], "answer": ["c", "d"]},
+        {"query": {"0": "a"}, "answer": {"0": "b"}},
+    ],
+)
+def test_one_object_that_holds_a_table_is_named(value: object, indent: int | None, name: str, write: Write) -> None:
+    message = r"one JSON object that is no row, with the keys '(records', 'count|query', 'answer)': expected an array"
+    if indent and name == "a.jsonl":
+        message = "line 1: malformed JSON"
+    with pytest.raises(ValueError, match=message):
+        values(write(name, json.dumps(value, indent=indent)))
+
+
+def test_objects_on_several_lines_are_named(write: Write) -> None:
+    objects = "\n".join(json.dumps(row, indent=1) for row in ROWS)
+    with pytest.raises(ValueError, match="several objects on more lines than one each: expected an array"):
+        values(write("a.json", objects))
+
+
+def test_rows_with_lists_beside_texts_are_rows(write: Write) -> None:
+    row = {"query": "a", "positives": ["b"], "entities": [{"x": 1}], "scores": [1, 2]}
+    assert values(write("a.json", json.dumps(row))) == values(write("a.jsonl", json.dumps(row))) == [row]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps([[{"text": "x" * 300_000}]])),
+        ("a.json", json.dumps({f"key {i}": {"x": "y" * 1000} for i in range(1000)})),
+        ("a.csv", ",".join(f"name {i % 400}" for i in range(1000)) + "\n"),
+        ("a.csv", "x;" * 10_000 + "\n"),
+    ],
+)
+def test_messages_stay_short(name: str, content: str, write: Write) -> None:
+    with pytest.raises(ValueError, match="expected") as caught:
+        values(write(name, content))
+    assert len(str(caught.value)) < 700

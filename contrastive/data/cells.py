@@ -10,7 +10,7 @@ import re
 import tokenize
 from typing import Any
 
-from contrastive.shown import short
+from contrastive.shown import clean, short
 
 _PLACEHOLDERS = frozenset({"nan", "null", "none", "n/a", "#n/a", "<na>"})
 _LIST = re.compile(r"\s*\[\s*(['\"].*['\"]\s*)?\]\s*", re.DOTALL)
@@ -34,11 +34,13 @@ def is_missing(value: Any) -> bool:
 def clean_id(value: object) -> str:
     """Return an id as text without blanks, which become underscores, since TREC files cannot hold them.
 
+    What would control a terminal goes too, since ids are printed.
+
     Example:
         >>> clean_id(" Posting 7 b"), clean_id(7)
         ('Posting_7_b', '7')
     """
-    return "_".join(str(value).split())
+    return "_".join(clean(str(value)).split())
 
 
 def looks_like_list(text: str) -> bool:

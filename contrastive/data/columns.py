@@ -99,7 +99,7 @@ class RowReader:
     """
 
     def __init__(self, columns: Columns, *, strip_html: bool = False) -> None:
-        self.notes = Notes(columns)
+        self.notes = Notes(columns, strip_html=strip_html)
         self._wanted = columns
         self._strip_html = strip_html
         self._first: Columns | None = None

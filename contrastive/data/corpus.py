@@ -97,7 +97,7 @@ def corpus(
     records = [record for record in _records(source, made, asked) if normalise_text(record.positive) not in answers]
     if not records:
         raise ValueError(f"expected documents in {path} to make queries from, got {len(source.texts)} that gave none")
-    told = _account(read.account, source, allowed, records)
+    told = _account(read.account, source, records)
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
@@ -150,16 +150,15 @@ def _not_answers(source: _Source, tasks: Iterable[RetrievalTask]) -> list[str]:
     return [id_ for id_ in source.texts if source.groups[id_] not in taken]
 
 
-def _account(read: Account, source: _Source, allowed: Sequence[str], records: Sequence[Record]) -> Account:
-    """Add to what was read of how many documents no query was made, and how many are nearly the same as another."""
-    without = len(set(allowed) - {record.positive_id for record in records})
+def _account(read: Account, source: _Source, records: Sequence[Record]) -> Account:
+    """Add to what was read how many documents have no training query, and how many are nearly the same as another."""
+    without = len(source.texts) - len({record.positive_id for record in records})
     alike = sum(1 for others in source.alike.values() if others)
-    remark = f"{alike:,} documents are nearly the same as another; none of them is in another split than its like"
-    return replace(
-        read,
-        left_out={**read.left_out, **({"gave no query to train on, or one that a task asks": without} if without else {})},
-        remarks=(*read.remarks, *((remark,) if alike else ())),
-    )
+    remarks = {
+        f"{without:,} of {len(source.texts):,} documents have no training query: held out, or nothing to ask": without,
+        f"{alike:,} documents are nearly the same as another; none of them is in another split than its like": alike,
+    }
+    return replace(read, remarks=(*read.remarks, *(remark for remark, count in remarks.items() if count)))
 
 
 def _written(

@@ -13,7 +13,7 @@ from contrastive.data.cells import clean_id, described, is_missing, is_placehold
 from contrastive.data.markup import has_markup, strip_markup
 from contrastive.data.names import find, first_usual
 from contrastive.data.records import Account
-from contrastive.data.rows import rows
+from contrastive.data.rows import Rows, json_lines, rows
 from contrastive.shown import listed, short
 
 _log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def read_documents(
         separator: What stands between columns.
         encoding: Encoding of the file.
         strip_html: Whether to take HTML out.
-        complete: Whether every row must have an id and a text column, and those without text are kept.
+        complete: Whether this is a file of the BEIR layout: an object a line, each with an id and a text, even blank.
         title_separator: What stands between the title and the text.
         what: What they are, for messages.
 
@@ -106,7 +106,8 @@ def read_documents(
         ValueError: See `documents`.
     """
     source = Path(path) / "corpus.jsonl" if Path(path).is_dir() else Path(path)
-    parts, account = _Reading(columns or {}, complete, what).read(rows(source, separator=separator, encoding=encoding))
+    found = json_lines(source) if complete else rows(source, separator=separator, encoding=encoding)
+    parts, account = _Reading(columns or {}, complete, what).read(found)
     with_html = sum(any(map(has_markup, both)) for both in parts.values())
     stripped = strip_html is True or (strip_html == "auto" and with_html >= _MUCH_HTML * len(parts))
     if with_html and stripped:
@@ -140,7 +141,7 @@ class _Reading:
         self._has_ids: bool | None = None
         self._names = lru_cache(self._recognised)
 
-    def read(self, found: Any) -> tuple[dict[str, tuple[str, str]], Account]:
+    def read(self, found: Rows) -> tuple[dict[str, tuple[str, str]], Account]:
         """Return title and text by id, and an account that does not say yet what is left out."""
         parts: dict[str, tuple[str, str]] = {}
         first = ""

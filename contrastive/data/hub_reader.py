@@ -97,7 +97,8 @@ def _load(name: str | Path, config: str | None, revision: str | None) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said if len(said) <= 300 else said[:299] + '…'}"
 
 
 @contextmanager

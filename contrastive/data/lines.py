@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 _LONGEST_LINE = 2**25
-_LONGEST_TEXT = 2**28  # of a compressed file that is read as a whole: a few kilobytes may unpack to any size
+_LONGEST_TEXT = 2**27  # of a compressed file that is read as a whole: a few kilobytes may unpack to any size
 _PIECE = 2**20
 
 # UTF-32's first, since it begins like UTF-16's.
@@ -54,9 +54,15 @@ def _pieces(file: Path, encoding: str | None, *, by_line: bool) -> Iterator[str]
             decoded = io.TextIOWrapper(source, known, newline=_line_end(source))
             while piece := decoded.readline(_LONGEST_LINE) if by_line else decoded.read(_PIECE):
                 size += len(piece)
-                if (by_line and len(piece) == _LONGEST_LINE) or (packed and not by_line and size > _LONGEST_TEXT):
-                    what = "a line" if by_line else "a file to be read as a whole (write an object a line instead)"
-                    raise ValueError(f"{file}, line {number}: expected {what} of fewer than {size:,} characters")
+                if by_line and len(piece) == _LONGEST_LINE:
+                    raise ValueError(
+                        f"{file}, line {number}: expected a line of fewer than {_LONGEST_LINE:,} characters"
+                    )
+                if packed and not by_line and size > _LONGEST_TEXT:
+                    raise ValueError(
+                        f"{file}: expected fewer than {_LONGEST_TEXT:,} characters in a compressed file that is read "
+                        "as a whole; write an object a line instead"
+                    )
                 if "\0" in piece:
                     raise ValueError(
                         f"{file}, line {number}: expected text, got a NUL character; if this is UTF-16, say so: "
@@ -94,6 +100,8 @@ def _not_decoded(error: UnicodeDecodeError, encoding: str | None) -> str:
     byte = f"got the byte {error.object[error.start]:#x}"
     if encoding is not None:
         return f"expected {encoding}, {byte}"
+    if b"\0" in error.object:
+        return f"expected UTF-8, {byte} and NUL characters; if this is UTF-16, say so: data.encoding=utf-16-le"
     return (
         f"expected UTF-8, {byte}; data.encoding=cp1252 reads what Excel and others write in Western Europe, "
         "data.encoding=NAME any other"

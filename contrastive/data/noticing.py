@@ -24,12 +24,13 @@ class Notes:
 
     Args:
         wanted: The columns that a person asked for.
+        strip_html: Whether HTML is taken out.
 
     Attributes:
         rows: How many there were.
     """
 
-    def __init__(self, wanted: Columns) -> None:
+    def __init__(self, wanted: Columns, *, strip_html: bool = False) -> None:
         self.rows = 0
         self._scores_are_said = wanted.score is not None
         self._used: dict[str, dict[str, None]] = {}
@@ -37,6 +38,7 @@ class Notes:
         self._lists: Counter[str] = Counter()
         self._placeholders: Counter[str] = Counter()
         self._markup = 0
+        self._strip_html = strip_html
         self._known: dict[tuple[str, ...], tuple[Sequence[tuple[str, bool]], Sequence[str]]] = {}
 
     def take(self, values: Mapping[str, Any], columns: Columns, row: Row) -> None:
@@ -99,7 +101,8 @@ class Notes:
                 found.append(f"{count:,} cells of column {name!r} say nan, null, none or n/a: they {what}")
         if self._markup:
             share = 100 * self._markup / self.rows
-            found.append(f"{share:.0f} % of the rows have HTML in a positive (strip_html=true takes it out)")
+            done = "which was taken out" if self._strip_html else "which stays (strip_html=true takes it out)"
+            found.append(f"{share:.0f} % of the rows have HTML in a positive, {done}")
         return tuple(map(clean, found))
 
     def _labels(self) -> Iterable[str]:

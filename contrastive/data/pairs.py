@@ -15,6 +15,7 @@ from contrastive.data.columns import Columns, Row, RowReader
 from contrastive.data.identities import Digests, Numbers, digest, text_digest
 from contrastive.data.noticing import Notes
 from contrastive.data.stored import StoredRows
+from contrastive.shown import listed
 from contrastive.texts import word_order_key
 
 SPLITS = ("train", "dev", "test")
@@ -134,7 +135,7 @@ def _refuse_ambiguous(what: str, given: array[int], texts: Digests, numbers: Num
     if len(clashes):
         first, second = rows.read(sorted(numbers[order[clashes[0] : clashes[0] + 2]].tolist()))
         ids_of = [{row.query_id} if what == "query" else set(row.positive_ids) for row in (first, second)]
-        shared = ", ".join(map(repr, sorted(ids_of[0] & ids_of[1])))
+        shared = listed(map(repr, sorted(ids_of[0] & ids_of[1])))
         raise ValueError(
             f"{second.where}: {what} id {shared} stands for another text in {first.where} "
             f"(columns.{what}_id=false ignores such ids)"

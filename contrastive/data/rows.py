@@ -63,6 +63,22 @@ def rows(
     return _not_empty(file, read(file, SEPARATORS.get(separator or "", separator), encoding))
 
 
+def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read the rows of a file that holds an object a line, whatever it is called, even those with half an emoji.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: See `rows`.
+        ValueError: See `rows`.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"expected the file {file}, found none")
+    return _not_empty(file, _json_lines(file, None, None, strict=False))
+
+
 def ending(path: Path) -> str:
     """Return the ending that says what a file holds, in lower case, `.gz` included."""
     return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
@@ -77,13 +93,13 @@ def _not_empty(file: Path, found: Rows) -> Rows:
         raise ValueError(f"{file} is empty: expected at least one row")
 
 
-def _json_lines(file: Path, separator: str | None, encoding: str | None) -> Rows:
+def _json_lines(file: Path, separator: str | None, encoding: str | None, *, strict: bool = True) -> Rows:
     _refuse(file, "separator", separator)
     first = True
     for number, line in enumerate(lines(file, encoding), 1):
         if line.strip():
             where = f"{file}, line {number}"
-            value = _json_object(where, _parse(where, line))
+            value = _json_object(where, _parse(where, line, strict=strict))
             if first and _is_table(value):
                 raise ValueError(f"{where}: {_one_object(value)}")
             first = False
@@ -139,10 +155,10 @@ def _one_object(value: dict[str, Any]) -> str:
     )
 
 
-def _parse(where: str, line: str) -> Any:
+def _parse(where: str, line: str, *, strict: bool = True) -> Any:
     try:
         value = json.loads(line)
-        if "\\ud" in line or "\\uD" in line:  # half an emoji can be neither written nor tokenised
+        if strict and ("\\ud" in line or "\\uD" in line):  # half an emoji can be neither written nor tokenised
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         whole = line.rstrip()  # else what is cut short is said to go wrong on the next line
@@ -186,6 +202,8 @@ def _separated(file: Path, separator: str | None, encoding: str | None, *, usual
         if header is None:
             _refuse_other_separator(where, row, separator, usual)
             header = _distinct(where, [name if name.strip() else f"(column {i})" for i, name in enumerate(row, 1)])
+        elif row == header:
+            raise ValueError(f"{where}: found the header once more; take this line out")
         elif len(row) < len(header) or any(row[len(header) :]):
             raise ValueError(f"{where}: expected {len(header)} cells, as in the header, got {len(row)}")
         else:
