@@ -36,9 +36,7 @@ def test_the_users_query_is_answered_from_the_corpus() -> None:
 
 
 @pytest.mark.parametrize(("asked", "grades"), [(" Python  CHEF", [0, 2]), ("python chef now", None)])
-def test_a_users_query_that_the_task_has_is_graded(
-    asked: str, grades: list[int] | None, tiny_encoder: Encoder
-) -> None:
+def test_a_users_query_that_the_task_has_is_graded(asked: str, grades: list[int] | None, tiny_encoder: Encoder) -> None:
     queries = {"first": "nursing", "second": "python chef"}
     task = replace(TASK, queries=queries, qrels={"first": {"b": 1}, "second": {"a": 2}})
     lexical = judge_bm25(task, asked, num_top=2)
