@@ -240,7 +240,7 @@ def test_a_job_of_several_roles_answers_a_search_for_each_of_them() -> None:
         assert grade(search(None, "docker", "b2b_sales"), posting(part, "docker", "linux")) == 0
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 3, 7])  # of 3 and 7 a first draw has other grades
 def test_the_example_query_is_in_the_test_with_answers_and_with_postings_that_answer_one_part(seed: int) -> None:
     with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
         asked = compose("config").query
