@@ -89,7 +89,8 @@ def evaluate(options: argparse.Namespace) -> float:
         f"{options.model} on {data.name}, {task.name}: {len(task.queries):,} queries, {len(task.corpus):,} documents"
     )
     results.print_table(title, {name: judgement.results for name, judgement in judged.items()}, console)
-    results.print_top(query, {name: judgement.top for name, judgement in judged.items()}, console)
+    grades = {name: judgement.top_grades for name, judgement in judged.items()}
+    results.print_top(query, {name: judgement.top for name, judgement in judged.items()}, console, grades)
     console.print(f"\nEverything is in {folder}", soft_wrap=True, markup=False, highlight=False)
     return judged["encoder"].results.means["ndcg@10"]
 

@@ -25,6 +25,7 @@ from contrastive.evaluation import (
 )
 from contrastive.similarity import similarity_of
 from contrastive.statistics import paired_difference
+from contrastive.texts import normalise_text
 from experiments.baselines import USER_QUERY, bm25_once
 
 
@@ -36,6 +37,7 @@ class Judgement:
         rankings: The ranking of every query.
         results: Metrics per query and their means.
         top: Best documents for the user's query, as (score, text).
+        top_grades: The grade of each of them, 0 for not relevant; None if the user's query is none of the task's.
         embedding_health: Numbers about the embeddings themselves: the weak triplet accuracies, alignment, uniformity.
         similarities: Scores of the pairs (query, document) of each kind, in no order; see `similarities`.
         similarity: What those are: the name of the encoder's similarity.
@@ -44,17 +46,19 @@ class Judgement:
     rankings: Rankings
     results: Results
     top: list[tuple[float, str]]
+    top_grades: list[int] | None = None
     embedding_health: dict[str, float] = field(default_factory=dict)
     similarities: dict[str, list[float]] = field(default_factory=dict)
     similarity: str = "cosine"
 
     def summary(self) -> dict[str, Any]:
-        """Return means, 95 % intervals and health as plain values for a JSON file."""
+        """Return means, 95 % intervals, health and, if known, the grades of `top`, as plain values for a JSON file."""
         metrics = {
             name: {"mean": cell.mean, "low": cell.low, "high": cell.high}
             for name, cell in self.results.intervals.items()
         }
-        return {"metrics": metrics, "embedding_health": self.embedding_health}
+        graded = {} if self.top_grades is None else {"top_grades": self.top_grades}
+        return {"metrics": metrics, "embedding_health": self.embedding_health, **graded}
 
 
 def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:
@@ -63,7 +67,8 @@ def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache:
     rankings = Rankings(
         *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
     )
-    return Judgement(rankings, evaluate_rankings(rankings, task), _top(ranked, task, num_top))
+    top, grades = _top(ranked, task, num_top), grades_of_top(ranked, task, user_query, num_top)
+    return Judgement(rankings, evaluate_rankings(rankings, task), top, grades)
 
 
 def judge_encoder(
@@ -92,6 +97,7 @@ def judge_encoder(
         rankings,
         evaluate_rankings(rankings, task),
         _top(asked, task, num_top),
+        grades_of_top(asked, task, user_query, num_top),
         embedding_health(embeddings, task, negatives),
         similarities(embeddings, task, negatives),
         similarity_of(encoder).name,
@@ -155,6 +161,15 @@ def gain(before: Judgement, after: Judgement) -> dict[str, dict[str, float]]:
             "p_value": difference.p_value,
         }
     return gains
+
+
+def grades_of_top(rankings: Rankings, task: RetrievalTask, user_query: str, num_top: int) -> list[int] | None:
+    """Return the grades of the best documents for the user's query, if a query of the task is the same text."""
+    key = normalise_text(user_query)
+    for query_id, text in task.queries.items():
+        if query_id in task.qrels and normalise_text(text) == key:
+            return [task.qrels[query_id].get(id_, 0) for id_, _ in rankings.top(USER_QUERY, num_top)]
+    return None
 
 
 def _relevant_pairs(task: RetrievalTask) -> list[tuple[str, str]]:

@@ -131,14 +131,31 @@ def first_line(document: str, width: int = 90) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def print_top(query: str, tops: Mapping[str, Sequence[tuple[float, str]]], console: Console) -> None:
-    """Print the best documents for one query under each system, as (score, document)."""
+def print_top(
+    query: str,
+    tops: Mapping[str, Sequence[tuple[float, str]]],
+    console: Console,
+    grades: Mapping[str, Sequence[int] | None] | None = None,
+) -> None:
+    """Print the best documents for one query under each system, as (score, document), and which are relevant if known.
+
+    Args:
+        query: The query.
+        tops: By system.
+        console: Where to print.
+        grades: By system the grade of each document, 0 for not relevant; None where nothing is known.
+    """
     console.print(f"\nBest postings for: {clean(query)}", markup=False, highlight=False, soft_wrap=True)
     for name, hits in tops.items():
         console.print(f"  {name}", markup=False, highlight=False)
-        for position, (score, document) in enumerate(hits, start=1):
-            line = f"    {position}. {score:.3f}  {first_line(document)}"
+        marks = [f"{_relevance(grade):<14}" for grade in (grades or {}).get(name) or []] or [""] * len(hits)
+        for position, ((score, document), mark) in enumerate(zip(hits, marks, strict=True), start=1):
+            line = f"    {position}. {score:.3f}  {mark}{first_line(document)}"
             console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+
+
+def _relevance(grade: int) -> str:
+    return f"relevant ({grade})" if grade > 0 else "not relevant"
 
 
 def print_gain(change: Mapping[str, float], console: Console) -> None:

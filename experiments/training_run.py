@@ -218,7 +218,8 @@ def show(
     results.print_table(f"{_described(task)}; mean and 95 % interval over queries", systems, console)
     if "gain" in report:
         results.print_gain(report["gain"]["ndcg@10"], console)
-    results.print_top(config.query, {name: judgement.top for name, judgement in judged.items()}, console)
+    grades = {name: judgement.top_grades for name, judgement in judged.items()}
+    results.print_top(config.query, {name: judgement.top for name, judgement in judged.items()}, console, grades)
     results.print_files(folder, console)
 
 

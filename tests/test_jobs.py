@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from hashlib import sha256
 from itertools import combinations
@@ -24,8 +24,9 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 from contrastive.data import RetrievalTask, TextData
 from contrastive.query_generation.typing_errors import misspell
 from experiments.jobs.generator import World, bag, jobs, world, worlds
-from experiments.jobs.labels import Posting, Search, contradicts
-from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, names, palette, roles
+from experiments.jobs.labels import Posting, Search, contradicts, grade
+from experiments.jobs.layout import ORDERS, lay_out
+from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, example, names, palette, roles
 
 Run = Mapping[str, Mapping[str, float]]
 
@@ -200,6 +201,70 @@ def test_years_contradict_only_when_clearly_outside() -> None:
     assert not contradicts(1, None, None)
 
 
+# Jobs of several roles
+
+
+def parts_asked(role: str, skills: Collection[str]) -> int:
+    """How many parts of a role these skills belong to."""
+    return sum(not set(roles()[part].skills).isdisjoint(skills) for part in roles()[role].parts)
+
+
+def test_a_share_of_the_postings_of_each_split_asks_for_the_skills_of_several_roles() -> None:
+    for split in SPLITS:
+        sought = list(zip(drawn()[split].searches, drawn()[split].postings, strict=False))
+        mixed = [(search, posting) for search, posting in sought if len(roles()[posting.role].parts) > 1]
+        assert 0.12 <= len(mixed) / len(sought) <= 0.28
+        for search, posting in mixed:
+            assert parts_asked(posting.role, posting.required) == len(roles()[posting.role].parts)
+            assert len(roles()[posting.role].families) > 1
+            assert search.role is None or search.role in roles()[posting.role].parts
+        assert fmean(parts_asked(posting.role, search.skills) > 1 for search, posting in mixed) >= 0.9
+
+
+def test_a_job_of_several_roles_answers_a_search_for_each_of_them() -> None:
+    def posting(role: str, *skills: str) -> Posting:
+        return Posting("d", role, frozenset(skills), frozenset(), None, None, {}, "")
+
+    def search(role: str | None, *skills: str) -> Search:
+        return Search("q", role, dict.fromkeys(skills, ""), None, "", "")
+
+    mixed = posting("solutions_engineer", "docker", "b2b_sales", "pricing")  # a DevOps engineer and sales manager
+    for role in ("devops_engineer", "sales_manager", None):
+        assert grade(search(role, "docker", "b2b_sales"), mixed) == 2
+        assert grade(search(role, "docker", "b2b_sales", "linux"), mixed) == 1
+        assert grade(search(role, "docker", "terraform"), mixed) == 0
+    assert grade(search("security_analyst", "docker"), mixed) == 2  # of the family of its first part
+    assert grade(search("store_manager", "docker"), posting("devops_engineer", "docker")) == 0
+    assert grade(search("brand_manager", "pricing"), mixed) == 1  # a neighbour of its second part
+    for part in ("devops_engineer", "sales_manager"):
+        assert grade(search(None, "docker", "b2b_sales"), posting(part, "docker", "linux")) == 0
+
+
+@pytest.mark.parametrize("seed", [0, 3, 7])  # of 3 and 7 a first draw has other grades
+def test_the_example_query_is_in_the_test_with_answers_and_with_postings_that_answer_one_part(seed: int) -> None:
+    with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
+        asked = compose("config").query
+    found = worlds(seed=seed, train_pairs=30, dev_queries=4, test_queries=30)
+    world = found["test"]
+    assert world.searches[0].text == asked
+    assert bag(asked) not in {bag(search.text) for split in ("train", "dev") for search in found[split].searches}
+    grades = [plain_grade(world.searches[0], posting) for posting in world.postings]
+    planted = example().planted
+    assert grades[: len(planted)] == [item.grade for item in planted]
+    assert {grades.count(2) >= 3, grades.count(1) >= 3} == {True}
+    beside = {
+        (posting.role, skill)
+        for posting, value in zip(world.postings, grades, strict=True)
+        for skill in posting.required & example().skills.keys()
+        if value == 0
+    }
+    assert beside >= {
+        ("brand_manager", "content_marketing"),
+        ("risk_analyst", "credit_risk"),
+        ("data_scientist", "llm"),
+    }
+
+
 # Splits
 
 
@@ -288,6 +353,36 @@ def test_postings_have_the_length_of_postings() -> None:
         assert 80 <= min(lengths) <= max(lengths) <= 400
         assert 200 <= fmean(lengths) <= 240
         assert fmean(130 <= length <= 300 for length in lengths) >= 0.85
+
+
+def test_title_and_years_agree_and_nothing_is_both_asked_for_and_not_needed() -> None:
+    starters, experts = (
+        re.compile(r"\b(Junior|Jr\.|Intern|Trainee|Graduate|Fresher)(?!\w)"),
+        re.compile(r"\b(Senior|Sr\.)"),
+    )
+    seen = {starters: 0, experts: 0}
+    for split in SPLITS:
+        for posting in drawn()[split].postings:
+            title = posting.text.partition("\n")[0]
+            assert any(own.lower() in title.lower() for own in roles()[posting.role].titles)
+            assert not posting.required & posting.mentioned
+            for words in seen:
+                if words.search(title) and posting.low is not None:
+                    seen[words] += 1
+                    assert (posting.low >= 6) == (words is experts)
+    assert min(seen.values()) > 50
+
+
+def test_sections_come_in_an_order_with_their_parts_in_theirs() -> None:
+    sections = {name: [f"{name} one", f"{name} two", f"{name} three"] for name in [*ORDERS[0], "without"]}
+    for seed, voice in enumerate(["corporate", "startup", "agency", "dump", "public"] * 8):
+        text = lay_out(
+            sections, voice, lambda kind, **more: " ".join([f"<{kind}>", *more.values()]), Random(seed)
+        ).lower()
+        places = {name: [text.index(part) for part in parts] for name, parts in sections.items()}
+        assert all(found == sorted(found) for found in places.values())
+        assert tuple(sorted(ORDERS[0], key=places.__getitem__)) in ORDERS
+        assert places["requirements"][-1] < places["without"][0]
 
 
 def test_a_misspelt_word_is_one_slip_away() -> None:

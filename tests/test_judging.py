@@ -1,6 +1,7 @@
 """Judging one system: what is read off the embeddings beside the ranking."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,6 +33,19 @@ def test_the_users_query_is_answered_from_the_corpus() -> None:
     judgement = judge_bm25(TASK, "a nursing job", num_top=2)
     assert [text for _, text in judgement.top] == ["nursing home"]
     assert set(judgement.summary()) == {"metrics", "embedding_health"}
+
+
+@pytest.mark.parametrize(("asked", "grades"), [(" Python  CHEF", [0, 2]), ("python chef now", None)])
+def test_a_users_query_that_the_task_has_is_graded(asked: str, grades: list[int] | None, tiny_encoder: Encoder) -> None:
+    queries = {"first": "nursing", "second": "python chef"}
+    task = replace(TASK, queries=queries, qrels={"first": {"b": 1}, "second": {"a": 2}})
+    lexical = judge_bm25(task, asked, num_top=2)
+    assert [text for _, text in lexical.top] == ["chef", "python developer"]
+    assert lexical.top_grades == grades
+    assert lexical.summary().get("top_grades") == grades
+    neural = judge_encoder(tiny_encoder, task, lexical.rankings, asked, num_top=3, show_progress=False)
+    expected = [2 if text == "python developer" else 0 for _, text in neural.top]
+    assert neural.top_grades == (grades and expected)
 
 
 def test_similarities_are_the_cosines_of_relevant_pairs_and_of_negatives() -> None:

@@ -53,6 +53,19 @@ def test_documents_and_queries_do_not_control_the_terminal() -> None:
     assert "1. 0.500  Chef · soup\n" in out.file.getvalue()
 
 
+def test_top_documents_say_whether_they_are_relevant_where_it_is_known() -> None:
+    out = console()
+    hits = [(0.5, "Chef"), (0.4, "Baker"), (0.3, "Cook")]
+    results.print_top("cooking", {"known": hits, "unknown": hits}, out, {"known": [2, 0, 1], "unknown": None})
+    lines = [line.rstrip() for line in out.file.getvalue().splitlines()]
+    assert lines[3:6] == [
+        "    1. 0.500  relevant (2)  Chef",
+        "    2. 0.400  not relevant  Baker",
+        "    3. 0.300  relevant (1)  Cook",
+    ]
+    assert lines[7] == "    1. 0.500  Chef"
+
+
 def test_first_line_is_cut_with_an_ellipsis() -> None:
     assert results.first_line("a\n\n b ") == "a · b"
     assert results.first_line("x" * 100, width=10) == "x" * 9 + "…"

@@ -9,8 +9,8 @@ Notable decisions:
 - Every item has a random generator of its own, seeded by a string with seed, split and number: asking for more training
   pairs or more negatives changes nothing about the items that were there before.
 - The test and dev tasks do not depend on the training size; training queries that repeat one of theirs are redrawn.
-- The first query of the test is the example of the project (words/example.yaml), which asks for skills of several roles;
-  its answers, and postings that answer one part of it, are among the postings that the first queries are after. They
+- The first query of the test is the example of the project (words/example.yaml), which asks for skills of several
+  roles; its answers, and postings that answer one part of it, are among those that the first queries are after. They
   are written and graded as all others.
 - Grades are complete: those of every pair of query and posting in a split, by the rule in `labels`.
 """

@@ -2,8 +2,8 @@
 
 Kinds, hardest first: the skills only in passing or negated; one part of a mixed job with its share of the skills; the
 skills in an unrelated role; most skills but the wrong seniority; the role with too few of the skills; the role with
-other skills. A kind that cannot be built for a search (a part of a plain job, an unrelated role for one that names none,
-a wrong seniority for one that states no years) gives way to the next.
+other skills. A kind that cannot be built for a search (a part of a plain job, an unrelated role for one that names
+none, a wrong seniority for one that states no years) gives way to the next.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _other_role(search: Search, palette: Palette, random: Random) -> Plan | None
 
 
 def _one_part(search: Search, role: str, palette: Palette, random: Random) -> Plan:
-    """A plain posting of one of the combined roles, with as many of its own skills of the search as stay below enough."""
+    """A plain posting of one of the combined roles, with too few of the skills of the search, all of them its own."""
     part = random.choice(roles()[role].parts)
     own = [skill for skill in search.skills if skill in roles()[part].skills]
     most = max(count for count in range(len(search.skills)) if count / len(search.skills) < ENOUGH)
@@ -66,7 +66,11 @@ def _wrong_years(search: Search, role: str, palette: Palette, random: Random) ->
 def _allowed(search: Search, role: str) -> list[str]:
     """The kinds that make sense for a search with this role behind it."""
     most = (len(search.skills) - 1) / len(search.skills) >= ENOUGH
-    fits = {"one_part": len(roles()[role].parts) > 1, "other_role": search.role is not None, "wrong_years": search.years is not None and most}
+    fits = {
+        "one_part": len(roles()[role].parts) > 1,
+        "other_role": search.role is not None,
+        "wrong_years": search.years is not None and most,
+    }
     return [kind for kind in KINDS if fits.get(kind, True)]
 
 

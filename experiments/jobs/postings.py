@@ -48,7 +48,8 @@ def draw_plan(role: str, palette: Palette, random: Random, without: frozenset[st
     for pool, count in pools:
         free = [skill for skill in pool if skill not in required and skill not in without]
         required |= dict.fromkeys(random.sample(free, min(count, len(free))))
-    spare = [skill for skill in family if skill not in required and skill not in without]
+    taken = {*required, *without, *palette.general}
+    spare = [skill for skill in family if skill not in taken]
     mentioned = random.sample(spare, min(random.choice([0, 0, 0, 1, 1, 2, 3]), len(spare)))
     level, low, high = draw_level(palette, random)
     return Plan(role, tuple(required), tuple(mentioned), level, low, high)

@@ -230,7 +230,9 @@ def _role(
 def example() -> Example:
     """The example query with what it means and what is planted for it."""
     entry = _read("example.yaml")
-    planted = tuple(Planted(item["role"], _texts(item["skills"], "planted"), item["grade"]) for item in entry["planted"])
+    planted = tuple(
+        Planted(item["role"], _texts(item["skills"], "planted"), item["grade"]) for item in entry["planted"]
+    )
     return Example(entry["text"], entry["clean"], entry["role"], entry["years"], entry["skills"], planted)
 
 

@@ -1,4 +1,4 @@
-"""Job postings as text: a title, then sections in order, the sentences of each following from one another.
+"""What a job posting says: its title, and the parts of each of its sections in order; `layout` makes a text of them.
 
 Notable decisions:
 
@@ -6,27 +6,23 @@ Notable decisions:
   trade and degree that belong to the role; a skill that is asked for is not one that nobody needs.
 - Much of a posting is not about its skills, as in real ones: about 215 tokens on average, with prose, chores, qualities
   and benefits around them. Shorter postings transferred worse to real ones (experiments/LOG.md, 2026-11-26).
-- Layout varies per posting: voice, sections and their order, bullets or prose or one run-on line. `dump` is the voice
-  of somebody in a hurry: facts, a list of keywords, no full sentences.
+- The voice varies per posting; `dump` is that of somebody in a hurry: facts and keywords in place of sentences.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from experiments.jobs.layout import lay_out, listed, upper
 from experiments.jobs.vocabulary import Level, Palette
 
 VOICES = ("corporate", "startup", "agency", "dump", "public")
-BULLETS = ("- ", "* ", "• ", "", "", "· ")
-ORDERS = (
-    ("company", "role", "duties", "requirements", "nice", "offer", "apply"),
-    ("role", "duties", "requirements", "nice", "company", "offer", "apply"),
-    ("role", "company", "requirements", "duties", "nice", "offer", "apply"),
-    ("company", "role", "requirements", "nice", "duties", "offer", "apply"),
-)
+VOWEL_SOUND = re.compile(r"[FHLMNRSX][A-Z]+\b")
+"""Abbreviations that take "an", such as HR and ML."""
 SIZES = (25, 40, 85, 150, 300, 700, 1200, 5000, 20000)
 NAMED = 0.86
 """Share of required skills that are named rather than described."""
@@ -67,21 +63,9 @@ class Piece:
 def compose(plan: Plan, palette: Palette, random: Random) -> tuple[str, Mapping[str, str]]:
     """Writes a posting; returns it with the surface form of each skill that it names."""
     writer = _Writer(plan, palette, random)
-    return writer.text(), writer.named
-
-
-def listed(items: Sequence[str]) -> str:
-    """Joins phrases as in a sentence.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
-
-
-def upper(text: str) -> str:
-    """Puts the first letter in upper case."""
-    return text[0].upper() + text[1:]
+    sections = writer.sections()
+    body = lay_out(sections, writer.voice, writer.say, random)
+    return f"{writer.headline()}\n{body}", writer.named
 
 
 class _Writer:
@@ -91,7 +75,6 @@ class _Writer:
         self.plan, self.palette, self.random = plan, palette, random
         self.role = palette.roles[plan.role]
         self.voice = random.choice(VOICES)
-        self.joint = random.choice([" ; ", "\n"])
         self.used: set[str] = set()
         self.title = self._title()
         self.facts = self._facts()
@@ -104,9 +87,13 @@ class _Writer:
             return not self.palette.ranks.isdisjoint(title.lower().split())
 
         plain = [title for title in self.role.titles if not ranked(title)]
-        modest = self.plan.level.name in ("intern", "junior", "lead") and plain
-        title = self.random.choice(plain if modest else self.role.titles)
+        title = self.random.choice(plain if plain and self.plan.level.name != "middle" else self.role.titles)
         return title if ranked(title) else self.random.choice(self.plan.level.titles).format(title=title)
+
+    def headline(self) -> str:
+        """The first line: the title, and perhaps where, for whom or how."""
+        template = self.random.choice(self.palette.lines["titles"])
+        return self._fill(template.replace("{title}", self.title))
 
     def _facts(self) -> dict[str, str]:
         random, lines, plan = self.random, self.palette.lines, self.plan
@@ -139,12 +126,12 @@ class _Writer:
 
     def _fill(self, template: str, **more: str) -> str:
         facts = self.facts | more
-        if self.title[0] in "AEIO":
+        if self.title[0] in "AEIO" or VOWEL_SOUND.match(self.title):
             template = template.replace("a {title}", "an {title}")
         text = template.format_map(facts).replace(" 1 years", " 1 year")
         return upper(text) if template.startswith("{") and not template.startswith("{skill") else text
 
-    def _say(self, kind: str, **more: str) -> str:
+    def say(self, kind: str, **more: str) -> str:
         """Fills a template of this kind; one that this posting has not used yet, as long as there is any."""
         lines = self.palette.lines[kind]
         template = self.random.choice([line for line in lines if line not in self.used] or lines)
@@ -162,12 +149,12 @@ class _Writer:
         pieces = [self._duty(random.choice(self.palette.demands[skill])) for skill in described]
         if self.voice == "dump":
             forms = [self.named[skill] for skill in shown]
-            return pieces + [Piece("requirements", 2, self._say("dump.skills", skills=self._list(forms)))] * bool(forms)
+            return pieces + [Piece("requirements", 2, self.say("dump.skills", skills=self._list(forms)))] * bool(forms)
         topics = random.choice([0, 0, 1, 2]) if len(shown) > 3 else 0
         together = topics + random.choice([0, 2, 3, len(shown)])
         for kind, part in (("duties.topics", shown[:topics]), ("skills", shown[topics:together])):
             if part:
-                text = self._say(kind, skills=self._list([self.named[skill] for skill in part]))
+                text = self.say(kind, skills=self._list([self.named[skill] for skill in part]))
                 pieces.append(self._duty(text) if kind == "duties.topics" else Piece("requirements", 2, text))
         return pieces + [Piece("requirements", 3, self._need(skill)) for skill in shown[together:]]
 
@@ -178,7 +165,7 @@ class _Writer:
         """A skill as a need, at the depth that the seniority can have."""
         depth = {"intern": "starter", "junior": "starter", "senior": "expert", "lead": "expert"}
         own = depth.get(self.plan.level.name)
-        return self._say(f"skill.{own if own and self.random.random() < 0.4 else 'any'}", skill=self.named[skill])
+        return self.say(f"skill.{own if own and self.random.random() < 0.4 else 'any'}", skill=self.named[skill])
 
     def _side_pieces(self) -> list[Piece]:
         """Sentences on the skills that are not asked for."""
@@ -189,12 +176,12 @@ class _Writer:
             forms, rest = [self._form(skill) for skill in rest[:count]], rest[count:]
             if self.random.random() < 0.6:
                 section = self.random.choice(["role", "role", "company"]) if self.voice != "dump" else "apply"
-                pieces.append(Piece(section, 8, self._say("passing", skills=listed(forms))))
+                pieces.append(Piece(section, 8, self.say("passing", skills=listed(forms))))
             else:
-                pieces += [Piece("without", 8, self._say("negated", skill=form)) for form in forms]
+                pieces += [Piece("without", 8, self.say("negated", skill=form)) for form in forms]
         return pieces
 
-    def _pieces(self) -> dict[str, list[str]]:
+    def sections(self) -> dict[str, list[str]]:
         """The sections: first what is meant, then the sentences around it until the posting is as long as it wants."""
         duties = self.random.sample(self.role.duties, len(self.role.duties))
         pieces = self._skill_pieces() + self._side_pieces() + self._opening(duties)
@@ -205,7 +192,7 @@ class _Writer:
         for section, rank, kind, told in pool:
             if length >= target:
                 break
-            pieces.append(Piece(section, rank, told or self._say(kind)))
+            pieces.append(Piece(section, rank, told or self.say(kind)))
             length += len(pieces[-1].text.split())
         sections: dict[str, list[str]] = defaultdict(list)
         for piece in sorted(pieces, key=lambda piece: piece.rank):
@@ -217,16 +204,16 @@ class _Writer:
         pieces = []
         plan, dump = self.plan, "dump." if self.voice == "dump" else ""
         if dump:
-            pieces.append(Piece("role", 0, self._say("dump.open")))
+            pieces.append(Piece("role", 0, self.say("dump.open")))
         else:
-            pieces.append(Piece("role", 0, self._say(f"role.{self.voice}", one=duties.pop(), two=duties.pop())))
+            pieces.append(Piece("role", 0, self.say(f"role.{self.voice}", one=duties.pop(), two=duties.pop())))
             if self.random.random() < 0.85:
-                pieces.append(Piece("company", 0, self._say(f"company.{self.voice}.open")))
+                pieces.append(Piece("company", 0, self.say(f"company.{self.voice}.open")))
             if len(self.role.parts) > 1:
-                pieces.append(Piece("role", 1, self._say("both")))
+                pieces.append(Piece("role", 1, self.say("both")))
         if plan.low is not None:
             kind = "start" if plan.low == 0 else "open" if plan.high is None else "range"
-            pieces.append(Piece("requirements", 0, self._say(f"{dump}years" if dump else f"years.{kind}")))
+            pieces.append(Piece("requirements", 0, self.say(f"{dump}years" if dump else f"years.{kind}")))
         return pieces
 
     def _pool(self, duties: list[str]) -> list[tuple[str, int, str, str]]:
@@ -237,7 +224,10 @@ class _Writer:
         place = "away" if self.facts["place"] in self.palette.lines["places"][:2] else "site"
         perks = random.sample(["leave", "health", "money", "growth", place, "extra"], random.randint(0, 5))
         wanted = [("duties", 5, "chore", random.randint(0, 5)), ("requirements", 1, f"education.{degree}", 1)]
-        wanted += [("requirements", 4, "quality", random.randint(0, 4)), ("offer", 0, "offer.pay", random.randint(0, 1))]
+        wanted += [
+            ("requirements", 4, "quality", random.randint(0, 4)),
+            ("offer", 0, "offer.pay", random.randint(0, 1)),
+        ]
         wanted += [("offer", 1, f"offer.{perk}", 1) for perk in perks]
         if self.voice == "dump":
             wanted.append(("apply", 0, "dump.apply", random.randint(0, 3)))
@@ -246,66 +236,12 @@ class _Writer:
         else:
             told = []
             wanted += [("company", 1, f"company.{self.voice}.more", random.randint(0, 3))]
-            wanted += [("role", 2, f"level.{level}", random.randint(0, 1)), ("role", 3, "role_more", random.randint(0, 2))]
+            wanted += [
+                ("role", 2, f"level.{level}", random.randint(0, 1)),
+                ("role", 3, "role_more", random.randint(0, 2)),
+            ]
             wanted += [("nice", 0, "nice", random.choice([0, 0, 1, 2, 3]))]
             parts = enumerate(["how", "process", "equal", "legal"])
             wanted += [("apply", rank, f"apply.{part}", random.randint(0, 1)) for rank, part in parts]
         kinds = [(section, rank, kind, "") for section, rank, kind, most in wanted for _ in range(most)]
         return kinds + told + [("duties", random.randint(0, 9), "", duty) for duty in duties]
-
-    # Layout
-
-    def text(self) -> str:
-        """The posting: its title, then the sections in the order and layout of its voice."""
-        random, sections = self.random, self._pieces()
-        headed = random.random() < {"startup": 0.6, "dump": 0.4}.get(self.voice, 0.8)
-        loud, listing = random.random() < 0.15, random.random() < 0.7
-        bullet, stop = random.choice(BULLETS), random.choice(["", "", "."])
-        blocks: list[str] = []
-        for name in random.choices(ORDERS, [65, 15, 10, 10])[0]:
-            if self.voice == "dump":
-                body = self._terse(sections[name] + (sections["without"] if name == "requirements" else []))
-            elif name in ("company", "role", "apply"):
-                body = " ".join(map(upper, sections[name]))
-            elif listing:
-                body = self._bullets(name, sections[name], bullet, stop, headed)
-            else:
-                body = self._prose(name, sections[name])
-            if name == "requirements" and self.voice != "dump":
-                body = "\n".join(filter(None, [body, " ".join(sections["without"])]))
-            if body:
-                header = random.choice(self.palette.lines[f"headers.{name}"]) if headed else ""
-                blocks.append(f"{header.upper() if loud else header}\n{body}".strip())
-        body = random.choice(["\n", "\n", "\n\n"]).join(blocks)
-        headline = self._fill(random.choice(self.palette.lines["titles"]).replace("{title}", self.title))
-        return f"{headline}\n{body.replace(chr(10), ' ') if random.random() < 0.12 else body}"
-
-    def _terse(self, items: Sequence[str]) -> str:
-        return self.joint.join(map(upper, items))
-
-    def _bullets(self, name: str, items: Sequence[str], bullet: str, stop: str, headed: bool) -> str:
-        """One item a line, after a lead-in where there is no header."""
-        if not items:
-            return ""
-        lead = [self._say(f"lead.{name}")] if name != "nice" and self.random.random() < (0.25 if headed else 0.9) else []
-        return "\n".join([*lead, *(f"{bullet}{upper(item)}{'' if item.endswith('.') else stop}" for item in items)])
-
-    def _prose(self, name: str, items: Sequence[str]) -> str:
-        """The items as sentences that go on from one another."""
-        if name == "nice":
-            return self._say("nice_lead", items=listed(items)) if items else ""
-        whole = [item for item in items if item.endswith(".")]  # pay is a sentence of its own
-        rest = [item for item in items if not item.endswith(".")]
-        if name == "offer":
-            return " ".join([*whole, *([f"{self._say('lead.offer')} {listed(rest)}."] if rest else [])])
-        sentences: list[str] = []
-        while rest:
-            if name == "duties":
-                count, kind = min(len(rest), 2), "next" if sentences else "first"
-                kind = kind if count == 2 else "last" if sentences else "only"
-                sentences.append(self._say(f"duties.{kind}", one=rest[0], two=rest[-1] if count < 2 else rest[1]))
-            else:
-                count = min(len(rest), self.random.randint(2, 3))
-                sentences.append(self._say(f"needs.{'next' if sentences else 'first'}", items=listed(rest[:count])))
-            rest = rest[count:]
-        return " ".join(map(upper, [*sentences, *whole]))
