@@ -98,11 +98,12 @@ def test_a_queued_key_with_the_query_s_text_is_no_negative() -> None:
 
 def test_a_given_negative_that_is_the_query_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     asked = Record("LOST my keys", "a spare key", ("lost my keys", "a cat", "call a locksmith"))
+    view = Record("echo", "Echo", ("ECHO",))  # counted once, though it is a known answer as well
     with caplog.at_level(logging.WARNING):
-        collate = Collator([asked, OTHER])
+        collate = Collator([asked, OTHER, view])
     assert collate([asked]).documents == ["a spare key", "a cat"]
-    assert collate.left_out == {"its query's own text": 1, "a known answer to its query": 1}
-    told = "Of 4 negatives in the data, left out: 1 that are its query's own text, 1 that are a known answer"
+    assert collate.left_out == {"its query's own text": 2, "a known answer to its query": 1}
+    told = "Of 5 negatives in the data, left out: 2 that are its query's own text, 1 that are a known answer"
     assert told in caplog.text
 
 
