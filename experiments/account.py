@@ -87,8 +87,8 @@ def paragraph(account: Mapping[str, Any], name: str) -> list[str]:
     """Return the account in plain words, a line for each kind of fact."""
     batches = account["batches"]
     lines = [
-        f"Training on {name}: {account['pairs']:,} pairs in {batches['an_epoch']:,} batches of {batches['size']:,}, "
-        f"{batches['steps']:,} steps{_seen(account)}{_negatives(account)}."
+        f"Training on {name}: {_count(account['pairs'], 'pair')} in {_count(batches['an_epoch'], 'batch', 'es')} of "
+        f"{batches['size']:,}, {_count(batches['steps'], 'step')}{_seen(account)}{_negatives(account)}."
     ]
     if account["rows_read"] is not None:
         reasons = [f"{count:,} {why}" for why, count in account["left_out"].items() if count]
@@ -179,10 +179,14 @@ def _seen(account: Mapping[str, Any]) -> str:
     batches = account["batches"]
     if batches["taken"] < batches["an_epoch"]:
         unseen = account["pairs"] * (batches["an_epoch"] - batches["taken"]) // batches["an_epoch"]
-        return f" of {batches['taken']:,} batches in all: about {unseen:,} pairs are never seen"
+        return f" of {_count(batches['taken'], 'batch', 'es')} in all: about {_count(unseen, 'pair')} never seen"
     if batches["taken_an_epoch"] < batches["an_epoch"]:
-        return f" of {batches['taken_an_epoch']:,} batches an epoch (trainer.limit_train_batches)"
+        return f" of {_count(batches['taken_an_epoch'], 'batch', 'es')} an epoch (trainer.limit_train_batches)"
     return ""
+
+
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def _negatives(account: Mapping[str, Any]) -> str:

@@ -67,12 +67,6 @@ class SpreadValidations(Callback):
     `check_val_every_n_epoch` keep their meaning.
     """
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
-        """Tell Lightning, where a run goes on, whether the last batch before was followed by a validation."""
-        batch_idx = trainer.fit_loop.batch_idx
-        if batch_idx >= 0:
-            self._set(trainer, batch_idx)
-
     def on_train_batch_start(
         self,
         trainer: lightning.Trainer,
@@ -81,9 +75,6 @@ class SpreadValidations(Callback):
         batch_idx: int,
     ) -> None:
         """Decide whether a validation follows this batch."""
-        self._set(trainer, batch_idx)
-
-    def _set(self, trainer: lightning.Trainer, batch_idx: int) -> None:
         if trainer.val_check_batch is None or trainer.num_training_batches == float("inf"):
             return  # by the clock, or of unknown length
         over_epochs = trainer.check_val_every_n_epoch is None

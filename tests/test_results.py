@@ -167,6 +167,23 @@ def test_curves_are_drawn_over_steps() -> None:
     assert figures.training_figure([{"step": "1", "other": "2"}]) is None
 
 
+def test_the_dev_curve_is_drawn_beside_bm25_and_the_untuned_encoder() -> None:
+    dev, bm25, untuned = "dev/ndcg@10", "dev/bm25_ndcg@10", "dev/untuned_ndcg@10"
+    rows = [
+        {"step": "0", dev: "0.40", bm25: "0.5", untuned: "0.40"},
+        {"step": "0", "train/loss": "1.5"},
+        {"step": "8", dev: "0.45", bm25: "0.5", untuned: "0.40"},
+    ]
+    figure = figures.training_figure(rows)
+    assert figure is not None
+    loss, axes = figure.axes
+    curve, *lines = (line.get_xydata().tolist() for line in axes.lines)
+    assert curve == [[0, 0.40], [8, 0.45]]
+    assert [[y for _, y in line] for line in lines] == [[0.5, 0.5], [0.4, 0.4]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["BM25 0.500", "untuned 0.400"]
+    assert loss.get_legend() is None
+
+
 def test_every_kind_of_pair_is_drawn_as_shares_on_one_scale() -> None:
     cosines = {
         "before": {"relevant": [0.5, 1.0 + 1e-7], "random": [-0.2, 0.1], "bm25_hard": []},

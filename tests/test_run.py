@@ -137,6 +137,36 @@ def test_best_weights_are_kept_and_not_the_last(configure: Configure, monkeypatc
     assert all(torch.equal(weights[name], best[f"encoder.{name}"]) for name in weights)
 
 
+def test_the_dev_curve_begins_with_the_untuned_encoder(configure: Configure) -> None:
+    config = configure("trainer.max_epochs=2", "judge=dev")
+    train_and_judge(config)
+    with (Path(config.folder) / "history" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["dev/ndcg@10"]]
+    content = report(config)
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3", "4"]  # steps that were made
+    means = {name: content["systems"][name]["metrics"]["ndcg@10"]["mean"] for name in ("BM25", "before")}
+    assert float(rows[0]["dev/ndcg@10"]) == pytest.approx(means["before"])
+    assert {float(row["dev/untuned_ndcg@10"]) for row in rows} == {pytest.approx(means["before"])}
+    assert {float(row["dev/bm25_ndcg@10"]) for row in rows} == {pytest.approx(means["BM25"])}
+    assert content["dev"]["BM25"]["ndcg@10"] == means["BM25"]
+    assert content["monitored"]["untuned"] == means["before"]
+    assert max(float(row["dev/ndcg@10"]) for row in rows[1:]) == pytest.approx(content["monitored"]["value"])
+    assert content["trained_on"]["pairs"] == 8
+
+
+def test_validations_change_nothing_in_the_training(configure: Configure, tmp_path: Path) -> None:
+    losses = []
+    for folder, interval in (("often", 1), ("once", 5)):  # five are more than an epoch has: one at its end
+        config = configure("before=false", f"folder={tmp_path}/{folder}", f"trainer.val_check_interval={interval}")
+        train_and_judge(config)
+        with (Path(config.folder) / "history" / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        losses.append([row["train/loss"] for row in rows if row["train/loss"]])
+        assert len([row for row in rows if row["dev/ndcg@10"]]) == 1 + (2 if interval == 1 else 1)
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]
+
+
 def test_the_same_seed_gives_the_same_model(configure: Configure, tmp_path: Path) -> None:
     models = []
     for folder, seed in (("first", 3), ("second", 3), ("third", 4)):
