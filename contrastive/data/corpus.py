@@ -90,11 +90,11 @@ def corpus(
     records = [record for record in _records(source, made, asked) if normalise_text(record.positive) not in answers]
     if not records:
         raise ValueError(f"expected documents in {path} to make queries from, got {len(source.texts)} that gave none")
-    told = _account(source, allowed, records)
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
-    data = TextData(Path(path).stem, tuple(records), dev, test, told)
+    account = Account(len(source.texts), remarks=_remarks(source))
+    data = TextData(Path(path).stem, tuple(records), dev, test, account)
     check_disjoint(data)
     return data
 
@@ -143,16 +143,10 @@ def _not_answers(source: _Source, tasks: Iterable[RetrievalTask]) -> list[str]:
     return [id_ for id_ in source.texts if source.groups[id_] not in taken]
 
 
-def _account(source: _Source, allowed: Sequence[str], records: Sequence[Record]) -> Account:
-    """Say of how many documents no training query was made, and how many are nearly the same as another."""
-    without = len(set(allowed) - {record.positive_id for record in records})
+def _remarks(source: _Source) -> tuple[str, ...]:
     alike = sum(1 for others in source.alike.values() if others)
-    remark = f"{alike:,} documents are nearly the same as another; none of them is in another split than its like"
-    return Account(
-        rows_read=len(source.texts),
-        left_out={"gave no query to train on, or one that a task asks": without} if without else {},
-        remarks=(remark,) if alike else (),
-    )
+    told = f"{alike:,} documents are nearly the same as another; none of them is in another split than its like"
+    return (told,) if alike else ()
 
 
 def _written(
