@@ -252,7 +252,7 @@ def leaks(data: TextData) -> list[str]:
     logger.setLevel(logging.WARNING)
     logger.propagate = False  # the sentences are a result here, to be shown once
     try:
-        check_disjoint(data, overlap="warn")
+        check_disjoint(data, overlap="warn", near=True)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before[0])

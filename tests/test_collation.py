@@ -75,6 +75,12 @@ def test_data_whose_queries_are_no_documents_has_no_masks_more() -> None:
     assert arguments(batch, NTXentLoss())[1].keys() == {"owners", "exclude"}
 
 
+def test_a_batch_without_such_a_query_says_so_in_tensors_that_can_be_gathered() -> None:
+    batch = Collator([*MENDED, OTHER])([OTHER])
+    assert batch.own_ids.tolist() == [-1]
+    assert batch.onward_ids.tolist() == [[-1]]
+
+
 def test_a_query_s_own_text_is_left_out_and_never_merged() -> None:
     batch = Collator([*MENDED, OTHER])([*MENDED, OTHER])
     whole, given_ = arguments(batch, SupConLoss())

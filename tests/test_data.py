@@ -219,6 +219,22 @@ def test_a_query_of_nothing_but_separators_is_itself_alone() -> None:
         check_disjoint(TextData("marks", (Record("|", "z"),), None, _split("test", "|", "y")))
 
 
+def test_answers_that_are_nearly_the_same_are_reported_where_asked(caplog: pytest.LogCaptureFixture) -> None:
+    text = "we are looking for a baker who likes to rise early and to bake bread with us in the north of Graz"
+    train = (Record("a", text + " now"), Record("b", "a chef"), Record("c", text.upper() + " soon"))
+    data = TextData("bakers", train, None, _split("test", "d", text))
+    check_disjoint(data)
+    assert not caplog.messages
+    check_disjoint(data, near=True)
+    (told,) = caplog.messages
+    assert told.startswith(
+        "bakers: 2 of 3 best answers of 'train' that were looked at are nearly the same as one of 'test"
+    )
+    same = TextData("bakers", (Record("a", text + " "),), None, _split("test", "d", text))
+    check_disjoint(same, overlap="warn", near=True)
+    assert len(caplog.messages) == 2  # the same text is told of once, as shared
+
+
 def test_answers_with_the_same_text_are_shared() -> None:
     with pytest.raises(ValueError, match="'train' and 'dev' share 1 top-graded documents: 'dev-d'"):
         check_disjoint(TextData("bad", (Record("a", "The  Text"),), _split("dev", "b", "the text")))

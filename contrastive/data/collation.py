@@ -209,8 +209,8 @@ class Collator:
         return allowed[: self.num_negatives]
 
     def _ids_of(self, queries: Sequence[int]) -> Tensor:
-        """Return the ids of what is never a negative of some queries, padded with -1; all -1 for query -1."""
-        ids = [torch.tensor(self._never[query] if query >= 0 else [], dtype=torch.long) for query in queries]
+        """Return the ids of what is never a negative of some queries, padded with -1; all -1, at least one, for -1."""
+        ids = [torch.tensor(self._never[query] if query >= 0 else [-1]) for query in queries]
         return pad_sequence(ids, batch_first=True, padding_value=-1)
 
     def _count(self, given: _Pairs, reasons: Mapping[str, _Pairs]) -> dict[str, int]:

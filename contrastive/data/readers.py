@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from contrastive.data.documents import StripHTML, read_documents
 from contrastive.data.identities import digest
+from contrastive.data.near_duplicates import near_duplicate_groups
 from contrastive.data.qrels import read_qrels
 from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.shown import listed
@@ -22,6 +23,7 @@ from contrastive.texts import normalise_text, query_key, word_order_key
 _log = logging.getLogger(__name__)
 
 _ALSO_DEV = ("validation", "valid", "val")
+_COMPARED = 5000
 _REORDERED = "queries but for the order of their words"
 
 
@@ -119,7 +121,7 @@ def _not_used(
             yield f"{blank:,} {what} have no text"
 
 
-def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error") -> None:
+def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error", near: bool = False) -> None:
     """Make sure that no split answers another: they may share a corpus, but no query and no best answer.
 
     Queries are the same if their ids are, or their normalised texts up to the commas, semicolons, slashes and bars
@@ -130,6 +132,8 @@ def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error
     Args:
         data: The data set.
         overlap: With `"warn"` an overlap is logged and not refused.
+        near: Whether to report best answers that are nearly the same too (see `near_duplicate_groups`), never refused,
+            among 5,000 of each split: it takes a few seconds.
 
     Raises:
         ValueError: If two splits overlap; it names the first few items they share.
@@ -147,6 +151,25 @@ def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error
             if overlap == "error" and what != _REORDERED:
                 raise ValueError(f"{message} (overlap='warn' lets this pass)")
             _log.warning(message)
+    if near:
+        _report_near(data.name, {"train": data.train, **pairs})
+
+
+def _report_near(name: str, splits: Mapping[str, Sequence[Record]]) -> None:
+    """Log which best answers of two splits are nearly the same and not the same, in a sample that is always one."""
+    samples = {split: records[:: -(-len(records) // _COMPARED) or 1] for split, records in splits.items()}
+    texts = [(split, record.positive) for split, records in samples.items() for record in records]
+    found: dict[str, list[tuple[int, str]]] = {split: [] for split in splits}
+    for group, (split, text) in zip(near_duplicate_groups([text for _, text in texts]), texts, strict=True):
+        found[split].append((group, text))
+    for left, right in itertools.combinations(splits, 2):
+        others = dict(found[right])
+        alike = [(text, others[group]) for group, text in found[left] if group in others]
+        alike = [pair for pair in alike if normalise_text(pair[0]) != normalise_text(pair[1])]
+        if alike:
+            looked_at = f"{len(alike)} of {len(found[left])} best answers of {left!r} that were looked at"
+            example = " and ".join(repr(text[:80]) for text in alike[0])
+            _log.warning("%s: %s are nearly the same as one of %r: %s", name, looked_at, right, example)
 
 
 def _common(
