@@ -47,11 +47,13 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
     if not (compares is cosine if cuts else of_length_1 or compares is own):
         inner = loss.loss if isinstance(loss, MatryoshkaLoss) else loss
         setting = "distance" if hasattr(inner, "distance") else "similarity"
+        settable = not isinstance(vars(type(inner)).get("similarity"), ProductSimilarity)
         of_cut = " of embeddings that are cut" if cuts else ""
         raise ValueError(
             f"expected a loss that compares embeddings as the encoder does, got {compares} of {type(inner).__name__}"
-            f"{of_cut} (loss.{setting}) and {own} of the encoder (encoder.similarity, or what its folder says): "
-            f"leave loss.{setting} null and choose encoder.similarity, or choose another loss"
+            f"{of_cut} ({f'loss.{setting}' if settable else 'it knows no other'}) and {own} of the encoder "
+            f"(encoder.similarity, or what its folder says): {f'leave loss.{setting} null, ' if settable else ''}"
+            "choose another encoder.similarity or another loss"
         )
 
 

@@ -98,6 +98,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("triplet", {"distance": "euclidean"}),
     ("triplet", {"distance": "euclidean", "normalize": False}),
     ("triplet", {"soft_margin": True}),
+    ("triplet", {"soft_margin": True, "margin": 0.7}),
     ("triplet", {"mining": "semi_hard", "margin": 0.5}),
     ("triplet", {"mining": "semi_hard", "distance": "euclidean", "soft_margin": True}),
     ("triplet", {"mining": "all", "margin": 0.5}),

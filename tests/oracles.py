@@ -122,7 +122,7 @@ def triplet(
     if positives is None:
         positives = {(i, i) for i in range(num_queries)}
     if margin is None:
-        margin = 0.2 if distance == "cosine" or normalize else 1.0
+        margin = 0.0 if soft_margin else 0.2 if distance == "cosine" or normalize else 1.0
     if distance == "cosine":
         distances = [[1 - cosine(query, key) for key in keys] for query in queries]
     else:
@@ -138,8 +138,8 @@ def triplet(
     chords = [[max(0.0, 2 - 2 * cosine(query, key).item()) ** 0.5 for key in keys] for query in queries]
     losses: list[tuple[int, Tensor, float]] = []
     for i, p, n, share in triplets(distances, positives, negatives, mining, chords, queries.shape[1]):
-        gap = distances[i][p] - distances[i][n]
-        losses.append((i, torch.log(1 + torch.exp(gap)) if soft_margin else torch.clamp(gap + margin, min=0), share))
+        gap = distances[i][p] - distances[i][n] + margin
+        losses.append((i, torch.log(1 + torch.exp(gap)) if soft_margin else torch.clamp(gap, min=0), share))
     if average == "active":
         losses = [(i, loss, share) for i, loss, share in losses if loss > 0]
 

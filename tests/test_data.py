@@ -478,3 +478,19 @@ def test_html_of_documents_goes_where_that_is_said(folder: Folder) -> None:
         test = beir(path, strip_html=strip_html).test  # type: ignore[arg-type]
         assert test is not None
         assert test.corpus == {"d3": text}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_batch_that_happens_to_have_no_negatives_still_has_room_for_their_scores(number: int) -> None:
+    """Of [Q, 1] a loss would say that the data have none, and [Q, Q] it would take for scores of all documents."""
+    bare = [Record(f"q{i}", f"d{i}", teacher_scores=(float(i),)) for i in range(3)]
+    records = [*bare, Record("a", "x", ("y",), teacher_scores=(1.0, 2.0))]
+    taught = Collator(records)(records[:number]).teacher_scores
+    assert taught is not None
+    assert taught.shape == (number, 3 if number == 2 else 2)
+    assert taught[:, 0].tolist() == [0.0, 1.0, 2.0][:number]
+    assert taught[:, 1:].isnan().all()
+    for collate in (Collator(bare), Collator(records, num_negatives=0)):
+        alone = collate(bare).teacher_scores
+        assert alone is not None
+        assert alone.shape == (3, 1)

@@ -352,3 +352,11 @@ def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_folder() == tmp_path / "home" / ".cache" / "contrastive" / "embeddings"
+
+
+def test_how_embeddings_are_compared_does_not_decide_them() -> None:
+    left, right = Counting(), Counting()
+    left.settings, right.settings = {"a": 1, "similarity": "dot"}, {"a": 1, "similarity": "cosine"}
+    assert embedding_key(left, ["x"], side="query") == embedding_key(right, ["x"], side="query")
+    left.settings, right.settings = {"a": 1, "query.similarity": "dot"}, {"a": 1}
+    assert embedding_key(left, ["x"], side="query") == embedding_key(right, ["x"], side="query")

@@ -20,6 +20,7 @@ from contrastive.adapters import LoRA
 from contrastive.encoder import Encoder, embedded_minilm
 from contrastive.micro_batches import default_tokens_per_batch
 from contrastive.pooling import POOLINGS, Pooling
+from contrastive.similarity import similarity_of
 from contrastive.two_towers import TwoTowers
 
 TEXTS = [
@@ -261,6 +262,7 @@ def test_the_settings_are_all_that_decides(tiny_model_folder: Path) -> None:
         "query_prompt": "job: ",
         "document_prompt": "data ",
         "max_length": 20,
+        "similarity": "dot",
     }
     encoder = Encoder.from_pretrained(tiny_model_folder, **settings)
     assert encoder.settings == settings
@@ -637,3 +639,37 @@ def test_a_budget_that_is_not_given_suits_the_device(tiny_model_folder: Path) ->
     encoder = Encoder.from_pretrained(tiny_model_folder)
     assert encoder._budget == 4096
     assert default_tokens_per_batch(torch.device("cuda")) == 16_384
+
+
+# Similarity
+
+
+def test_the_similarity_is_kept_and_read_by_sentence_transformers_too(tiny_model_folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    assert Encoder.from_pretrained(tiny_model_folder).similarity == "cosine"
+    for name in ("dot", "euclidean", "cosine"):
+        encoder = Encoder.from_pretrained(tiny_model_folder, similarity=name)  # type: ignore[arg-type]
+        encoder.save_pretrained(tmp_path / name)
+        assert Encoder.from_pretrained(tmp_path / name).similarity == name
+        theirs = SentenceTransformer(str(tmp_path / name), device="cpu")
+        queries, documents = (
+            encoder.encode(TEXTS, as_numpy=False),
+            encoder.encode(TEXTS, side="document", as_numpy=False),
+        )
+        ours = similarity_of(encoder)(queries, documents)
+        assert_allclose(theirs.similarity(theirs.encode_query(TEXTS), theirs.encode_document(TEXTS)), ours, atol=1e-3)
+    assert Encoder.from_pretrained(tmp_path / "dot", similarity="cosine").similarity == "cosine"
+
+
+def test_a_similarity_that_is_not_known_is_refused_unless_another_is_said(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    Encoder.from_pretrained(tiny_model_folder).save_pretrained(tmp_path)
+    path = tmp_path / "config_sentence_transformers.json"
+    path.write_text(path.read_text().replace("cosine", "manhattan"))
+    with pytest.raises(ValueError, match=r"similarity_fn_name of .* one of cosine, dot, euclidean, got 'manhattan'"):
+        Encoder.from_pretrained(tmp_path)
+    assert Encoder.from_pretrained(tmp_path, similarity="dot").similarity == "dot"
+    with pytest.raises(ValueError, match="expected similarity to be one of cosine, dot, euclidean, got 'l1'"):
+        Encoder.from_pretrained(tiny_model_folder, similarity="l1")  # type: ignore[arg-type]

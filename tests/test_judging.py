@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from contrastive.data import RetrievalTask
 from contrastive.encoder import Encoder
 from contrastive.evaluation import Rankings, TaskEmbeddings, evaluate_rankings
+from contrastive.similarity import similarity_of
 from experiments.judging import Judgement, embedding_health, gain, judge_bm25, judge_encoder, similarities
 
 TASK = RetrievalTask(
@@ -57,6 +59,22 @@ def test_similarities_are_the_cosines_of_relevant_pairs_and_of_negatives() -> No
         "random": pytest.approx([0.0, 1.0]),
         "bm25_hard": [],
     }
+
+
+def test_an_encoder_is_judged_by_its_own_similarity(tiny_model_folder: Path) -> None:
+    """Rankings, the user's query, triplet accuracy and the scores of pairs."""
+    bm25 = judge_bm25(TASK, "chef")
+    for name in ("dot", "euclidean"):
+        encoder = Encoder.from_pretrained(tiny_model_folder, similarity=name)  # type: ignore[arg-type]
+        judgement = judge_encoder(encoder, TASK, bm25.rankings, "chef", show_progress=False)
+        compare = similarity_of(encoder)
+        documents = encoder.encode(list(TASK.corpus.values()), side="document", as_numpy=False)
+        found = compare(encoder.encode([TASK.queries["q"], "chef"], as_numpy=False), documents)
+        expected = dict(zip(TASK.corpus, found[0].tolist(), strict=True))
+        assert dict(judgement.rankings.top("q", 9)) == pytest.approx(expected, abs=1e-4)
+        assert [score for score, _ in judgement.top] == pytest.approx(sorted(found[1].tolist(), reverse=True), abs=1e-4)
+        assert judgement.similarities["relevant"][0] == pytest.approx(expected["a"], abs=1e-4)
+        assert judgement.similarity == name
 
 
 def test_an_encoder_is_judged_on_the_embeddings_it_gave_once(

@@ -408,12 +408,14 @@ def test_settings_that_cannot_be_are_refused(name: str) -> None:
     for build in (module, partial(function, *embeddings(), teacher_scores=torch.tensor(OWN_TAUGHT))):
         with pytest.raises(ValueError, match="temperature above 0, got 0"):
             build(temperature=0)
+        with pytest.raises(ValueError, match="finite temperature above 0, got inf"):
+            build(temperature=float("inf"))
         with pytest.raises(ValueError, match="'mean', 'sum', 'none', got 'avg'"):
             build(reduction="avg")
         with pytest.raises(ValueError, match="'cosine', 'dot', 'euclidean' or a callable, got 'l1'"):
             build(similarity="l1")
         if name == "distill_kl":
-            with pytest.raises(ValueError, match="temperature above 0, got -1"):
+            with pytest.raises(ValueError, match="finite teacher_temperature above 0, got -1"):
                 build(teacher_temperature=-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from contrastive import losses
 from contrastive.health import Health
 from contrastive.masks import diagonal, two_views
+from contrastive.similarity import named
 
 QUERIES, KEYS = BATCHES["negatives"].embeddings()
 GUIDE = {"guide_queries": QUERIES.detach(), "guide_keys": KEYS.detach()}
@@ -173,6 +175,8 @@ def test_siglip_gives_the_bias_its_gradient() -> None:
         ("info_nce", {"drop_hardest": 1.0}, r"drop_hardest from 0 to below 1, got 1\.0"),
         ("info_nce", {"drop_hardest": -0.1}, r"drop_hardest from 0 to below 1, got -0\.1"),
         ("info_nce", {"hardness": -1.0}, r"hardness of at least 0, got -1\.0"),
+        ("info_nce", {"hardness": math.inf}, "finite hardness of at least 0, got inf"),
+        ("info_nce", {"false_negative_margin": math.nan}, "finite false_negative_margin, got nan"),
         ("info_nce", {"hardened": "own"}, "hardened to be one of 'all', 'in_batch', 'hard', got 'own'"),
         ("multiple_negatives_ranking", {"partition": "each"}, "partition to be one of 'joint', 'per_direction'"),
         ("multiple_negatives_ranking", {"directions": ["q_to_k"]}, r"directions to be one of .*, got 'q_to_k'"),
@@ -190,6 +194,17 @@ def test_siglip_gives_the_bias_its_gradient() -> None:
         ("multiple_negatives_ranking", {"symmetric": True}, "directions to say what is compared, got symmetric=True"),
         ("multiple_negatives_ranking", {"same_side": True}, "directions to say what is compared, got same_side=True"),
         ("decoupled_contrastive", {"sigma": 0.0}, r"sigma above 0, got 0\.0"),
+        ("decoupled_contrastive", {"sigma": math.inf}, "finite sigma above 0, got inf"),
+        ("debiased_contrastive", {"similarity": "dot"}, "expected lowest_score with similarity dot, .* got none"),
+        ("debiased_contrastive", {"lowest_score": -math.inf}, "finite lowest_score, got -inf"),
+        ("hard_weighted", {"similarity": "euclidean"}, "expected lowest_score with similarity euclidean, .* got none"),
+        ("hard_weighted", {"concentration": math.inf}, "finite concentration of at least 0, got inf"),
+        ("siglip", {"bias": math.nan}, "finite bias, got nan"),
+        *(
+            (name, {"temperature": math.inf}, "finite temperature above 0, got inf")
+            for name in LOSSES
+            if name not in ("triplet", "gist")
+        ),
         ("debiased_contrastive", {"positive_prior": 1.0}, r"positive_prior from 0 to below 1, got 1\.0"),
         ("debiased_contrastive", {"positive_prior": -0.1}, r"positive_prior from 0 to below 1, got -0\.1"),
         ("hard_weighted", {"concentration": -1.0}, r"concentration of at least 0, got -1\.0"),
@@ -225,6 +240,36 @@ def test_gist_wants_a_guide_for_every_text_and_one_positive_a_query() -> None:
         losses.GISTLoss(same_side=True)
     with pytest.raises(TypeError, match="guide_queries"):
         losses.GISTLoss()(QUERIES, KEYS)
+    with pytest.raises(ValueError, match="finite margin, got nan"):
+        losses.GISTLoss(margin=math.nan)
+    with pytest.raises(ValueError, match="similarity to be one of cosine, dot, euclidean, got 'l1'"):
+        losses.GISTLoss(guide_similarity="l1")
+    with pytest.raises(ValueError, match="finite temperature above 0, got inf"):
+        losses.GISTLoss(math.inf)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("chosen", ["cosine", "dot", "euclidean"])
+def test_gist_compares_the_guide_as_it_is_told(chosen: Any, relative: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    guides = [3 * torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in (4, 12)]
+    guides[1][9] = guides[1][2]  # a duplicate of the third positive, which is a tie
+    scores = named(chosen)(*guides)
+    own = scores.diagonal()[:, None]
+    left_out = scores >= own - 0.1 * (own.abs() if relative else 1) - 1e-9
+    assert left_out[2, 9]
+    options: dict[str, Any] = {"contrast_queries": False, "contrast_positives": False}
+    value = losses.gist(
+        QUERIES,
+        KEYS,
+        guide_queries=guides[0],
+        guide_keys=guides[1],
+        margin=0.1,
+        relative_margin=relative,
+        guide_similarity=chosen,
+        **options,
+    )
+    torch.testing.assert_close(value, losses.info_nce(QUERIES, KEYS, exclude=left_out))
 
 
 @pytest.mark.parametrize("options", [{"same_side": True}, {"same_side": True, "symmetric": True}], ids=label)

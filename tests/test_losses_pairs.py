@@ -303,7 +303,7 @@ def test_settings_that_cannot_be_are_refused(name: str) -> None:
 def test_temperatures_that_cannot_be_are_refused(name: str) -> None:
     function, module, _ = LOSSES[name]
     for build in (module, partial(function, *pairs(), torch.ones(7))):
-        with pytest.raises(ValueError, match="temperature above 0, got 0"):
+        with pytest.raises(ValueError, match="finite temperature above 0, got 0"):
             build(temperature=0)
 
 

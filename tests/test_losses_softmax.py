@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import oracles_softmax
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from contrastive import losses
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, info_nce, multiple_negatives_ranking
 from contrastive.similarity import cosine, dot
 

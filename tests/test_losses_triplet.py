@@ -90,6 +90,7 @@ def test_mean_is_over_triplets_and_rows_have_their_own() -> None:
         st.floats(0, 2).map(lambda margin: {"margin": margin}),
         st.floats(0, 2).map(lambda margin: {"margin": margin, "average": "active"}),
         st.just({"soft_margin": True}),
+        st.floats(0, 2).map(lambda margin: {"margin": margin, "soft_margin": True}),
     ),
     seed=st.integers(0, 99),
 )
@@ -274,3 +275,8 @@ def test_modules_describe_themselves() -> None:
     assert repr(TripletLoss(soft_margin=True, **RAW)) == (
         "TripletLoss(distance=euclidean (raw), mining=hardest, margin=soft, average=all, reduction=mean)"
     )
+
+
+def test_a_soft_margin_says_which_it_has() -> None:
+    assert "margin=soft," in repr(TripletLoss(soft_margin=True))
+    assert "margin=soft 0.3," in repr(TripletLoss(soft_margin=True, margin=0.3))

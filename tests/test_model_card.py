@@ -12,6 +12,7 @@ from finished_run import CONFIG, finished_report, finished_run, system
 from huggingface_hub import ModelCard
 
 from contrastive.encoder import Encoder
+from contrastive.similarity import similarity_of
 from contrastive.two_towers import TwoTowers
 from experiments import model_card
 from experiments.provenance import base_models, generated, hub_data_sets, portable
@@ -55,6 +56,21 @@ def test_the_examples_give_the_embeddings_of_the_run(
     for queries, documents in others:
         np.testing.assert_allclose(queries, ours[0], atol=1e-6)
         np.testing.assert_allclose(documents, ours[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_the_examples_compare_as_the_encoder_does(
+    similarity: str, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = Encoder.from_pretrained(tiny_model_folder, similarity=similarity)  # type: ignore[arg-type]
+    card = load(finished_run(tmp_path / "run", encoder))
+    for code in examples(card):
+        queries, documents = run_example(code, tmp_path / "run" / "model")
+        expected = similarity_of(encoder)(torch.as_tensor(queries), torch.as_tensor(documents))
+        printed = re.findall(r"-?\d+\.\d*", capsys.readouterr().out)
+        np.testing.assert_allclose([float(number) for number in printed], expected[0], rtol=1e-3)
+    assert "cosine" not in card.text
+    assert f"| encoder.similarity | {similarity} |" in card.text
 
 
 @pytest.mark.parametrize("padding", [{"padding_side": "left"}, {"pad_token": None, "eos_token": "[SEP]"}])

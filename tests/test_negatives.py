@@ -71,6 +71,32 @@ def test_dense_takes_what_is_close_by_cosine() -> None:
     assert chosen.refused == {"known_positive": 1, "relative_margin": 2}
 
 
+class OnALine(Compass):
+    """Embeds a number as itself, which makes 7 close to 8 by distance and to nothing so much as to 100 by product."""
+
+    def encode(self, texts: Sequence[str], *, side: Any, show_progress: bool, as_numpy: Any) -> Tensor:  # noqa: ARG002
+        return torch.tensor([[float(text)] for text in texts], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "ids", "scores", "positive_score"),
+    [("dot", ("d2", "d1"), (20.0, 16.0), 14.0), ("euclidean", ("d1", "d3"), (-6.0, -7.0), -5.0)],
+)
+def test_dense_takes_what_is_close_by_the_similarity_of_the_encoder(
+    similarity: str, ids: tuple[str, ...], scores: tuple[float, ...], positive_score: float
+) -> None:
+    encoder = OnALine()
+    encoder.similarity = similarity  # type: ignore[attr-defined]
+    pool = Pool({"d0": "7", "d1": "8", "d2": "10", "d3": "-5"}, [Pair("q", "2", "d0")])
+    (chosen,) = Mined(Dense(encoder), count=2)(pool)
+    assert chosen.ids == ids
+    assert chosen.scores == pytest.approx(scores)
+    assert chosen.positive_score == pytest.approx(positive_score)
+    # So much of the positive's score below it; of a distance, farther away: above 7.5.
+    (chosen,) = Mined(Dense(encoder), filters=Filters(relative_margin=0.5))(pool)
+    assert chosen.ids == (("d3",) if similarity == "dot" else ("d2",))
+
+
 def test_dense_uses_the_encoder_of_the_moment_unless_it_has_its_own() -> None:
     own, other = Compass(), Compass()
     Mined(Dense(own))(compass_pool(1, 2), Moment(other))

@@ -215,6 +215,7 @@ def test_filters_that_make_no_sense_are_refused(filters: dict[str, Any], message
         ({"count": 0}, "count of at least 1, got 0"),
         ({"sampling": "best"}, "sampling to be top, uniform or softmax, got 'best'"),
         ({"temperature": 0}, "a finite temperature above 0, got 0"),
+        ({"temperature": float("inf")}, "a finite temperature above 0, got inf"),
     ],
 )
 def test_selections_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -199,3 +199,16 @@ def test_every_kind_of_pair_is_drawn_as_shares_on_one_scale() -> None:
         assert shares == pytest.approx(expected)  # a cosine that rounding took beyond 1 is not lost
     assert len(figure.legends[0].get_texts()) == 3
     assert figures.similarity_figure({"after": {"relevant": []}}) is None
+
+
+@pytest.mark.parametrize(("similarity", "label"), [("dot", "dot product"), ("euclidean", "minus the distance")])
+def test_scores_that_are_no_cosines_are_called_by_their_name_and_all_drawn(
+    similarity: str, label: str, tmp_path: Path
+) -> None:
+    scores = {"after": {"relevant": [-30.0, -2.0, -1.5], "random": [-41.0], "bm25_hard": []}}
+    figure = figures.similarity_figure(scores, similarity)
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == f"{label} of query and document"
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == pytest.approx(2)
+    results.write_similarities(tmp_path / "s.csv", scores, similarity)
+    assert (tmp_path / "s.csv").read_text().startswith(f"system,pair,{similarity}\n")

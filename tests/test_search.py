@@ -20,7 +20,7 @@ from contrastive.encoder import Encoder
 from contrastive.evaluation import rank
 from contrastive.passages import one_line, split_passages
 from contrastive.search import SearchIndex
-from contrastive.similarity import cosine
+from contrastive.similarity import cosine, similarity_of
 from experiments import received
 from experiments import search as program
 from experiments.jobs.generator import jobs
@@ -83,6 +83,19 @@ def test_prompts_of_both_sides_are_used(tiny_model_folder: Path) -> None:
     document, passage = encoder.encode(["Chef\npython years", "python years"], side="document", as_numpy=False)
     assert hit.score == pytest.approx(cosine(query, document[None]).item(), abs=1e-6)
     assert hit.passage_score == pytest.approx(cosine(query, passage[None]).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_hits_and_passages_are_scored_as_the_encoder_says(similarity: str, tiny_model_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_model_folder, similarity=similarity)  # type: ignore[arg-type]
+    texts = {"a": "Nurse\nhospital years", "b": "python " * 9, "c": "the job of the chef"}
+    query = encoder.encode(["nurse"], as_numpy=False)
+    documents = encoder.encode([*texts.values(), "hospital years"], side="document", as_numpy=False)
+    scores = similarity_of(encoder)(query, documents)[0].tolist()
+    hits = {hit.id: hit for hit in SearchIndex(encoder, texts).search(["nurse"])[0]}
+    assert [hits[id_].score for id_ in texts] == pytest.approx(scores[:3], abs=1e-4)
+    assert hits["a"].passage_score == pytest.approx(scores[3], abs=1e-4)
+    assert list(hits) == sorted(texts, key=lambda id_: -hits[id_].score)
 
 
 def test_the_closest_passage_is_that_of_comparing_them_all(tiny_encoder: Encoder) -> None:

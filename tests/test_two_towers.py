@@ -206,3 +206,13 @@ def test_a_lightning_checkpoint_restores_what_was_trained(
     assert np.array_equal(restored.encoder.encode(TEXTS), trained)
     restored.encoder.save_pretrained(tmp_path / "model")
     assert_allclose(load_encoder(tmp_path / "model").encode(TEXTS), trained, atol=1e-6)
+
+
+def test_towers_that_compare_otherwise_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    dot, cosine = (Encoder.from_pretrained(tiny_model_folder, similarity=name) for name in ("dot", "cosine"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got dot of the query tower and cosine of the document tower"):
+        TwoTowers(dot, cosine)
+    towers = TwoTowers(dot, dot)
+    assert (towers.similarity, towers.normalize) == ("dot", False)
+    towers.save_pretrained(tmp_path)
+    assert load_encoder(tmp_path).similarity == "dot"

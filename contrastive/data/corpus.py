@@ -101,8 +101,7 @@ def corpus(
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
-    account = Account(len(source.texts), remarks=_remarks(source))
-    data = TextData(Path(path).stem, tuple(records), dev, test, account)
+    data = TextData(Path(path).stem, tuple(records), dev, test, told)
     check_disjoint(data)
     return data
 
