@@ -106,7 +106,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
         lines = {"\n": example.query, "  positive  ": example.positive, "  negative  ": example.negative}
         for label, text in lines.items():
             if text is not None:
-                console.print(label + clean(text), markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+                console.print(label + text, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
     _print("\nWhat stands out", console)
     for sentence in findings(found) or ["nothing"]:
         _print(f"  - {sentence}", console)

@@ -685,10 +685,20 @@ def test_the_configuration_says_it_all(write: Write) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 def test_a_run_on_a_file_of_ones_own(write: Write, tmp_path: Path, tiny_model_folder: Path) -> None:
-    rows = [{"query": f"nurse {i}", "job_pos": f"the hospital {i}", "job_neg": f"kitchen {i}"} for i in range(20)]
+    rows = [
+        {"id": f"q {i}", "query": f"nurse {i}", "pos": f"hospital {i}", "pos_id": f"Job # {i}", "neg": f"kitchen {i}"}
+        for i in range(20)
+    ]
     path = write(rows, "jobs.csv")
     tiny = ["encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}", "trainer.enable_progress_bar=false"]
-    chosen = ["data=files", f"data.path={path}", "batch_size=8", "logger=none", f"folder={tmp_path}/run"]
+    chosen = [
+        "data=files",
+        f"data.path={path}",
+        "data.columns.query_id=id",
+        "batch_size=8",
+        "logger=none",
+        f"folder={tmp_path}/run",
+    ]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("config", overrides=[*tiny, *chosen])
     assert 0 <= train_and_judge(config) <= 1
@@ -791,7 +801,7 @@ def test_cells_that_say_there_is_nothing_are_no_negatives(write: Write) -> None:
 def test_blanks_in_ids_become_underscores(write: Write) -> None:
     rows = [
         {
-            "qid": f"Query {i}",
+            "qid": f"Query {i}\x1b[1m",
             "query": f"cook {i}",
             "doc": [f"soup {i}", f"stew {i}"],
             "doc_id": [f"A  {i}", f"B\t{i} "],

@@ -49,8 +49,7 @@ def _pieces(file: Path, encoding: str | None, *, by_line: bool) -> Iterator[str]
     known = encoding or "utf-8"
     with cast(BinaryIO, gzip.open(file)) if packed else file.open("rb") as source:
         try:
-            mark, known = _mark(source, known)
-            source.read(mark)
+            known = _marked(source) or known
             decoded = io.TextIOWrapper(source, known, newline=_line_end(source))
             while piece := decoded.readline(_LONGEST_LINE) if by_line else decoded.read(_PIECE):
                 size += len(piece)
@@ -68,7 +67,7 @@ def _pieces(file: Path, encoding: str | None, *, by_line: bool) -> Iterator[str]
                         f"{file}, line {number}: expected text, got a NUL character; if this is UTF-16, say so: "
                         "data.encoding=utf-16-le"
                     )
-                yield piece.lstrip("\ufeff") if size == len(piece) else piece
+                yield piece.lstrip("\ufeff") if size == len(piece) else piece  # without marks, however many
                 number += 1 if by_line else piece.count("\n")
         except UnicodeDecodeError as error:
             # A piece is decoded before its first line is handed on, so all lines before it have been counted.
@@ -80,10 +79,10 @@ def _pieces(file: Path, encoding: str | None, *, by_line: bool) -> Iterator[str]
             raise ValueError(f"{file}, line {number}: damaged or cut short: {error}") from error
 
 
-def _mark(source: BinaryIO, encoding: str) -> tuple[int, str]:
-    """Return how many bytes the byte order mark takes, and the encoding it stands for, or the one given."""
+def _marked(source: BinaryIO) -> str | None:
+    """Return the encoding that a byte order mark stands for, if there is one."""
     start = _peek(source)
-    return next(((len(mark), known) for mark, known in _MARKS if start.startswith(mark)), (0, encoding))
+    return next((known for mark, known in _MARKS if start.startswith(mark)), None)
 
 
 def _line_end(source: BinaryIO) -> str:
