@@ -301,4 +301,4 @@ def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
 
 
 def _checksum(embeddings: NDArray[np.float32]) -> bytes:
-    return zlib.crc32(np.ascontiguousarray(embeddings)).to_bytes(4, "little")
+    return zlib.crc32(np.ascontiguousarray(embeddings).data).to_bytes(4, "little")

@@ -173,5 +173,8 @@ def build_callbacks(config: DictConfig, *, validates: bool) -> list[Callback]:
         unwanted += (ProgressBar,)
     if not config.trainer.get("enable_checkpointing", True):
         unwanted += (ModelCheckpoint,)
+    for name, callback in config.callbacks.items():
+        if callback is not None and not (isinstance(callback, DictConfig) and "_target_" in callback):
+            raise ValueError(f"expected callbacks.{name}._target_ to say what it is, got {callback}")
     built = (instantiate(callback) for callback in config.callbacks.values() if callback is not None)
     return [callback for callback in built if not isinstance(callback, unwanted)]

@@ -571,6 +571,7 @@ def test_what_cannot_be_composed_fails_at_once(
         (["+loss.temprature=0.1"], "temprature"),
         (["loss.temperature=0"], "temperature"),
         (["encoder.name_or_path=/no/such/folder"], "/no/such/folder"),
+        (["+callbacks.mine.x=1"], r"expected callbacks\.mine\._target_ to say what it is, got {'x': 1}"),
         (["judge=train"], "expected judge to be dev or test, got 'train'"),
         (["trainer.max_epochs=-1"], "to bound the run"),
         (["batch_size=0"], "batch_size"),

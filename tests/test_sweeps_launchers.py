@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +19,15 @@ from fake_training import fake_attempt, ran
 from experiments.sweeps import launchers
 from experiments.sweeps.expansion import expand
 from experiments.sweeps.jobs import Job, read_report, state
+
+ROOT = Path(__file__).parents[1]
+SWEEP = """
+import sys
+sys.path.insert(0, "tests")
+from fake_training import fake_attempt
+from experiments.sweeps import program
+sys.exit(program.main(["query=sleep", f"hydra.sweep.dir={sys.argv[1]}"], fake_attempt))
+"""
 
 
 def wanted(store: Path, *queries: str) -> list[Job]:
@@ -56,6 +67,21 @@ def test_several_processes_share_the_cores_and_one_death_costs_one_job(
 def test_no_worker_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected launcher\.workers to be 1 or more, got 0"):
         launchers.joblib([], partial(fake_attempt, directory=Path.cwd()), workers=0)
+
+
+@pytest.mark.skipif("not sys.platform.startswith('linux')")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_worker_ends_with_its_sweep(number: int, status: int, tmp_path: Path) -> None:
+    sweep = subprocess.Popen([sys.executable, "-c", SWEEP, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not ran(tmp_path):
+        time.sleep(0.05)
+    (job,) = wanted(tmp_path, "sleep")
+    sweep.send_signal(number)
+    assert sweep.wait(30) == status
+    ends = time.monotonic() + 20
+    while state(job.folder) == "running" and time.monotonic() < ends:  # the lock of a job lives as long as its process
+        time.sleep(0.05)
+    assert read_report(job.folder)["status"] == "interrupted"
 
 
 @pytest.fixture
