@@ -151,18 +151,21 @@ class ContrastiveModule(lightning.LightningModule):
                 f"{type(self.loss).__name__} takes every pair as relevant, and the training records have scores: "
                 "min_score says which are (columns.score=false says that all are)"
             )
-        name, width, judge = type(self.loss).__name__, self.encoder.dimension, self.judge
+        name, width = type(self.loss).__name__, self.encoder.dimension
         with torch.no_grad():
             tried = embedded(batch, *made_up(batch, width))
             if self.memory is None:
                 self.judge(tried)
             else:
                 check_memory(self.judge, tried, name)
-                judge = lambda tried: self.judge(remembering(tried))  # noqa: E731
         batches = iter(epoch)
         first = next(batches, batch)
         check_told_apart(self.encoder, first.queries, "query")
         check_told_apart(self.encoder, first.documents, "document")
+
+        def judge(tried: EmbeddedBatch) -> Tensor:
+            return self.judge(tried if self.memory is None else remembering(tried))
+
         check_learns(judge, chain([first], batches), embedded, width, name)
         self.health.clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,7 +122,8 @@ def test_many_texts_are_measured_by_a_sample_that_stays_the_same(
     tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accounts, "SAMPLE", 5)
-    first, again = (account(tiny_encoder, records(40)) for _ in range(2))
+    items = [replace(record, positive="nurse " * (place + 1)) for place, record in enumerate(records(40))]
+    first, again = (account(tiny_encoder, items) for _ in range(2))
     assert first == again
     assert first["tokens"]["queries"]["texts"] == first["tokens"]["judged_documents"]["texts"] == 5
     assert "  Tokens (of a fixed sample of 5): queries" in accounts.paragraph(first, "mine")[-1]

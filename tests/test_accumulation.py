@@ -1,4 +1,4 @@
-"""Windows of several batches: their gradient is a mean, and a checkpoint inside one claims what its weights have seen."""
+"""Windows of several batches: their gradient is a mean, and a checkpoint claims no more than its weights have seen."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class Windows(lightning.Callback):
         self.window: list[Batch] = []
         self.sizes: list[int] = []
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Batch, batch_idx: int) -> None:
-        self.window.append(batch)
+    def on_train_batch_start(self, *hook: Any) -> None:
+        self.window.append(hook[2])
 
-    def on_before_optimizer_step(self, trainer: lightning.Trainer, module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, *hook: Any) -> None:
+        module: ContrastiveModule = hook[1]
         found = flat([parameter.grad for parameter in trained(module)])
         losses = [module.loss(*module.encoder.embed_sides(b.queries, b.documents)) for b in self.window]
         wanted = flat(torch.autograd.grad(torch.stack(losses).mean(), trained(module)))
@@ -50,8 +51,8 @@ class Windows(lightning.Callback):
         self.sizes.append(len(self.window))
         self.window = []
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Batch, i: int) -> None:
-        self.seen.append(batch.queries)
+    def on_train_batch_end(self, trainer: lightning.Trainer, *hook: Any) -> None:
+        self.seen.append(hook[2].queries)
         if len(self.seen) == self.stop_after:
             trainer.save_checkpoint(self.path)
             raise StoppedError

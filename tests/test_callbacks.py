@@ -40,7 +40,7 @@ class Module(lightning.LightningModule):
             self.trainer.save_checkpoint(self.path)
             raise StoppedError
 
-    def validation_step(self, batch: Tensor) -> None:
+    def validation_step(self, batch: Tensor) -> None:  # noqa: ARG002
         self.validated.append(self.batches)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

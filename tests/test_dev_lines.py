@@ -34,7 +34,7 @@ def parts(encoder: Any, **trainer: Any) -> Any:
         **trainer,
     }
     task = dev_task()
-    judged = replace(task, name="test", qrels={name: task.qrels["q0"] for name in task.queries})
+    judged = replace(task, name="test", qrels=dict.fromkeys(task.queries, task.qrels["q0"]))
     return SimpleNamespace(
         data=TextData("mine", dev=task),
         task=judged,
