@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from contrastive.losses._temperature import LearntTemperature, check_temperature
 from contrastive.similarity import ProductSimilarity, named
 
 
-@cache
 def _settings(kind: type) -> frozenset[str]:
     """Return the names of all that a loss can be told when it is made."""
     return frozenset({*inspect.signature(kind).parameters, *LossOptions.__annotations__, "scale"} - {"options"})
