@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from contrastive.losses._temperature import LearntTemperature, check_temperature
 from contrastive.similarity import ProductSimilarity, named
 
 
+@cache
 def _settings(kind: type) -> frozenset[str]:
     """Return the names of all that a loss can be told when it is made."""
     return frozenset({*inspect.signature(kind).parameters, *LossOptions.__annotations__, "scale"} - {"options"})
@@ -68,7 +70,8 @@ class SoftmaxModule(nn.Module):
         Raises:
             AttributeError: If it is the name of a setting that is kept elsewhere, where nothing would follow from it.
         """
-        if name in _settings(type(self)) and name not in vars(type(self)).get("__annotations__", {}):
+        settings = _settings(type(self))  # type: ignore[arg-type]  # a class is hashable, whatever mypy makes of it
+        if name in settings and name not in vars(type(self)).get("__annotations__", {}):
             raise AttributeError(
                 f"expected {name} to be given when a {type(self).__name__} is made, got {name} = {value!r} afterwards, "
                 "which would change nothing"
