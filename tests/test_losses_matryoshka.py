@@ -217,10 +217,11 @@ def test_what_cannot_be_is_refused() -> None:
 )
 def test_configuration_holds_another(overrides: list[str], inner: RankingLoss) -> None:
     import hydra
-    from hydra.utils import instantiate
+
+    from experiments.parts import build_loss
 
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
         config = hydra.compose("config", ["loss=matryoshka", "loss.dimensions=[6,2]", *overrides])
     given = batch()
-    value = instantiate(config.loss)(given.queries, given.keys)
+    value = build_loss(config.loss, encoder=None)(given.queries, given.keys)
     assert value == MatryoshkaLoss(inner, [6, 2])(given.queries, given.keys)

@@ -71,7 +71,8 @@ class SoftmaxModule(nn.Module):
         Raises:
             AttributeError: If it is the name of a setting that is kept elsewhere, where nothing would follow from it.
         """
-        if name in _settings(type(self)) and name not in vars(type(self)).get("__annotations__", {}):
+        settings = _settings(type(self))  # type: ignore[arg-type]  # a class is hashable, whatever mypy makes of it
+        if name in settings and name not in vars(type(self)).get("__annotations__", {}):
             raise AttributeError(
                 f"expected {name} to be given when a {type(self).__name__} is made, got {name} = {value!r} afterwards, "
                 "which would change nothing"
