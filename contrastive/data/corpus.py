@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from contrastive.data.documents import Asked, Documents, StripHTML, read_documents
 from contrastive.data.near_duplicates import near_duplicates
 from contrastive.data.readers import beir, query_key
-from contrastive.data.records import Record, RetrievalTask, TextData
+from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.query_generation.keywords import Keywords, extract_keywords
 from contrastive.query_generation.pseudo_queries import PseudoQueries, PseudoQuery
 from contrastive.query_generation.query_writers import QueryWriter, write_queries
@@ -93,10 +93,15 @@ def corpus(
     if max_train_pairs is not None and max_train_pairs < len(records):
         chosen = random.Random(seed).sample(range(len(records)), max_train_pairs)
         records = [records[i] for i in sorted(chosen)]
-    without = len(source.texts) - len({record.positive_id for record in records})
-    remark = f"{without:,} of {len(source.texts):,} documents have no training query: held out, or nothing to ask"
-    account = replace(read.account, remarks=(*read.account.remarks, *([remark] if without else ())))
+    account = _account(read, {record.positive_id for record in records})
     return TextData(Path(path).stem, tuple(records), dev, test, account)
+
+
+def _account(read: Documents, asked: Collection[str]) -> Account:
+    """Add to the account of the documents how many of them no training query asks for."""
+    without = len(read.texts) - len(asked)
+    remark = f"{without:,} of {len(read.texts):,} documents have no training query: held out, or nothing to ask"
+    return replace(read.account, remarks=(*read.account.remarks, *([remark] if without else ())))
 
 
 @dataclass(frozen=True, slots=True)
