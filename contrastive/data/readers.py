@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from contrastive.data.documents import StripHTML, read_documents
 from contrastive.data.identities import digest
 from contrastive.data.near_duplicates import near_duplicate_groups
-from contrastive.data.qrels import read_qrels
+from contrastive.data.qrels import Qrels, read_qrels
 from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.shown import listed
 from contrastive.texts import normalise_text, query_key, word_order_key
@@ -81,14 +81,9 @@ def beir(
     if max_train_pairs is not None and max_train_pairs < len(records):
         kept = sorted(random.Random(seed).sample(range(len(records)), max_train_pairs))
         records = tuple(records[i] for i in kept)
-    left_out = {
-        "repeat another": sum(repeated for _, repeated in qrels.values()),
-        "not trained on: below the best grade of the query, or 0": _judged(tasks, train) - len(best),
-        "not drawn to train on (max_train_pairs)": len(best) - len(records),
-    }
     account = Account(
-        sum(_judged(tasks, split) for split in tasks) + left_out["repeat another"],
-        {reason: count for reason, count in left_out.items() if count},
+        sum(_judged(tasks, split) for split in tasks) + sum(repeated for _, repeated in qrels.values()),
+        _left_out(qrels.values(), _judged(tasks, train), len(best), len(records)),
         documents.account.columns,
         documents.account.unused_columns,
         (*documents.account.remarks, *_not_used(folder, files.values(), queries, corpus, tasks)),
@@ -100,6 +95,16 @@ def beir(
 
 def _judged(tasks: Mapping[str, RetrievalTask], split: str) -> int:
     return sum(map(len, tasks[split].qrels.values())) if split in tasks else 0
+
+
+def _left_out(qrels: Iterable[Qrels], judged: int, best: int, drawn: int) -> dict[str, int]:
+    """Count the judgements that are not used, of which so many are to train on, are the best, and are drawn."""
+    counts = {
+        "repeat another": sum(repeated for _, repeated in qrels),
+        "not trained on: below the best grade of the query, or 0": judged - best,
+        "not drawn to train on (max_train_pairs)": best - drawn,
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _not_used(

@@ -7,13 +7,13 @@ UTF-8, or what a byte order mark or the caller says.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contrastive.data.lines import lines, text
+from contrastive.data.json_rows import array_or_lines, object_a_line
+from contrastive.data.lines import lines
 from contrastive.shown import listed, short
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -76,7 +76,7 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"expected the file {file}, found none")
-    return _not_empty(file, _json_lines(file, None, None, strict=False))
+    return _not_empty(file, object_a_line(file, None, strict=False))
 
 
 def ending(path: Path) -> str:
@@ -93,87 +93,14 @@ def _not_empty(file: Path, found: Rows) -> Rows:
         raise ValueError(f"{file} is empty: expected at least one row")
 
 
-def _json_lines(file: Path, separator: str | None, encoding: str | None, *, strict: bool = True) -> Rows:
+def _json_lines(file: Path, separator: str | None, encoding: str | None) -> Rows:
     _refuse(file, "separator", separator)
-    first = True
-    for number, line in enumerate(lines(file, encoding), 1):
-        if line.strip():
-            where = f"{file}, line {number}"
-            value = _json_object(where, _parse(where, line, strict=strict))
-            if first and _is_table(value):
-                raise ValueError(f"{where}: {_one_object(value)}")
-            first = False
-            yield where, value
+    return object_a_line(file, encoding)
 
 
 def _json(file: Path, separator: str | None, encoding: str | None) -> Rows:
     _refuse(file, "separator", separator)
-    start = next((piece.lstrip()[:1] for piece in text(file, encoding) if piece.strip()), "")
-    if start == "[":
-        for number, value in enumerate(_parse(str(file), "".join(text(file, encoding))), 1):
-            where = f"{file}, item {number}"
-            yield where, _json_object(where, value)
-        return
-    found = _json_lines(file, None, encoding)
-    try:
-        first = next(found, None)
-    except ValueError:
-        if start == "{":
-            _refuse_object(file, "".join(text(file, encoding)))
-        raise
-    if first is not None:
-        yield first
-    yield from found
-
-
-def _refuse_object(file: Path, whole: str) -> None:
-    """Refuse one object, or several, that stand on many lines each."""
-    try:
-        value, end = json.JSONDecoder().raw_decode(whole.strip())
-    except (ValueError, RecursionError):
-        return  # malformed, as has been said
-    if whole.strip()[end:].lstrip()[:1] == "{":
-        raise ValueError(
-            f"{file}: several objects on more lines than one each: expected an array of them, or one a line"
-        )
-    raise ValueError(f"{file}: {_one_object(value)}")
-
-
-def _is_table(value: dict[str, Any]) -> bool:
-    """Whether an object holds rows instead of being one: a list or an object for each column, or lists of objects."""
-    values = list(value.values())
-    if not values or any(isinstance(one, str) for one in values):
-        return False
-    objects = any(isinstance(one, list) and one and all(isinstance(item, dict) for item in one) for one in values)
-    return objects or all(isinstance(one, dict) for one in values) or all(isinstance(one, list) for one in values)
-
-
-def _one_object(value: dict[str, Any]) -> str:
-    return (
-        f"one JSON object that is no row, with the keys {listed(map(repr, value))}: expected an array of objects, or "
-        "an object a line (pandas writes them with orient='records')"
-    )
-
-
-def _parse(where: str, line: str, *, strict: bool = True) -> Any:
-    try:
-        value = json.loads(line)
-        if strict and ("\\ud" in line or "\\uD" in line):  # half an emoji can be neither written nor tokenised
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        whole = line.rstrip()  # else what is cut short is said to go wrong on the next line
-        wrong = json.JSONDecodeError(error.msg, whole, min(error.pos, len(whole)))
-        place = f"line {wrong.lineno}, column {wrong.colno}" if "\n" in whole else f"column {wrong.colno}"
-        raise ValueError(f"{where}: malformed JSON: {error.msg} ({place})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: malformed JSON: {error}") from error
-    return value
-
-
-def _json_object(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object, got {short(str(value))}")
-    return value
+    return array_or_lines(file, encoding)
 
 
 def _separated(file: Path, separator: str | None, encoding: str | None, *, usual: str) -> Rows:
