@@ -23,10 +23,11 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 
 from contrastive.data import RetrievalTask, TextData
 from contrastive.query_generation.typing_errors import misspell
+from experiments.jobs.example import example_search, planted
 from experiments.jobs.generator import World, bag, jobs, world, worlds
 from experiments.jobs.labels import Posting, Search, contradicts, grade
 from experiments.jobs.layout import ORDERS, lay_out
-from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, example, names, palette, roles
+from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, names, palette, roles
 
 Run = Mapping[str, Mapping[str, float]]
 
@@ -249,13 +250,12 @@ def test_the_example_query_is_in_the_test_with_answers_and_with_postings_that_an
     assert world.searches[0].text == asked
     assert bag(asked) not in {bag(search.text) for split in ("train", "dev") for search in found[split].searches}
     grades = [plain_grade(world.searches[0], posting) for posting in world.postings]
-    planted = example().planted
-    assert grades[: len(planted)] == [item.grade for item in planted]
+    assert grades[: len(planted())] == [item.grade for item in planted()]
     assert {grades.count(2) >= 3, grades.count(1) >= 3} == {True}
     beside = {
         (posting.role, skill)
         for posting, value in zip(world.postings, grades, strict=True)
-        for skill in posting.required & example().skills.keys()
+        for skill in posting.required & example_search().skills.keys()
         if value == 0
     }
     assert beside >= {

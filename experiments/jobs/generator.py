@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from random import Random
 
 from contrastive.data import Record, RetrievalTask, TextData
-from experiments.jobs.labels import Posting, Search, grade, relevant
+from experiments.jobs.example import example_search, planted
+from experiments.jobs.labels import Posting, Search, relevant
 from experiments.jobs.negatives import KINDS, draw_negative
 from experiments.jobs.postings import draw_plan, draw_role, require, write
-from experiments.jobs.queries import draw_search, example_search
-from experiments.jobs.vocabulary import Split, example, palette
+from experiments.jobs.queries import draw_search
+from experiments.jobs.vocabulary import Split, palette
 
 HARD_PER_QUERY = {"dev": 1.5, "test": 1.25}
 MOST_NEGATIVES = 4
@@ -56,17 +57,17 @@ def bag(text: str) -> frozenset[str]:
 
 def _pair(split: Split, number: int, seed: int, taken: Collection[frozenset[str]]) -> tuple[Search, Posting]:
     """Draws a posting and a query it answers; again if the query is taken or the posting is not what was planted."""
-    words, planted = palette(split), example().planted if split == "test" else ()
-    asked = example_search(f"{split}-q0000")
+    words = palette(split)
+    own = planted()[number] if split == "test" and number < len(planted()) else None
     for attempt in range(100):
         random = Random(f"jobs/{seed}/{split}/{number}/{attempt}")
-        own = planted[number] if number < len(planted) else None
         plan = draw_plan(own.role if own else draw_role(words, random), words, random)
-        plan = require(plan, own.skills, asked, random) if own else plan
+        plan = require(plan, own.skills, example_search(), random) if own else plan
         posting = write(f"{split}-d{number:04d}", plan, words, random)
-        if own and not (grade(asked, posting) == own.grade and plan.level.low <= asked.years <= plan.level.high):
+        if own and not own.is_as_meant(posting, plan.level):
             continue
-        search = asked if own and number == 0 else draw_search(f"{split}-q{number:04d}", posting, words, random)
+        search = draw_search(f"{split}-q{number:04d}", posting, words, random)
+        search = example_search() if own and number == 0 else search
         if bag(search.clean) not in taken and bag(search.text) not in taken:
             return search, posting
     raise RuntimeError(f"expected a new query within 100 attempts for {split} {number}, got only repeated ones")

@@ -6,7 +6,7 @@ from random import Random
 
 from contrastive.query_generation.typing_errors import mistype
 from experiments.jobs.labels import Posting, Search
-from experiments.jobs.vocabulary import Palette, example, roles
+from experiments.jobs.vocabulary import Palette, roles
 
 ROLE_SHARE, YEARS_SHARE, TYPO_SHARE = 0.4, 0.35, 0.34
 SAME_FORM = 0.72
@@ -90,9 +90,3 @@ def draw_search(query_id: str, posting: Posting, palette: Palette, random: Rando
         clean = _case(_join(title if role else None, list(skills.values()), stated, palette, random), random)
     text = mistype(clean, random) if random.random() < TYPO_SHARE else clean
     return Search(query_id, role, skills, years, clean, text)
-
-
-def example_search(query_id: str) -> Search:
-    """The example query of the project."""
-    asked = example()
-    return Search(query_id, asked.role, asked.skills, asked.years, asked.clean, asked.text)

@@ -66,27 +66,6 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Planted:
-    """A posting that the test split holds in any case: its role, the skills it asks for, the grade it must have."""
-
-    role: str
-    skills: tuple[str, ...]
-    grade: int
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """The example query of the project, which the test split holds, and the postings planted around it."""
-
-    text: str
-    clean: str
-    role: str
-    years: int
-    skills: Mapping[str, str]
-    planted: tuple[Planted, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Palette:
     """What one split may use.
 
@@ -121,11 +100,13 @@ class Palette:
     years: tuple[str, ...]
 
 
-def _read(name: str) -> Any:
+def read(name: str) -> Any:
+    """Reads one of the files in `words`."""
     return yaml.safe_load((WORDS / name).read_text(encoding="utf-8"))
 
 
-def _texts(value: object, where: str) -> tuple[str, ...]:
+def texts(value: object, where: str) -> tuple[str, ...]:
+    """Checks a list of strings."""
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise ValueError(f"expected a non-empty list of strings at {where}, got {value!r}")
     return tuple(value)
@@ -166,10 +147,10 @@ def skills() -> Mapping[str, Skill]:
     """Every skill by name, checked."""
     found: dict[str, Skill] = {}
     for path in sorted((WORDS / "skills").glob("*.yaml")):
-        for name, entry in _read(f"skills/{path.name}").items():
+        for name, entry in read(f"skills/{path.name}").items():
             if name in found:
                 raise ValueError(f"expected skill {name!r} once, got it again in {path.name}")
-            fields = [_texts(entry.get(key), f"{name}.{key}") for key in ("forms", "test", "demand", "unseen")]
+            fields = [texts(entry.get(key), f"{name}.{key}") for key in ("forms", "test", "demand", "unseen")]
             found[name] = Skill(name, *fields)
     check_skills(found.values())
     return found
@@ -182,8 +163,8 @@ def roles() -> Mapping[str, Role]:
     Raises:
         ValueError: If a role names a skill, neighbour, part or split that does not exist, or two roles share a title.
     """
-    plain: dict[str, dict[str, Any]] = _read("roles.yaml")
-    mixed: dict[str, dict[str, Any]] = _read("mixed_roles.yaml")
+    plain: dict[str, dict[str, Any]] = read("roles.yaml")
+    mixed: dict[str, dict[str, Any]] = read("mixed_roles.yaml")
     near: dict[str, set[str]] = {name: set(entry["near"]) for name, entry in plain.items()}
     for name, entry in plain.items():
         strange = (set(entry["skills"]) - skills().keys()) | (near[name] - plain.keys())
@@ -213,27 +194,17 @@ def _role(
     name: str, entry: dict[str, Any], parts: list[dict[str, Any]], names: tuple[str, ...], near: Mapping[str, set[str]]
 ) -> Role:
     """Makes a role of its entry and those of its parts."""
-    asked = [skill for part in parts for skill in _texts(part["skills"], name)]
+    asked = [skill for part in parts for skill in texts(part["skills"], name)]
     return Role(
         name=name,
         parts=names,
         families=tuple(dict.fromkeys(part["family"] for part in parts)),
         split=entry["split"],
-        titles=_texts(entry["titles"], name),
+        titles=texts(entry["titles"], name),
         skills=tuple(dict.fromkeys(asked)),
         near=frozenset().union(*(near[part] for part in names)),
-        duties=_texts(entry["duties"], name),
+        duties=texts(entry["duties"], name),
     )
-
-
-@cache
-def example() -> Example:
-    """The example query with what it means and what is planted for it."""
-    entry = _read("example.yaml")
-    planted = tuple(
-        Planted(item["role"], _texts(item["skills"], "planted"), item["grade"]) for item in entry["planted"]
-    )
-    return Example(entry["text"], entry["clean"], entry["role"], entry["years"], entry["skills"], planted)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, ...]]:
@@ -242,7 +213,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, 
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = _texts(value, prefix + key)
+            flat[prefix + key] = texts(value, prefix + key)
     return flat
 
 
@@ -253,7 +224,7 @@ def palette(split: Split) -> Palette:
     >>> "machine learning" in palette("train").forms["machine_learning"]
     True
     """
-    words, typing = _read("postings.yaml"), _read("queries.yaml")
+    words, typing = read("postings.yaml"), read("queries.yaml")
     families: dict[str, dict[str, None]] = {}
     for role in roles().values():
         if len(role.parts) == 1:
@@ -267,14 +238,14 @@ def palette(split: Split) -> Palette:
         demands={name: skill.test_demands if test else skill.demands for name, skill in skills().items()},
         lines=_flatten(words["test" if test else "train"]),
         families={family: tuple(pool) for family, pool in families.items()},
-        general=_texts(_read("general.yaml"), "general"),
-        cities=_texts(words["cities"], "cities"),
+        general=texts(read("general.yaml"), "general"),
+        cities=texts(words["cities"], "cities"),
         levels=tuple(
-            Level(name, *level["years"], _texts(level["titles"], name), tuple(level["pay"]))
+            Level(name, *level["years"], texts(level["titles"], name), tuple(level["pay"]))
             for name, level in words["levels"].items()
         ),
         ranks=frozenset(words["ranks"]),
         hands_on=frozenset(words["hands_on"]),
-        separators=_texts(typing["separators"], "separators"),
-        years=_texts(typing["years"], "years"),
+        separators=texts(typing["separators"], "separators"),
+        years=texts(typing["years"], "years"),
     )

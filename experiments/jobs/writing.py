@@ -116,7 +116,6 @@ class _Writer:
             "low": str(plan.low),
             "high": str(plan.high),
             "years": f"{plan.low}{random.choice(['-', ' - ', ' to ']) + str(plan.high) if plan.high else '+'}",
-            "none": "",
         }
 
     def _form(self, skill: str) -> str:
