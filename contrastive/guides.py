@@ -40,7 +40,11 @@ def guide_margin(
         row_guides, col_guides = compare.prepare(row_guides), compare.prepare(col_guides)
         if least is None:
             least = compare.scores_of_pairs(row_guides, col_guides[: len(row_guides)])
-        least = least - margin * (least.abs() if relative else 1) - _rounding(compare, row_guides, col_guides, least)
+        least = (
+            least
+            - margin * (least.abs() if relative else 1)
+            - _rounding(compare, row_guides[: len(least)], col_guides, least)
+        )
 
     def select(rows: Tensor, cols: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):

@@ -219,11 +219,12 @@ def test_unanswered_queries_are_counted(name: str, options: dict[str, Any]) -> N
 
 def configured(name: str, **overrides: Any) -> RankingLoss:
     """Build the loss of configs/loss/NAME.yaml."""
-    import hydra.utils
     from omegaconf import OmegaConf
 
+    from experiments.parts import build_loss
+
     config = OmegaConf.load(Path(__file__).parents[1] / "configs" / "loss" / f"{name}.yaml")
-    return hydra.utils.instantiate(config, **overrides)
+    return build_loss(OmegaConf.merge(config, overrides), encoder=None)
 
 
 @pytest.mark.parametrize(
