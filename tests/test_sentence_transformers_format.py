@@ -221,9 +221,8 @@ def test_nothing_is_said_of_what_we_and_others_write(
     SentenceTransformer(modules=chain, prompts={"query": "q: "}, device="cpu").save_pretrained(str(tmp_path))
     caplog.clear()
     read_settings(tmp_path)
-    write_settings(
-        tmp_path, dimension=8, pooling="cls", normalize=True, query_prompt="q", document_prompt="d", max_length=9
-    )
+    prompts = {"query_prompt": "q", "document_prompt": "d"}
+    write_settings(tmp_path, dimension=8, pooling="cls", normalize=True, max_length=9, similarity="dot", **prompts)
     read_settings(tmp_path)
     assert caplog.messages == []
 
