@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contrastive.shown import clean
-from experiments.accounts import cautions, overview
+from experiments.account import cautions, overview
 from experiments.inspection import SAMPLE, Inspection
 from experiments.pair_statistics import Distribution
 

@@ -27,8 +27,8 @@ from contrastive.precision import check_precision
 from contrastive.similarity import similarity_of
 from contrastive.training import ContrastiveModule
 from contrastive.training_data import ContrastiveData
-from experiments.account import trained_on
 from experiments.callbacks import WholeCheckpoints
+from experiments.training_account import trained_on
 
 log = logging.getLogger(__name__)
 

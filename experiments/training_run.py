@@ -29,7 +29,6 @@ from contrastive.precision import fastest_precision
 from contrastive.record_negatives import RecordNegatives
 from contrastive.whole_files import disk_is_full, whole_folder
 from experiments import results
-from experiments.account import tell
 from experiments.callbacks import NotWorthFinishing
 from experiments.composing import MISTAKES, check_complete, said
 from experiments.dev_lines import dev_means, draw_lines, say_if_worse
@@ -41,6 +40,7 @@ from experiments.provenance import base_models, provenance
 from experiments.ranks import is_first, take_part, train
 from experiments.run_folder import RunFolder, claimed
 from experiments.tracking import HISTORY, finish, log_model, log_results
+from experiments.training_account import tell
 
 log = logging.getLogger(__name__)
 

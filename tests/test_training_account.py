@@ -13,7 +13,7 @@ from contrastive.data import Record, RetrievalTask, TextData
 from contrastive.data.records import Account
 from contrastive.encoder import Encoder
 from contrastive.training_data import ContrastiveData
-from experiments import account as accounts
+from experiments import training_account as accounts
 
 GIVEN = Account(
     rows_read=12,
@@ -46,14 +46,17 @@ def test_everything_a_reader_says_is_told_in_a_short_paragraph(tiny_encoder: Enc
     lines = accounts.paragraph(found, "mine")
     assert lines == [
         "Training on mine: 8 pairs in 2 batches of 4, 2 steps.",
-        "  Read 12 rows, used 8; left out: 3 an empty answer, 1 a repetition.",
-        "  Columns: query from 'Frage', positive from 'Antwort'; not used: 'rating', 'url'.",
+        "  rows read: 12, 8 used",
+        "  columns: query from 'Frage', positive from 'Antwort'",
         "  Column 'rating' looks like labels.",
+        "  3 rows are left out: an empty answer",
+        "  1 rows are left out: a repetition",
+        "  columns that are not used: 'rating', 'url'",
         "  Tokens: queries 4 (median) to 4 (longest); documents 7 (median) to 7 (longest); "
         "judged documents 7 (median) to 7 (longest).",
     ]
     assert accounts.warnings(found) == []
-    assert (found["rows_read"], found["rows_used"], found["unused_columns"]) == (12, 8, ["rating", "url"])
+    assert (found["rows_read"], found["rows_used"], found["unused_columns"]) == (12, 8, ("rating", "url"))
 
 
 def test_data_without_an_account_is_told_by_its_batches_and_lengths(tiny_encoder: Encoder) -> None:
