@@ -11,7 +11,6 @@ Notable decisions:
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
+
+from contrastive.json_files import read_object
+from contrastive.model_folders import read_tensors
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -121,17 +122,23 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         raise FileNotFoundError(f"expected {_ADAPTER_WEIGHTS} in {folder}, found none; other formats are not read")
-    peft_type = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("peft_type")
-    if peft_type != "LORA":
-        raise ValueError(f"expected a LoRA adapter in {folder}, got peft_type {peft_type!r}")
-    config = PeftConfig.from_pretrained(str(folder))
+    described = read_object(folder / ADAPTER_CONFIG)
+    if described.get("peft_type") != "LORA":
+        raise ValueError(f"expected a LoRA adapter in {folder}, got peft_type {described.get('peft_type')!r:.80}")
+    if described.get("megatron_config") is not None:
+        raise ValueError(f"{folder / ADAPTER_CONFIG} names a module of Python to import, which is never done")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # values of the wrong type raise whatever they meet first
+        said = " ".join(str(error).split())
+        raise ValueError(f"expected {folder / ADAPTER_CONFIG} to describe a LoRA adapter: {said}") from error
     trainable = {name for name, weight in backbone.named_parameters() if weight.requires_grad}
     try:
         with _quiet_peft():
             adapted = get_peft_model(backbone, config)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"the adapter in {folder} does not fit {type(backbone).__name__}: {error}") from error
-    weights = load_file(folder / _ADAPTER_WEIGHTS)
+    weights = read_tensors(folder / _ADAPTER_WEIGHTS)
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     shapes, expected_shapes = ({name: tuple(t.shape) for name, t in state.items()} for state in (weights, expected))
     differing = sorted(set(shapes.items()) ^ set(expected_shapes.items()))

@@ -140,7 +140,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises bare exceptions
-            raise ValueError(f"could not load a tokenizer from {folder}: {error}") from error
+            said = " ".join(str(error).split())
+            raise ValueError(f"could not load a tokenizer from {folder}: {said}") from error
     check_tokenizer(folder, tokenizer)
     return tokenizer
 
@@ -165,7 +166,8 @@ def settle_padding(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel
     if tokenizer.pad_token_id is None:
         rows = table_rows(backbone)
         special = (tokenizer.eos_token, tokenizer.unk_token, *tokenizer.all_special_tokens)
-        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special if token is not None}
+        vocabulary = tokenizer.get_vocab()
+        ids = {token: vocabulary.get(token) for token in special if token is not None}
         fitting = (token for token, id_ in ids.items() if id_ is not None and (rows is None or id_ < rows))
         # No ordinary token: it would be cut out of texts as a special one from then on.
         tokenizer.pad_token = next(fitting, None)
@@ -195,7 +197,7 @@ def table_rows(backbone: PreTrainedModel) -> int | None:
     except NotImplementedError:
         return None
     is_whole = isinstance(table, nn.Embedding) and getattr(backbone.config, "vocab_size", None) is not None
-    return table.num_embeddings if is_whole else None  # type: ignore[union-attr, return-value]
+    return table.num_embeddings if is_whole else None  # type: ignore[return-value]
 
 
 def positions_of(backbone: PreTrainedModel | PeftModel) -> int | None:

@@ -87,7 +87,7 @@ def max_length(config: Mapping[str, Any], folder: Path) -> int | None:
     length = config.get("max_seq_length")
     if length is not None and (type(length) is not int or length < 1):
         raise ValueError(f"expected max_seq_length of {folder} to be a number of tokens, got {length!r:.80}")
-    return length  # type: ignore[no-any-return]
+    return length
 
 
 def log_unused(path: Path, config: Mapping[str, Any], known: Set[str]) -> None:

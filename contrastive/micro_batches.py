@@ -69,7 +69,8 @@ def further_inputs(backbone: Module, tokenizer: PreTrainedTokenizerBase) -> tupl
     accepted = inspect.signature(backbone.forward).parameters
     listed = [name for name in tokenizer.model_input_names if name in accepted and name not in _ALWAYS]
     given = tokenizer("a") if listed else {"input_ids": []}
-    return tuple(name for name in listed if np.shape(given.get(name)) == np.shape(given["input_ids"]))
+    shape = np.shape(given["input_ids"])
+    return tuple(name for name in listed if name in given and np.shape(given[name]) == shape)
 
 
 def _encoded(

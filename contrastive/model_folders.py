@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
@@ -40,13 +43,25 @@ def read_config(folder: Path, expected: str = "a text encoder") -> PreTrainedCon
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # values of the wrong type or range raise huggingface_hub's own errors
-        reason = str(error)
+        reason = " ".join(str(error).split())
         if str(described.get("model_type")) not in CONFIG_MAPPING:
             reason = f"model_type {described.get('model_type')!r} is none that the installed transformers knows"
         if "auto_map" in described:
             reason += ", and code that comes with a model is never run"
         raise ValueError(f"expected {path} to describe {expected}: {reason}") from error
     return config
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"expected {path} to hold weights in safetensors: {error}") from error
 
 
 def is_lone_encoder(config: PreTrainedConfig) -> bool:

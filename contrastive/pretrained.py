@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -19,6 +18,7 @@ from contrastive.checkpoints import (
     save_tokenizer,
 )
 from contrastive.finite import check_weights
+from contrastive.json_files import read_object
 from contrastive.model_folders import TWO_TOWERS
 from contrastive.sentence_transformers_format import EncoderSettings, FolderSettings, read_settings, write_settings
 
@@ -97,13 +97,15 @@ def write_pretrained(
 
 def _open_adapter(folder: Path, settings: FolderSettings | None) -> Pretrained:
     """Read an adapter and the base it names; without settings and a tokenizer of its own it has those of the base."""
-    name = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not name:
+    name = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
         raise ValueError(f"expected {folder / ADAPTER_CONFIG} to name the base model of the adapter, it names none")
     try:
         base = open_pretrained(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the adapter in {folder} needs its base model: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"expected the adapter in {folder} to name a base that is no adapter on itself") from error
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     return Pretrained(
         merge_adapter(base.backbone, folder),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from contrastive.folder_fields import (
     DOCUMENT_PROMPTS,
@@ -33,6 +33,7 @@ from contrastive.folder_fields import (
     read_if_there,
     read_modules,
 )
+from contrastive.model_folders import read_tensors
 from contrastive.pooling import Pooling
 from contrastive.similarity import SimilarityName
 
@@ -202,7 +203,7 @@ def _pooling_mode(folder: Path) -> Pooling:
 def _cut_dimension(folder: Path) -> int:
     """Return how many leading dimensions a Dense module keeps; refuse one that does anything else."""
     config = read_if_there(folder / "config.json")
-    weights = load_file(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else {}
+    weights = read_tensors(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else {}
     matrix = weights.pop("linear.weight", torch.empty(0, 0))
     is_cut = torch.equal(matrix, torch.eye(*matrix.shape)) and not weights
     if not is_cut or {**_CUT_DEFAULTS, **config} != {**_CUT_DEFAULTS, **_cut_config(*matrix.shape)}:

@@ -21,7 +21,7 @@ def overview(account: Account) -> list[str]:
 def cautions(account: Account) -> list[str]:
     """Say what was left out or not used, and what else a person should know; empty if there is nothing."""
     sentences = [*account.remarks]
-    sentences += [f"{count:,} rows are left out: {reason}" for reason, count in account.left_out.items()]
+    sentences += [f"{count:,} rows are left out: {reason}" for reason, count in account.left_out.items() if count]
     if account.unused_columns:
         sentences.append(f"columns that are not used: {listed(map(repr, account.unused_columns), most=20)}")
     return [clean(sentence) for sentence in sentences]

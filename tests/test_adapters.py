@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,41 @@ def test_a_base_that_is_gone_is_named(peft_folder: Path, tmp_path: Path) -> None
         Encoder.from_pretrained(peft_folder)
     edit_config(peft_folder, base_model_name_or_path=None)
     with pytest.raises(ValueError, match=r"adapter_config.json to name the base model of the adapter, it names none"):
+        Encoder.from_pretrained(peft_folder)
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", "[" * 100_000], ids=["null", "list", "deep"])
+def test_a_description_of_another_shape_is_one_line(peft_folder: Path, content: str) -> None:
+    (peft_folder / "adapter_config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"^expected {peft_folder}/adapter_config.json to hold an object, got [^\n]*$"):
+        Encoder.from_pretrained(peft_folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"megatron_config": {"a": 1}, "megatron_core": "this"}, "names a module of Python to import, which is never"),
+        ({"r": {"a": 1}}, "does not fit BertModel"),
+        ({"runtime_config": 3}, "to describe a LoRA adapter: "),
+        ({"base_model_name_or_path": ["a"]}, "to name the base model of the adapter, it names none"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused(peft_folder: Path, values: dict[str, Any], message: str) -> None:
+    edit_config(peft_folder, **values)
+    with pytest.raises(ValueError, match=message):
+        Encoder.from_pretrained(peft_folder)
+    assert "this" not in sys.modules
+
+
+def test_an_adapter_on_itself_is_refused(peft_folder: Path) -> None:
+    edit_config(peft_folder, base_model_name_or_path=str(peft_folder))
+    with pytest.raises(ValueError, match="to name a base that is no adapter on itself"):
+        Encoder.from_pretrained(peft_folder)
+
+
+def test_damaged_weights_of_an_adapter_are_one_line(peft_folder: Path) -> None:
+    (peft_folder / "adapter_model.safetensors").write_bytes(b"version https://git-lfs")
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors to hold weights in safetensors"):
         Encoder.from_pretrained(peft_folder)
 
 

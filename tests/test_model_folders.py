@@ -217,6 +217,20 @@ def test_an_index_that_names_something_else(own_folder: Path, name: Any) -> None
         Encoder.from_pretrained(own_folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]
+)
+@pytest.mark.parametrize("content", ["null", "3", '["a"]', "[" * 100_000, '{"a": ' * 100_000], ids=range(5))
+def test_json_of_another_shape_is_one_line_that_names_the_folder(own_folder: Path, name: str, content: str) -> None:
+    if "index" in name:
+        (own_folder / "model.safetensors").rename(own_folder / "model-00001-of-00001.safetensors")
+    (own_folder / name).write_text(content)
+    with pytest.raises(ValueError, match=str(own_folder)) as refused:
+        Encoder.from_pretrained(own_folder)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
 def test_a_model_without_a_tokenizer(own_folder: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (own_folder / name).unlink()
