@@ -1,8 +1,8 @@
 """Run the recipes of the main path and put their results side by side.
 
-    python -m benchmarks.main_path default               # data=jobs with every loss, test split
+    python -m benchmarks.main_path default               # data=jobs, 3 seeds and two other losses; test split
     python -m benchmarks.main_path real --data DIR       # 500 pairs of real postings: 3 seeds, the usual recipe; test
-    python -m benchmarks.main_path transfer --data DIR   # the default run's model on postings it never saw; dev split
+    python -m benchmarks.main_path transfer --data DIR   # the default runs' models on postings they never saw; dev split
     python -m benchmarks.main_path corpus --data DIR     # the postings alone against their given queries; test split
 
 Every run is a folder under --runs; one that is finished is not run again. Differences are paired over the queries, with
@@ -28,16 +28,17 @@ from experiments.results import HEADLINE, write_json
 
 OURS = ["loss=infonce", "optimizer.learning_rate=1e-4", "trainer.max_epochs=3"]
 SOURCE = ["data=beir", "data.max_train_pairs=500", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]
+SEEDS = {f"infonce, seed {seed}": ["loss=infonce", "logger=csv", f"seed={seed}"] for seed in (0, 1, 2)}
 PLAIN = ["loss=infonce", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]
 RECIPES: dict[str, dict[str, list[str]]] = {
-    "default": {loss: [f"loss={loss}", "logger=csv"] for loss in ("infonce", "mnrl", "triplet")},
+    "default": SEEDS | {loss: [f"loss={loss}", "logger=csv"] for loss in ("mnrl", "triplet")},
     "real": {
         "infonce, seed 0": [*SOURCE, *OURS, "seed=0"],
         "infonce, seed 1": [*SOURCE, *OURS, "seed=1", "before=false"],
         "infonce, seed 2": [*SOURCE, *OURS, "seed=2", "before=false"],
         "tutorial": [*SOURCE, "experiment=tutorial", "before=false"],
     },
-    "transfer": {"infonce": ["loss=infonce", "logger=csv"]},
+    "transfer": SEEDS,
     "corpus": {
         "given queries": [*PLAIN, "data=beir", "trainer.max_epochs=3"],
         "pseudo-queries, seed 0": [*PLAIN, "data=corpus", "before=false", "seed=0"],
@@ -71,6 +72,10 @@ def main() -> None:
         "seconds": {
             name: json.loads((folder / "metrics.json").read_text())["seconds"] for name, folder in folders.items()
         },
+        "grades of the best three for the example query": {
+            name: json.loads((folder / "metrics.json").read_text())["systems"]["after"].get("top_grades")
+            for name, folder in folders.items()
+        },
         "systems": {name: intervals(rows) for name, rows in systems.items()},
         "differences": differences(systems),
     }
@@ -90,6 +95,11 @@ def judged(folders: dict[str, Path]) -> dict[str, PerQuery]:
     first = next(iter(folders.values()))
     systems = {"BM25": read(first / "BM25.per_query.csv"), "untuned": read(first / "before.per_query.csv")}
     systems |= {name: read(folder / "after.per_query.csv") for name, folder in folders.items()}
+    return with_mean(systems)
+
+
+def with_mean(systems: dict[str, PerQuery]) -> dict[str, PerQuery]:
+    """Add the mean of the seeds of a recipe, if there are several."""
     seeds = {name: rows for name, rows in systems.items() if ", seed" in name}
     if len(seeds) > 1:
         systems[f"{recipe_of(next(iter(seeds)))}, mean of {len(seeds)} seeds"] = mean_of(list(seeds.values()))
@@ -106,7 +116,7 @@ def transferred(options: argparse.Namespace, folders: dict[str, Path]) -> dict[s
             subprocess.run([*command, "--split", "dev", "--output", str(output)], check=True)
         systems["BM25"] = read(output / "BM25.per_query.csv")
         systems[name] = read(output / "encoder.per_query.csv")
-    return systems
+    return with_mean(systems)
 
 
 def recipe_of(name: str) -> str:

@@ -205,7 +205,7 @@ def test_a_lightning_checkpoint_restores_what_was_trained(
     restored.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
     assert np.array_equal(restored.encoder.encode(TEXTS), trained)
     restored.encoder.save_pretrained(tmp_path / "model")
-    assert_allclose(load_encoder(tmp_path / "model").encode(TEXTS), trained, atol=1e-6)
+    assert_allclose(load_encoder(tmp_path / "model").encode(TEXTS), trained, atol=1e-5)  # adapters are merged
 
 
 def test_towers_that_compare_otherwise_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
