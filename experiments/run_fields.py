@@ -25,7 +25,7 @@ _OF_THE_CONFIG: dict[str, Any] = {
     "trainer": Mapping,
     "loss._target_": str,
     "judge": str,
-    "seed": int,
+    "seed": object,
 }
 _OF_THE_REPORT: dict[str, Any] = {
     **dict.fromkeys(("data.name", "data.judged_on"), str),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -373,6 +374,8 @@ def test_what_others_name_is_text_in_the_card(tiny_model_folder: Path, tmp_path:
     assert "\u202e" not in card
     seen = " ".join(HOSTILE.replace("\x1b[31m\u202e", "").split())
     lines = ["".join(part.content for part in token.children or ()) for token in tokens(card) if token.type == "inline"]
+    command = shlex.join(["python", HOSTILE.replace("\x1b[31m\u202e", "")]) + "\n"
+    assert [token.content for token in tokens(card) if token.info == "sh"] == [command]
     assert lines[0] == f"{seen}, fine-tuned for search on {seen}"
 
 
