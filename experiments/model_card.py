@@ -7,7 +7,6 @@ no path of the machine that trained gets into it.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from contrastive.data.corpus import PSEUDO_QUERIES
+from experiments.markdown import Markdown, block, code, shown, string
 from experiments.provenance import base_models, generated, hub_data_sets, leaves, portable, query_author
 from experiments.results import read_run
+from experiments.run_fields import check_fields
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
@@ -62,9 +63,10 @@ def model_card(run: Path, *, repo_id: str | None = None, licence: str | None = N
 
     Raises:
         FileNotFoundError: If the folder is not that of a run.
-        ValueError: If the run is not finished.
+        ValueError: If the run is not finished, or its files lack what the card says.
     """
     config, report = read_run(run)
+    check_fields(config, report, run, METRICS)
     bases = report.get("base_models") or base_models(config["encoder"])
     data_sets = hub_data_sets(config["data"])
     config, report = portable(config), portable(report)
@@ -84,11 +86,12 @@ def model_card(run: Path, *, repo_id: str | None = None, licence: str | None = N
     }
     data = metadata(config, report, facts, hubs=[base["hub"] for base in bases if base["hub"]], data_sets=data_sets)
     means = {name: system["metrics"]["ndcg@10"]["mean"] for name, system in report["systems"].items()}
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["python"] = repr
+    # Names, queries and settings are other people's: what the template puts in is text unless it is Markdown.
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=shown)
+    environment.filters |= {"python": lambda text: Markdown(repr(text)), "code": code, "block": block, "string": string}
     content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **facts,
-        metadata=data.to_yaml(),
+        metadata=Markdown(data.to_yaml()),
         config=config,
         report=report,
         results={"header": METRICS, "rows": results_rows(report)},
@@ -155,47 +158,55 @@ def recipe(config: Mapping[str, Any], report: Mapping[str, Any], model: Path) ->
         settings = {key: value for key, value in settings.items() if not key.startswith("encoder.lora.")}
     settings |= dict(leaves({key: value for key, value in config.items() if key not in NOT_THE_RECIPE}))
     settings |= {f"trainer.{name}": config["trainer"].get(name) for name in OF_THE_TRAINER}
-    shown = {
+    settings = {
         key.removesuffix("._target_"): _short(value) if key.endswith("._target_") else value
         for key, value in settings.items()
         if value is not None and not key.endswith("._convert_") and (key, value) != ("trainer.max_steps", -1)
     }
     if report.get("monitored"):
         best = report["monitored"]
-        shown["weights kept"] = f"best {best['metric']} ({best['value']:.3f}), step {best['step']}"
-    return {key: str(value).replace("|", "\\|") for key, value in shown.items()}
+        settings["weights kept"] = f"best {best['metric']} ({best['value']:.3f}), step {best['step']}"
+    return {key: str(value) for key, value in settings.items()}
 
 
-def results_rows(report: Mapping[str, Any]) -> dict[str, list[str]]:
+def results_rows(report: Mapping[str, Any]) -> dict[str, list[Markdown]]:
     """Return the cells of each system, and of the paired difference if there is one, for the headline metrics."""
     rows = {}
     for name, system in report["systems"].items():
         cells = (system["metrics"][metric] for metric in METRICS)
-        rows[name] = [f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells]
+        rows[name] = [_interval(cell, ".3f") for cell in cells]
     if "gain" in report:
         changes = [report["gain"][metric] for metric in METRICS]
-        rows["after - before"] = [f"{c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}]" for c in changes]
-        rows["p"] = [f"{change['p_value']:.4f}" for change in changes]
+        rows["after - before"] = [_interval(change, "+.3f") for change in changes]
+        rows["p"] = [Markdown(f"{change['p_value']:.4f}") for change in changes]
     return rows
+
+
+def _interval(cell: Mapping[str, Any], form: str) -> Markdown:
+    return Markdown(f"{cell['mean']:{form}} [{cell['low']:{form}}, {cell['high']:{form}}]")
 
 
 def describe_encoders(model: Path, repo_id: str | None = None) -> list[dict[str, Any]]:
     """Return, for the one encoder of a folder or its two towers, what the text and the examples of the card need."""
+    from contrastive.json_files import read_object
+    from contrastive.model_folders import is_lone_encoder, read_config
+
     described = []
     for folder in _encoder_folders(model):
-        tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tokenizer = read_object(folder / "tokenizer_config.json")
+        config = read_config(folder)
         tower = "" if folder == model else folder.name
         settings = _settings(folder)
         described.append(
             {
-                "prefix": f"{tower}_" if tower else "",
-                "source": f'f"{{folder}}/{tower}"' if tower else f'"{repo_id or "path/to/this/folder"}"',
+                "prefix": Markdown(f"{tower}_" if tower else ""),
+                "source": Markdown(f'f"{{folder}}/{tower}"') if tower else string(repo_id or "path/to/this/folder"),
+                "auto_class": "AutoModelForTextEncoding" if is_lone_encoder(config) else "AutoModel",
                 "texts": {"": "texts", "query": "queries", "document": "documents"}[tower],
                 "pads": tokenizer.get("pad_token") is not None,
                 "cut": settings["dimension"] is not None,
                 **settings,
-                "dimension": settings["dimension"] or config["hidden_size"],
+                "dimension": settings["dimension"] or config.hidden_size,
             }
         )
     return described

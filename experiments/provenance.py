@@ -132,9 +132,10 @@ def _licence(card: Path) -> str | None:
     if not card.is_file():
         return None
     try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+        licence = ModelCard.load(card, ignore_metadata_errors=True).data.license
     except (ValueError, yaml.YAMLError):  # somebody wrote it by hand
         return None
+    return licence if isinstance(licence, str) else None
 
 
 def _git(*arguments: str) -> str | None:

@@ -191,13 +191,14 @@ def made_files(run: Path, model: Mapping[str, Path], repo_id: str, licence: str 
     from experiments.results import read_run
 
     config, report = read_run(run)
+    card = str(model_card(run, repo_id=repo_id, licence=licence))  # which refuses a run that lacks a field
     report["git"]["changed_files"] = bool(report["git"]["changed_files"])
     texts = {
-        "README.md": str(model_card(run, repo_id=repo_id, licence=licence)),
+        "README.md": card,
         "training/config.yaml": yaml.safe_dump(portable(config), sort_keys=False, allow_unicode=True),
         "training/metrics.json": json.dumps(portable(report), indent=2) + "\n",
     }
-    hubs = [base["hub"] for base in report.get("base_models", []) if base["hub"]]
+    hubs = [base["hub"] for base in report.get("base_models") or [] if base["hub"]]
     for place, path in model.items():
         if path.name == "adapter_config.json":
             adapter = read_object(path)

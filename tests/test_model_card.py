@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 from finished_run import CONFIG, finished_report, finished_run, system
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from transformers import T5Config, T5EncoderModel
 
 from contrastive.encoder import Encoder
 from contrastive.similarity import similarity_of
@@ -324,3 +328,117 @@ def test_the_command_line(tiny_encoder: Encoder, tmp_path: Path, capsys: pytest.
     assert ModelCard.load(path).data.license == "mit"
     with pytest.raises(SystemExit, match="error: expected the folder of a run"):
         model_card.main([str(tmp_path)])
+
+
+HOSTILE = (
+    "x\n---\n# Verified\n\n```\nlicense: mit\n```\n<img src=//e.org/p><script>f()</script> | y |\n"
+    "![p](//e.org/q) [free](http://e.org) <http://e.org> `code` **bold** _it_ &copy; \x1b[31m\u202eend\\"
+)
+
+
+def tokens(text: str) -> list[Any]:
+    blocks = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    return [token for block in blocks for token in (block, *(block.children or ()))]
+
+
+def structure(text: str) -> list[str]:
+    return [token.type for token in tokens(text) if token.type not in {"text", "text_special", "softbreak"}]
+
+
+def hostile_run(folder: Path, encoder: Encoder, text: str = HOSTILE) -> Path:
+    """A run that has a text wherever what others name reaches the card."""
+    report = finished_report()
+    report["data"] |= {"name": text, "judged_on": text}
+    report["monitored"]["metric"] = text
+    report["systems"] = {text: system(0.2), "after": system(0.4)}
+    report["git"]["commit"] = text
+    report["versions"] = {text: text}
+    report["command"] = ["python", text]
+    report["base_models"] = [{"name": text, "hub": text, "licence": text}]
+    config = {
+        "data": {"_target_": "contrastive.data.beir", "columns": {text: text}},
+        "loss": {"_target_": f"losses.{text.replace('.', '')}", "note": text},
+        "judge": text,
+    }
+    return finished_run(folder, encoder, config=config, report=report)
+
+
+def test_what_others_name_is_text_in_the_card(tiny_model_folder: Path, tmp_path: Path) -> None:
+    def written(name: str, text: str) -> str:
+        encoder = Encoder.from_pretrained(tiny_model_folder, query_prompt=text, document_prompt=text)
+        return load(hostile_run(tmp_path / name, encoder, text)).text
+
+    card = written("hostile", HOSTILE)
+    assert structure(card) == structure(written("plain", "plain"))
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+    seen = " ".join(HOSTILE.replace("\x1b[31m\u202e", "").split())
+    lines = ["".join(part.content for part in token.children or ()) for token in tokens(card) if token.type == "inline"]
+    command = shlex.join(["python", HOSTILE.replace("\x1b[31m\u202e", "")]) + "\n"
+    assert [token.content for token in tokens(card) if token.info == "sh"] == [command]
+    assert lines[0] == f"{seen}, fine-tuned for search on {seen}"
+
+
+def test_what_others_name_adds_no_metadata(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    plain = load(
+        finished_run(
+            tmp_path / "plain", tiny_encoder, report={"base_models": [{"name": "a", "hub": "a/b", "licence": "mit"}]}
+        )
+    )
+    data = load(hostile_run(tmp_path / "run", tiny_encoder)).data
+    assert set(data.to_dict()) == set(plain.data.to_dict())
+    assert (data.license, data.base_model) == (HOSTILE, [HOSTILE])
+    assert len(data.tags) == len(plain.data.tags)
+    assert data.eval_results[0].dataset_name == HOSTILE
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value", "said"),
+    [
+        ("metrics.json", "data.name", ..., "expected the field data.name in FILE, found none"),
+        ("metrics.json", "data.documents", "9", "expected data.documents in FILE to be a whole number, got '9'"),
+        ("metrics.json", "versions", ..., "expected the field versions in FILE, found none"),
+        ("metrics.json", "git", ..., "expected the field git.commit in FILE, found none"),
+        ("metrics.json", "systems.after", ..., "expected the field systems.after.metrics in FILE, found none"),
+        (
+            "metrics.json",
+            "systems.BM25",
+            [],
+            "expected the field systems.BM25.metrics.ndcg@10.mean in FILE, found none",
+        ),
+        ("metrics.json", "gain.mrr@10", {}, "expected the field gain.mrr@10.mean in FILE, found none"),
+        ("metrics.json", "monitored.value", None, "expected monitored.value in FILE to be a number, got None"),
+        ("metrics.json", "command", ["a", 3], "expected command.1 in FILE to be a text, got 3"),
+        ("metrics.json", "base_models", [{"name": "a"}], "expected the field base_models.0.hub in FILE, found none"),
+        ("config.yaml", "loss._target_", ..., "expected the field loss._target_ in FILE, found none"),
+        ("config.yaml", "trainer", [1], "expected trainer in FILE to be a mapping, got [1]"),
+    ],
+)
+def test_a_field_that_a_run_of_others_lacks_is_named(
+    file: str, place: str, value: Any, said: str, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    contents = {"config.yaml": CONFIG, "metrics.json": finished_report()}
+    changed = json.loads(json.dumps(contents[file]))
+    *outer, last = place.split(".")
+    inner = changed
+    for key in outer:
+        inner = inner[key]
+    inner.pop(last) if value is ... else inner.update({last: value})
+    run = finished_run(tmp_path / "run", tiny_encoder)
+    (run / file).write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=f"^{re.escape(said.replace('FILE', str(run / file)))}$"):
+        model_card.write_card(run)
+
+
+def test_the_encoder_of_an_encoder_decoder_is_loaded_by_the_examples(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "t5"
+    shutil.copytree(tiny_model_folder, folder)
+    (folder / "model.safetensors").unlink()
+    sizes = {"d_model": 24, "d_kv": 6, "d_ff": 30, "num_layers": 1, "num_heads": 4}
+    T5EncoderModel(T5Config(vocab_size=200, **sizes)).save_pretrained(folder)
+    run = finished_run(tmp_path / "run", Encoder.from_pretrained(folder))
+    card = load(run)
+    assert "vectors of 24 numbers" in card.text
+    ours, *others = (run_example(code, run / "model") for code in examples(card))
+    for embeddings in others:
+        np.testing.assert_allclose(embeddings[1], ours[1], atol=1e-6)
