@@ -2,7 +2,7 @@
 
     python -m benchmarks.main_path default               # data=jobs, 3 seeds and two other losses; test split
     python -m benchmarks.main_path real --data DIR       # 500 pairs of real postings: 3 seeds, the usual recipe; test
-    python -m benchmarks.main_path transfer --data DIR   # the default runs' models on postings they never saw; dev split
+    python -m benchmarks.main_path transfer --data DIR   # the default models on postings they never saw; dev split
     python -m benchmarks.main_path corpus --data DIR     # the postings alone against their given queries; test split
 
 Every run is a folder under --runs; one that is finished is not run again. Differences are paired over the queries, with
