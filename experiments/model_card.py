@@ -7,7 +7,6 @@ no path of the machine that trained gets into it.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from contrastive.data.corpus import PSEUDO_QUERIES
+from contrastive.json_files import read_object
 from experiments.provenance import base_models, generated, hub_data_sets, leaves, portable, query_author
 from experiments.results import read_run
 
@@ -183,8 +183,8 @@ def describe_encoders(model: Path, repo_id: str | None = None) -> list[dict[str,
     """Return, for the one encoder of a folder or its two towers, what the text and the examples of the card need."""
     described = []
     for folder in _encoder_folders(model):
-        tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tokenizer = read_object(folder / "tokenizer_config.json")
+        config = read_object(folder / "config.json")
         tower = "" if folder == model else folder.name
         settings = _settings(folder)
         described.append(
