@@ -215,6 +215,8 @@ def embedding_key(encoder: KeyedEncoder, texts: Sequence[str], *, side: Side) ->
     # How embeddings are compared does not decide them.
     settings = {name: value for name, value in encoder.settings.items() if name.split(".")[-1] != "similarity"}
     described = {"version": 2, "side": side, "dimension": encoder.dimension, "settings": settings}
+    if not getattr(getattr(encoder, side, encoder), "padding", True):
+        described["padding"] = False  # it is done without where it would change embeddings
     _add(digest, json.dumps(described, sort_keys=True).encode())
     add_weights(digest, encoder.state_dict())
     for text in texts:

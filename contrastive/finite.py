@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from contrastive.data import Batch
+from contrastive.shown import short
 
 _RECORDS_SHOWN = 3
-_CHARACTERS_SHOWN = 60
 _SMALLEST_SCALE = 2.0**-10
 
 
@@ -112,11 +112,6 @@ def _described(batches: Sequence[Batch], rows: Sequence[int]) -> str:
         pairs = [(batches[0].queries[row], batches[0].documents[row]) for row in rows]
     else:
         pairs = [pair for batch in batches for pair in zip(batch.queries, batch.documents, strict=False)]
-    shown = " and ".join(f"{_short(query)} with {_short(document)}" for query, document in pairs[:_RECORDS_SHOWN])
+    shown = " and ".join(f"{short(query)} with {short(document)}" for query, document in pairs[:_RECORDS_SHOWN])
     further = len(pairs) - _RECORDS_SHOWN
     return shown + (f" and {further} more" if further > 0 else "") if pairs else "no pair on this process"
-
-
-def _short(text: str) -> str:
-    """Show the start of a text, in one line and without what a terminal would take as a command."""
-    return repr(text if len(text) <= _CHARACTERS_SHOWN else text[: _CHARACTERS_SHOWN - 1] + "…")

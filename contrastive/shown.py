@@ -44,3 +44,25 @@ def listed(names: Iterable[object], most: int = 12) -> str:
     shown = [name if len(name) <= 60 else name[:59] + "…" for name in (clean(str(name)) for name in names)]
     further = f" and {len(shown) - most:,} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + further
+
+
+def counted(number: int, what: str, plural: str = "s") -> str:
+    """Return a number and what it counts.
+
+    Example:
+        >>> counted(1, "row"), counted(2000, "row"), counted(0, "batch", "es")
+        ('1 row', '2,000 rows', '0 batches')
+    """
+    return f"{number:,} {what}{'' if number == 1 else plural}"
+
+
+def percent(share: float) -> str:
+    """Return a share in whole per cent, which never makes all of much or nothing of little.
+
+    Example:
+        >>> [percent(share) for share in (0.0, 0.001, 0.123, 0.999, 1.0)]
+        ['0 %', 'under 1 %', '12 %', 'over 99 %', '100 %']
+    """
+    if 0 < share < 0.01:
+        return "under 1 %"
+    return "over 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"

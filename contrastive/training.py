@@ -32,7 +32,6 @@ from contrastive.encoder import Encoder
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.finite import NotFiniteError, check_gradient, check_loss, check_weights
 from contrastive.health import Health
-from contrastive.lengths import check_told_apart
 from contrastive.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.optimization import LinearDecayAdamW
 from contrastive.precision import check_precision
@@ -143,8 +142,7 @@ class ContrastiveModule(lightning.LightningModule):
 
         Raises:
             ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; that it has no
-                use for the further keys of a memory; that its gradient is zero; or that all texts of a side are one
-                after they are cut.
+                use for the further keys of a memory; or that its gradient is zero.
         """
         if batch.scores is not None and "targets" not in parameters_of(self.loss):
             raise ValueError(
@@ -160,8 +158,6 @@ class ContrastiveModule(lightning.LightningModule):
                 check_memory(self.judge, tried, name)
         batches = iter(epoch)
         first = next(batches, batch)
-        check_told_apart(self.encoder, first.queries, "query")
-        check_told_apart(self.encoder, first.documents, "document")
 
         def judge(tried: EmbeddedBatch) -> Tensor:
             return self.judge(tried if self.memory is None else remembering(tried))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contrastive.shown import clean, listed
+from contrastive.shown import clean, counted, listed
 
 if TYPE_CHECKING:
     from contrastive.data import Account
@@ -21,7 +21,11 @@ def overview(account: Account) -> list[str]:
 def cautions(account: Account) -> list[str]:
     """Say what was left out or not used, and what else a person should know; empty if there is nothing."""
     sentences = [*account.remarks]
-    sentences += [f"{count:,} rows are left out: {reason}" for reason, count in account.left_out.items() if count]
+    sentences += [
+        f"{counted(count, 'row')} {'is' if count == 1 else 'are'} left out: {reason}"
+        for reason, count in account.left_out.items()
+        if count
+    ]
     if account.unused_columns:
         sentences.append(f"columns that are not used: {listed(map(repr, account.unused_columns), most=20)}")
     return [clean(sentence) for sentence in sentences]

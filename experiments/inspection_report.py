@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.shown import clean
+from contrastive.shown import clean, percent
 from experiments.account import cautions, overview
 from experiments.inspection import SAMPLE, Inspection
 from experiments.pair_statistics import Distribution
@@ -67,18 +67,6 @@ def _sizes(found: Inspection) -> Iterator[str]:
         share = counts.pairs / found.train["all"].pairs
         if share < SMALL_SOURCE:
             yield f"{percent(share)} of the training pairs are of {source}: raise batches.source_temperature?"
-
-
-def percent(share: float) -> str:
-    """Write a share in whole per cent.
-
-    Example:
-        >>> [percent(share) for share in (0.0, 0.001, 0.123, 0.999, 1.0)]
-        ['0 %', 'under 1 %', '12 %', 'over 99 %', '100 %']
-    """
-    if 0 < share < 0.01:
-        return "under 1 %"
-    return "over 99 %" if 0.99 < share < 1 else f"{share:.0%}".replace("%", " %")
 
 
 def print_inspection(found: Inspection, console: Console) -> None:

@@ -27,6 +27,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
+        """Keep the number on the way from a worker, where Python would make it anew of its message."""
+        return type(self), (self.number,)
+
 
 @contextmanager
 def interruptible(*, grace: float | None = None) -> Iterator[None]:

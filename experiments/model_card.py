@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from contrastive.data.corpus import PSEUDO_QUERIES
+from contrastive.json_files import read_object
 from experiments.markdown import Markdown, block, code, shown, string
 from experiments.provenance import base_models, generated, hub_data_sets, leaves, portable, query_author
 from experiments.results import read_run
@@ -188,7 +189,6 @@ def _interval(cell: Mapping[str, Any], form: str) -> Markdown:
 
 def describe_encoders(model: Path, repo_id: str | None = None) -> list[dict[str, Any]]:
     """Return, for the one encoder of a folder or its two towers, what the text and the examples of the card need."""
-    from contrastive.json_files import read_object
     from contrastive.model_folders import is_lone_encoder, read_config
 
     described = []

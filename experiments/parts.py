@@ -63,11 +63,42 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
     if config.judge not in ("dev", "test"):
         raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
     encoder: Encoder = instantiate(config.encoder)  # what it and the loss refuse is known before the data are read
+    loss, guide = _loss_and_guide(config, encoder)
+    check_agreement(loss, encoder)
+    data, task = _data_and_task(config)
+    cache = embedding_cache(config.cache)
+    validates = data.dev is not None and config.trainer.limit_val_batches != 0
+    callbacks = [*build_callbacks(config, validates=validates), *further]
+    loggers = _open_loggers(config, folder, [] if opened is None else opened)
+    trainer = _trainer(config, folder, callbacks, loggers)
+    negatives = _kept(strategy, config.cache)
+    datamodule = _datamodule(config, data, trainer, negatives=negatives, encoder=encoder, guide=guide, cache=cache)
+    total_steps = planned_steps(len(datamodule.batches), trainer)
+    _fit_validations(trainer, len(datamodule.batches))
+    memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
+    module = ContrastiveModule(
+        encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
+    )
+    module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
+    account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
+    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache, account)
+
+
+def _loss_and_guide(config: DictConfig, encoder: Encoder) -> tuple[nn.Module, Any]:
+    """Build the loss, and the guide model if the loss takes its embeddings or compares as it does."""
     guide = instantiate(config.guide) if any("guide_similarity" in node for node in _losses(config.loss)) else None
     loss = build_loss(config.loss, encoder, guide)
     if guide is None and "guide_queries" in parameters_of(loss):
         guide = instantiate(config.guide)
-    check_agreement(loss, encoder)
+    return loss, guide
+
+
+def _data_and_task(config: DictConfig) -> tuple[TextData, RetrievalTask]:
+    """Read the data, and find in them what to judge on.
+
+    Raises:
+        ValueError: If there is nothing to judge on, or nothing to train on.
+    """
     data: TextData = instantiate(config.data)
     task = data.dev if config.judge == "dev" else data.test
     if task is None:
@@ -77,45 +108,57 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
         )
     if not data.train:
         raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
-    cache = embedding_cache(config.cache)
-    validates = data.dev is not None and config.trainer.limit_val_batches != 0
-    callbacks = [*build_callbacks(config, validates=validates), *further]
-    loggers = instantiate(config.logger, folder=folder)
-    if opened is not None:
-        opened += loggers
+    return data, task
+
+
+def _open_loggers(config: DictConfig, folder: Path, opened: list[Any]) -> list[Any]:
+    """Open the trackers, put them into `opened` at once, and tell them the configuration."""
+    loggers: list[Any] = instantiate(config.logger, folder=folder)
+    opened += loggers
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    return loggers
+
+
+def _trainer(
+    config: DictConfig, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Any]
+) -> lightning.Trainer:
+    """Build the trainer, which writes whole checkpoints unless its configuration has a plugin that writes others."""
     plugins = list(instantiate(config.trainer.get("plugins") or []))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeCheckpoints())
-    trainer = instantiate(
+    trainer: lightning.Trainer = instantiate(
         config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, default_root_dir=str(folder)
     )
-    encoder.to(trainer.strategy.root_device)  # to mine negatives there; Lightning moves it for itself
+    return trainer
+
+
+def _datamodule(
+    config: DictConfig, data: TextData, trainer: lightning.Trainer, *, encoder: Encoder, **settings: Any
+) -> ContrastiveData:
+    """Build the batches; negatives are mined on the device that the trainer will train on."""
+    encoder.to(trainer.strategy.root_device)  # Lightning moves it for itself
     datamodule = ContrastiveData(
         data.train,
         data.dev,
         batch_size=config.batch_size,
         seed=config.seed,
         num_negatives=config.num_negatives,
-        negatives=_kept(strategy, config.cache),
         encoder=encoder,
-        guide=guide,
-        cache=cache,
+        **settings,
         **config.batches,
     )
     encoder.cpu()
-    total_steps = planned_steps(len(datamodule.batches), trainer)
+    return datamodule
+
+
+def _fit_validations(trainer: lightning.Trainer, num_batches: int) -> None:
+    """Validate at the end of an epoch that has fewer batches than there are to be between validations.
+
+    Lightning refuses that once the epoch is under way.
+    """
     if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch is not None:
-        # More batches than an epoch has, which Lightning refuses once it is under way, are one validation at its end.
-        trainer.val_check_interval = min(trainer.val_check_interval, batches_of_epoch(len(datamodule.batches), trainer))
-    memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
-    module = ContrastiveModule(
-        encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
-    )
-    module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
-    account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
-    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache, account)
+        trainer.val_check_interval = min(trainer.val_check_interval, batches_of_epoch(num_batches, trainer))
 
 
 def build_loss(config: DictConfig, encoder: object, guide: object = None) -> nn.Module:

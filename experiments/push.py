@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive.shown import clean
+
 if TYPE_CHECKING:  # --help answers without the client
     from huggingface_hub import CommitOperationAdd
 
@@ -112,9 +114,9 @@ def show(additions: Sequence[CommitOperationAdd]) -> None:
     for addition in additions:
         if addition.path_in_repo == "README.md":
             with addition.as_file() as card:
-                print(card.read().decode())
+                print(clean(card.read().decode()))
     for addition in additions:
-        print(f"{addition.upload_info.size / 1e6:10.3f} MB  {addition.path_in_repo}")
+        print(f"{addition.upload_info.size / 1e6:10.3f} MB  {clean(addition.path_in_repo)}")
 
 
 def collect(folder: Path, repo_id: str, licence: str | None) -> dict[str, Path | bytes]:
@@ -163,7 +165,7 @@ def model_files(model: Path) -> dict[str, Path]:
 
     take(model, [model.resolve()])
     if others:
-        print(f"left out, no part of a model: {', '.join(others)}", file=sys.stderr)
+        print(f"left out, no part of a model: {clean(', '.join(others))}", file=sys.stderr)
     return files
 
 

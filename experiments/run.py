@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.composing import check_known
+from experiments.composing import check_known, said
 from experiments.interruptions import exit_status, interruptible, interruption
 from experiments.run_folder import new_folder
 
@@ -45,7 +45,7 @@ def _check(config: DictConfig) -> None:
     try:
         check_known(config)
     except ValueError as error:  # Hydra shows this one without a traceback
-        raise CompactHydraException(f"error: {error}") from error
+        raise CompactHydraException(f"error: {said(error)}") from error
 
 
 def is_sweep(arguments: list[str]) -> bool:
@@ -58,7 +58,7 @@ if __name__ == "__main__":
         from experiments.sweeps import program
 
         sys.exit(program.main(sys.argv[1:]))
-    from experiments.composing import MISTAKES, check_overrides, said
+    from experiments.composing import MISTAKES, check_overrides
 
     try:
         check_overrides(sys.argv[1:])

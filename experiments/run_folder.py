@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from contrastive.json_files import read_object
 from contrastive.whole_files import whole_file
 from experiments.results import write_json
 
@@ -139,7 +139,6 @@ def _held(path: Path) -> Iterator[None]:
 
 def _status(folder: Path) -> object:
     try:
-        report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return read_object(folder / "metrics.json").get("status")
     except (OSError, ValueError):
         return None
-    return report.get("status") if isinstance(report, dict) else None

@@ -16,6 +16,7 @@ from contrastive.data import Record, RetrievalTask, TextData
 from contrastive.data.records import Account
 from contrastive.lengths import check_told_apart, measure, tower_of
 from contrastive.optimization import batches_of_epoch
+from contrastive.shown import counted, percent
 from contrastive.training_data import ContrastiveData
 from experiments.account import cautions, overview
 
@@ -89,8 +90,8 @@ def paragraph(account: Mapping[str, Any], name: str) -> list[str]:
     """Return the account in plain words, a line for each kind of fact."""
     batches = account["batches"]
     lines = [
-        f"Training on {name}: {_count(account['pairs'], 'pair')} in {_count(batches['an_epoch'], 'batch', 'es')} of "
-        f"{batches['size']:,}, {_count(batches['steps'], 'step')}{_seen(account)}{_negatives(account)}."
+        f"Training on {name}: {counted(account['pairs'], 'pair')} in {counted(batches['an_epoch'], 'batch', 'es')} of "
+        f"{batches['size']:,}, {counted(batches['steps'], 'step')}{_seen(account)}{_negatives(account)}."
     ]
     if account["rows_read"] is not None:
         read = Account(**{name: account[name] for name in _OF_THE_READER})
@@ -130,16 +131,6 @@ def warnings(account: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def percent(share: float) -> str:
-    """Return a share in words that never make something of nothing, or nothing of something.
-
-    Example:
-        >>> percent(0.0), percent(0.001), percent(0.25)
-        ('0 %', 'under 1 %', '25 %')
-    """
-    return "under 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
-
-
 def _rows(account: Account | None) -> dict[str, Any]:
     """Return the reader's account, or that it gave none."""
     if account is None:
@@ -168,14 +159,10 @@ def _seen(account: Mapping[str, Any]) -> str:
     batches = account["batches"]
     if batches["taken"] < batches["an_epoch"]:
         unseen = account["pairs"] * (batches["an_epoch"] - batches["taken"]) // batches["an_epoch"]
-        return f" of {_count(batches['taken'], 'batch', 'es')} in all: about {_count(unseen, 'pair')} never seen"
+        return f" of {counted(batches['taken'], 'batch', 'es')} in all: about {counted(unseen, 'pair')} never seen"
     if batches["taken_an_epoch"] < batches["an_epoch"]:
-        return f" of {_count(batches['taken_an_epoch'], 'batch', 'es')} an epoch (trainer.limit_train_batches)"
+        return f" of {counted(batches['taken_an_epoch'], 'batch', 'es')} an epoch (trainer.limit_train_batches)"
     return ""
-
-
-def _count(number: int, what: str, plural: str = "s") -> str:
-    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def _negatives(account: Mapping[str, Any]) -> str:

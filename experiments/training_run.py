@@ -146,6 +146,23 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     draw_lines(parts, means)
     report["dev"] = means
     clock.lap("validate before training")
+    monitored = _train(folder, parts, report, means, clock)
+    judge("after")
+    if config.before:
+        report["gain"] = gain(judged["before"], judged["after"])
+    report["status"] = "finished"
+    folder.write_report(report)
+    _present(config, folder.path, parts, judged, report)
+    return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
+
+
+def _train(
+    folder: RunFolder, parts: Parts, report: dict[str, Any], means: Mapping[str, Mapping[str, float]], clock: Clock
+) -> dict[str, Any] | None:
+    """Train, and write the model with the best weights; return which metric chose them, None if none did.
+
+    `means` is what the untuned encoder had on dev; what came of the training goes into the report.
+    """
     try:
         train(parts)
     except NotFiniteError:
@@ -159,20 +176,21 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     report["monitored"] = monitored
     with whole_folder(folder.path / "model") as model:
         parts.encoder.save_pretrained(model)
-    judge("after")
-    if config.before:
-        report["gain"] = gain(judged["before"], judged["after"])
-    report["status"] = "finished"
-    folder.write_report(report)
+    return monitored
+
+
+def _present(
+    config: DictConfig, folder: Path, parts: Parts, judged: dict[str, Judgement], report: dict[str, Any]
+) -> None:
+    """Write the card and the figures of a finished run, print its results, and give them to its trackers."""
     try:
-        write_card(folder.path)
+        write_card(folder)
     except Exception as error:  # the model is worth more than its card
         log.warning("The model card could not be written (%s: %s)", type(error).__name__, error)
-    outcome = illustrate(folder.path, parts.task, judged, report, folder.path / HISTORY / "metrics.csv")
-    show(config, folder.path, parts.task, judged, report)  # before the tracker, which may fail
+    outcome = illustrate(folder, parts.task, judged, report, folder / HISTORY / "metrics.csv")
+    show(config, folder, parts.task, judged, report)  # before the tracker, which may fail
     log_results(parts.loggers, outcome)
-    log_model(parts.loggers, folder.path / "model", outcome.numbers)
-    return monitored["value"] if monitored else report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
+    log_model(parts.loggers, folder / "model", outcome.numbers)
 
 
 def device_type(accelerator: str) -> str:

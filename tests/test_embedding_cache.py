@@ -222,6 +222,8 @@ def test_the_key_tells_apart_whatever_changes_an_embedding(tiny_model_folder: Pa
     with torch.no_grad():
         next(changed.parameters())[0, 0] += 1e-6
     half = Encoder.from_pretrained(tiny_model_folder).to(torch.bfloat16)
+    unpadded = Encoder.from_pretrained(tiny_model_folder)
+    unpadded.padding = False
     keys = [
         key(),
         key(side="query"),
@@ -236,6 +238,7 @@ def test_the_key_tells_apart_whatever_changes_an_embedding(tiny_model_folder: Pa
         key(document_prompt="q: "),
         embedding_key(changed, ["nurse", "chef"], side="document"),
         embedding_key(half, ["nurse", "chef"], side="document"),
+        embedding_key(unpadded, ["nurse", "chef"], side="document"),
     ]
     assert len(set(keys)) == len(keys)
     assert key() == key(tokens_per_batch=32, bucketed=False)

@@ -62,7 +62,7 @@ def fit(encoder: Encoder, loss: nn.Module, folder: Path, items: list[Record], **
 
 
 def named(module: ContrastiveModule, items: list[Record]) -> set[str]:
-    return {record.query_id for record in items if repr(record.query[:59])[1:-1] in module.message}
+    return {record.query_id for record in items if repr(record.query[:40])[1:-1] in module.message}
 
 
 @pytest.mark.parametrize(

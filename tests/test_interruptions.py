@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from threading import Thread
+from typing import cast
 
 import pytest
 
 from experiments import interruptions
 from experiments.interruptions import Interrupted, end_with_parent, exit_status, interruptible, interruption
+from experiments.sweeps import worker
+from experiments.sweeps.jobs import Job
 
 ROOT = Path(__file__).parents[1]
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -120,6 +124,18 @@ def test_an_interruption_is_found_behind_what_it_was_turned_into() -> None:
     assert exit_status(found) == 143
     assert interruption(SystemExit(1)) is None
     assert interruption(None) is None
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_what_a_job_was_ended_by_is_what_its_sweep_ends_by(
+    number: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "run_job", lambda *_, **__: receive(number))
+    with pytest.raises(KeyboardInterrupt) as ended:
+        worker.attempt(cast(Job, None), directory=tmp_path)
+    assert exit_status(ended.value) == status
+    assert exit_status(pickle.loads(pickle.dumps(ended.value))) == status  # as it comes back from a worker
 
 
 @pytest.mark.skipif("not sys.platform.startswith('linux')")

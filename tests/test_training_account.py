@@ -50,7 +50,7 @@ def test_everything_a_reader_says_is_told_in_a_short_paragraph(tiny_encoder: Enc
         "  columns: query from 'Frage', positive from 'Antwort'",
         "  Column 'rating' looks like labels.",
         "  3 rows are left out: an empty answer",
-        "  1 rows are left out: a repetition",
+        "  1 row is left out: a repetition",
         "  columns that are not used: 'rating', 'url'",
         "  Tokens: queries 4 (median) to 4 (longest); documents 7 (median) to 7 (longest); "
         "judged documents 7 (median) to 7 (longest).",

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from contrastive.data.cells import clean_id, described, is_missing, is_placeholder, text
+from contrastive.data.json_rows import Rows
 from contrastive.data.markup import has_markup, strip_markup
 from contrastive.data.names import find, first_usual
 from contrastive.data.records import Account
-from contrastive.data.rows import Rows, json_lines, rows
+from contrastive.data.rows import json_lines, rows
 from contrastive.shown import listed, short
 
 _log = logging.getLogger(__name__)

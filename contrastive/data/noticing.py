@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.data.cells import is_missing, is_placeholder, looks_like_list
 from contrastive.data.markup import has_markup
-from contrastive.shown import clean, listed
+from contrastive.shown import clean, listed, percent
 
 if TYPE_CHECKING:
     from contrastive.data.columns import Columns, Row
@@ -100,9 +100,8 @@ class Notes:
                 what = "are no negatives" if name in negatives else "are used as texts"
                 found.append(f"{count:,} cells of column {name!r} say nan, null, none or n/a: they {what}")
         if self._markup:
-            share = 100 * self._markup / self.rows
             done = "which was taken out" if self._strip_html else "which stays (strip_html=true takes it out)"
-            found.append(f"{share:.0f} % of the rows have HTML in a positive, {done}")
+            found.append(f"{percent(self._markup / self.rows)} of the rows have HTML in a positive, {done}")
         return tuple(map(clean, found))
 
     def _labels(self) -> Iterable[str]:

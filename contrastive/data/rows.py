@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contrastive.data.json_rows import array_or_lines, object_a_line
+from contrastive.data.json_rows import Rows, array_or_lines, object_a_line
 from contrastive.data.lines import lines
 from contrastive.shown import listed, short
-
-Rows = Iterator[tuple[str, dict[str, Any]]]
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "tilde": "~"}
 """Names of what separates columns, since a shell or Hydra take some of these characters for their own."""

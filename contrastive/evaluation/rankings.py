@@ -1,8 +1,8 @@
 """Ranked documents of each query, and the one rule that breaks ties.
 
 Scores are rounded to 1e-6, of unbounded ones as a share (see `retrieve`), and equal ones ordered by document id,
-ascending. Otherwise the last bits of a sum, hence the
-batch size and the order of the corpus, would decide which document stands first and with it the metric.
+ascending. Otherwise the last bits of a sum, hence the batch size and the order of the corpus, would decide which
+document stands first and with it the metric.
 """
 
 from __future__ import annotations

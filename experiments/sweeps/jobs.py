@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from contrastive.json_files import read_object
 from experiments.composing import CONFIGS, MISTAKES, said
 from experiments.results import write_json
 
@@ -121,10 +122,9 @@ def state(folder: Path) -> State:
 def read_report(folder: Path) -> dict[str, Any]:
     """Return what a job has written of itself so far, empty if that is nothing."""
     try:
-        report: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return read_object(folder / "metrics.json")
     except (OSError, ValueError):
         return {}
-    return report
 
 
 def monitored(report: dict[str, Any]) -> tuple[str, float]:

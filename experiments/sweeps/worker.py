@@ -39,7 +39,7 @@ def attempt(job: Job, *, directory: Path, wait: bool = False) -> str | None:
             return why(error)
         if os.getppid() != parent:  # nobody is there to hear of it, or to end this process
             os._exit(exit_status(interrupted))
-        raise KeyboardInterrupt from error
+        raise interrupted from None  # itself: the exit status of the sweep is that of its signal
     finally:
         _release_memory()
     return None
