@@ -21,7 +21,7 @@ COLUMNS = ("system", "seeds", "mean", "difference", "p", "p, Holm", "effect size
 
 def print_report(report: Report, console: Console) -> None:
     """Print the table, the queries that moved most, and what cannot be concluded."""
-    table = Table(title=_title(report), title_justify="left")
+    table = Table(title=Text(_title(report)), title_justify="left")
     table.add_column("system", overflow="fold", min_width=12)
     for header in ("mean", "difference", "p\nHolm", "d"):
         table.add_column(header, justify="right", no_wrap=True)

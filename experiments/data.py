@@ -38,8 +38,6 @@ examples:
 Splits that share queries or answers are reported and not refused, as they would be by a training run.
 """
 
-_UNCUT = 1_000_000_000
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Inspect data, and say what is wrong in one line."""
@@ -118,7 +116,7 @@ def let_leaks_through(config: DictConfig) -> None:
 
 def token_counter(encoder: Encoder | TwoTowers) -> tuple[CountTokens, dict[Side, int]]:
     """Return what counts the tokens that an encoder would make of whole texts, and how many it takes of each side."""
-    from contrastive.micro_batches import token_ids
+    from contrastive.lengths import whole_lengths
     from contrastive.two_towers import TwoTowers
 
     towers: dict[Side, Encoder]
@@ -130,7 +128,7 @@ def token_counter(encoder: Encoder | TwoTowers) -> tuple[CountTokens, dict[Side,
 
     def count(texts: Sequence[str], side: Side) -> list[int]:
         prompted = [prompts[side] + text for text in texts]
-        return [len(ids) for ids in token_ids(towers[side].tokenizer, prompted, max_length=_UNCUT)]
+        return whole_lengths(towers[side].tokenizer, prompted)
 
     return count, {side: tower.max_length for side, tower in towers.items()}
 

@@ -119,7 +119,7 @@ def mine(options: argparse.Namespace) -> None:
     print_summary(summarise(negatives), console)
     if options.judge_filters:
         print_quality(quality(data, strategy, moment, Mined), console)
-    console.print(f"written: {options.out}", soft_wrap=True)
+    console.print(f"written: {options.out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def load_encoder(config: DictConfig, device: str | None) -> Any:

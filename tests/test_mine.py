@@ -59,6 +59,16 @@ def test_every_pair_has_a_row_with_its_negatives(
     assert [path.name for path in tmp_path.glob("*.parquet*")] == ["negatives.parquet"]
 
 
+def test_a_path_that_looks_like_markup_is_printed_as_it_is(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "of [").mkdir()
+    out = tmp_path / "of [" / "today].parquet"
+    main(["--data", "jobs", "--model", str(tiny_model_folder), "--out", str(out), *SMALL, "negatives=random"])
+    assert "of [/today].parquet" in capsys.readouterr().out
+
+
 def test_the_file_can_be_trained_on(mine: Mine, tmp_path: Path) -> None:
     rows = mine("--strategy", "random", "--count", "3")
     data = files(train=tmp_path / "negatives.parquet", held_out=0.0)

@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from experiments.sweeps.jobs import Job, monitored, read_report
 
@@ -109,8 +110,8 @@ class Progress:
         counts = f"{self._done() - len(self.failures)} done, {len(self.failures)} failed, {len(self._running)} running"
         table.add_row("jobs", f"{counts}, {waiting} waiting{self._time_left()}")
         for label in self._running[:8]:
-            table.add_row("running", label)
-        table.add_row("best", self._best[1] if self._best else "none yet")
+            table.add_row("running", Text(label))  # brackets in a value are no markup
+        table.add_row("best", Text(self._best[1] if self._best else "none yet"))
         return table
 
 

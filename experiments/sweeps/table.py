@@ -138,7 +138,9 @@ def show(expansion: Expansion, failures: Mapping[str, str], folder: Path, consol
 
 def _results(found: Sequence[Row], expansion: Expansion) -> Table:
     names = {monitored(read_report(Path(path)))[0] for row in found for path in row.folders}
-    table = Table(title=f"{expansion.name}: mean over seeds, the best first", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=Text(f"{expansion.name}: mean over seeds, the best first"), title_justify="left", box=SIMPLE_HEAD
+    )
     table.add_column("job", overflow="fold")
     table.add_column("seeds", justify="right")
     for name in (names.pop() if len(names) == 1 else "monitored", *HEADLINE):

@@ -20,6 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from contrastive.whole_files import whole_file
 from experiments.tuning.choosing import overrides
@@ -201,7 +202,7 @@ def _table(trials: Sequence[FrozenTrial], metric: str) -> Table:
     table.add_column(metric, justify="right")
     table.add_column("settings")
     for trial in trials:
-        table.add_row(str(trial.number), f"{trial.value:.4f}", shown(chosen(trial)))
+        table.add_row(str(trial.number), f"{trial.value:.4f}", Text(shown(chosen(trial))))
     return table
 
 
