@@ -82,7 +82,8 @@ def train_and_judge(
             folder.start(OmegaConf.to_yaml(config, resolve=True), report)
             return _run(config, folder, parts, report)
         except BaseException as error:
-            report["status"] = _ending(error)
+            if report["status"] != "finished":  # what fails after that is how it is shown
+                report["status"] = _ending(error)
             if folder.started:
                 log.warning("\nThe run was stopped (%s). What was finished is in %s", report["status"], folder.path)
             folder.write_ending(report)

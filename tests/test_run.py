@@ -256,6 +256,19 @@ def test_a_tracker_that_dies_and_a_card_that_cannot_be_made_cost_nothing(
     assert "train/loss" in (Path(config.folder) / "history" / "metrics.csv").read_text()
 
 
+def test_a_finished_run_stays_finished_whatever_showing_it_does(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("experiments.training_run.illustrate", broken)
+    config = configure("before=false")
+    with pytest.raises(RuntimeError, match="no fonts"):
+        train_and_judge(config)
+    assert report(config)["status"] == "finished"
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
