@@ -56,19 +56,21 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("outputs/main_path"), help="where runs are kept (%(default)s)"
     )
+    parser.add_argument("--only", nargs="+", metavar="RECIPE", help='some of the recipes, such as "infonce, seed 0"')
     options = parser.parse_args()
+    recipes = {name: recipe for name, recipe in RECIPES[options.what].items() if name in (options.only or [name])}
     if options.what != "default" and options.data is None:
         parser.error(f"{options.what} needs --data")
     source = [f"data.path='{options.data.resolve()}'"] if options.what in ("real", "corpus") else []
     folders = {}
-    for name, recipe in RECIPES[options.what].items():
+    for name, recipe in recipes.items():
         folders[name] = options.runs / ("default" if options.what == "transfer" else options.what) / slug(name)
         run(folders[name], [*recipe, *source])
     systems = transferred(options, folders) if options.what == "transfer" else judged(folders)
     content = {
         "date": date.today().isoformat(),
         **machine(),
-        "commands": {name: " ".join(recipe) for name, recipe in RECIPES[options.what].items()},
+        "commands": {name: " ".join(recipe) for name, recipe in recipes.items()},
         "seconds": {
             name: json.loads((folder / "metrics.json").read_text())["seconds"] for name, folder in folders.items()
         },
