@@ -27,6 +27,7 @@ from experiments.jobs.example import example_search, planted
 from experiments.jobs.generator import World, bag, jobs, world, worlds
 from experiments.jobs.labels import Posting, Search, contradicts, grade
 from experiments.jobs.layout import ORDERS, lay_out
+from experiments.jobs.postings import draw_plan, draw_role, write
 from experiments.jobs.vocabulary import SPLITS, Skill, Split, check_skills, names, palette, roles
 
 Run = Mapping[str, Mapping[str, float]]
@@ -383,6 +384,34 @@ def test_sections_come_in_an_order_with_their_parts_in_theirs() -> None:
         assert all(found == sorted(found) for found in places.values())
         assert tuple(sorted(ORDERS[0], key=places.__getitem__)) in ORDERS
         assert places["requirements"][-1] < places["without"][0]
+
+
+def test_shuffled_sections_keep_every_part_and_no_order() -> None:
+    sections = {name: [f"{name} one", f"{name} two", f"{name} three"] for name in ORDERS[0]}
+    for seed in range(20):
+        text = lay_out(
+            sections, "corporate", lambda _kind, **more: " ".join(more.values()), Random(seed), shuffled=True
+        ).lower()
+        assert all(text.count(part) == 1 for parts in sections.values() for part in parts)
+        found = sorted(ORDERS[0], key=lambda name: text.index(f"{name} one"))
+        assert tuple(found) not in ORDERS
+
+
+def test_most_training_postings_are_shuffled_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def laid_out(*_: object, shuffled: bool) -> str:
+        asked.append(shuffled)
+        return "text"
+
+    monkeypatch.setattr("experiments.jobs.writing.lay_out", laid_out)
+    for split, least, most in (("train", 0.7, 0.9), ("dev", 0, 0), ("test", 0, 0)):
+        asked.clear()
+        words = palette(split)
+        for seed in range(200):
+            random = Random(seed)
+            write("d", draw_plan(draw_role(words, random), words, random), words, random)
+        assert least <= sum(asked) / len(asked) <= most
 
 
 def test_a_misspelt_word_is_one_slip_away() -> None:

@@ -34,7 +34,9 @@ def upper(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def lay_out(sections: Mapping[str, Sequence[str]], voice: str, say: Say, random: Random) -> str:
+def lay_out(
+    sections: Mapping[str, Sequence[str]], voice: str, say: Say, random: Random, *, shuffled: bool = False
+) -> str:
     """Writes the sections; one without parts is left out.
 
     Args:
@@ -43,12 +45,20 @@ def lay_out(sections: Mapping[str, Sequence[str]], voice: str, say: Say, random:
         voice: Who speaks.
         say: Fills a template.
         random: Source of every choice.
+        shuffled: Whether sections come in any order, and duties, requirements and wishes mixed.
     """
     headed = random.random() < {"startup": 0.6, "dump": 0.4}.get(voice, 0.8)
     loud, listing, joint = random.random() < 0.15, random.random() < 0.7, random.choice([" ; ", "\n"])
     bullet, stop = random.choice(BULLETS), random.choice(["", "", "."])
     blocks: list[str] = []
-    for name in random.choices(ORDERS, [65, 15, 10, 10])[0]:
+    order = random.choices(ORDERS, [65, 15, 10, 10])[0]
+    if shuffled:
+        order = tuple(random.sample(order, len(order)))
+        asked = [part for name in ("duties", "requirements", "nice") for part in sections.get(name, ())]
+        random.shuffle(asked)
+        half = len(asked) // 2
+        sections = {**sections, "duties": asked[:half], "requirements": asked[half:], "nice": ()}
+    for name in order:
         parts, ending = sections.get(name, ()), sections.get("without", ()) if name == "requirements" else ()
         if voice == "dump":
             body = joint.join(map(upper, [*parts, *ending]))

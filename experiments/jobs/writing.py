@@ -6,6 +6,8 @@ Notable decisions:
   trade and degree that belong to the role; a skill that is asked for is not one that nobody needs.
 - Much of a posting is not about its skills, as in real ones: about 215 tokens on average, with prose, chores, qualities
   and benefits around them. Shorter postings transferred worse to real ones (experiments/LOG.md, 2026-11-26).
+- Most training postings are shuffled, as many were before sections had an order: a model that saw orderly ones alone
+  ranked real postings worse (experiments/LOG.md, 2026-11-28). Dev and test are as a person would write them.
 - The voice varies per posting; `dump` is that of somebody in a hurry: facts and keywords in place of sentences.
 """
 
@@ -24,6 +26,8 @@ VOICES = ("corporate", "startup", "agency", "dump", "public")
 VOWEL_SOUND = re.compile(r"[FHLMNRSX][A-Z]+\b")
 """Abbreviations that take "an", such as HR and ML."""
 SIZES = (25, 40, 85, 150, 300, 700, 1200, 5000, 20000)
+SHUFFLED = 0.8
+"""Share of the training postings whose parts are shuffled."""
 NAMED = 0.86
 """Share of required skills that are named rather than described."""
 
@@ -64,7 +68,8 @@ def compose(plan: Plan, palette: Palette, random: Random) -> tuple[str, Mapping[
     """Writes a posting; returns it with the surface form of each skill that it names."""
     writer = _Writer(plan, palette, random)
     sections = writer.sections()
-    body = lay_out(sections, writer.voice, writer.say, random)
+    shuffled = palette.split == "train" and random.random() < SHUFFLED
+    body = lay_out(sections, writer.voice, writer.say, random, shuffled=shuffled)
     return f"{writer.headline()}\n{body}", writer.named
 
 
