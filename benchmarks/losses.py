@@ -39,7 +39,7 @@ from benchmarks.loss_plot import draw
 from benchmarks.loss_probe import probe, seconds_of
 from benchmarks.loss_tables import bars, markdown
 from benchmarks.machine import machine
-from experiments.results import write_json
+from experiments.results.files import write_json
 
 MAX_ROUNDS = 100
 SLOW_ROUNDS = 3

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.machine import machine
 from contrastive.statistics import bootstrap_interval, paired_difference
-from experiments.results import HEADLINE, write_json
+from experiments.results.files import HEADLINE, write_json
 
 OURS = ["loss=infonce", "optimizer.learning_rate=1e-4", "trainer.max_epochs=3"]
 SOURCE = ["data=beir", "data.max_train_pairs=500", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]

@@ -42,8 +42,8 @@ from numpy.typing import NDArray
 from benchmarks.machine import machine
 from contrastive.data import Record
 from contrastive.negatives import Dense, Filters, Mined, Moment
-from contrastive.record_negatives import RecordNegatives
-from experiments.results import write_json
+from contrastive.training.record_negatives import RecordNegatives
+from experiments.results.files import write_json
 
 WIDTH, WORDS, COUNT, DEPTH, MARGIN = 384, 100, 4, 100, 0.05
 SIZES = (2425, 100_000)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.mining_quality
 
-Each strategy is shown the own positive of each pair alone (see `experiments.mining_quality`). The dense one uses the
+Each strategy is shown the own positive of each pair alone (see `experiments.mine.quality`). The dense one uses the
 untuned all-MiniLM-L6-v2. The result is kept in benchmarks/results/.
 """
 
@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
-from contrastive.contracts import CandidateSource, Moment
-from contrastive.embedding_cache import EmbeddingCache, default_folder
 from contrastive.encoder import Encoder, embedded_minilm
-from contrastive.negatives import BM25, Dense, Filters, Mined, Random
-from experiments.jobs.generator import jobs
-from experiments.mining_quality import CHOSEN, judge_filters
-from experiments.results import write_json
+from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
+from contrastive.negatives import BM25, CandidateSource, Dense, Filters, Mined, Moment, Random
+from experiments.mine.quality import CHOSEN, judge_filters
+from experiments.postings.generator import jobs
+from experiments.results.files import write_json
 
 FILTERS: dict[str, dict[str, Any]] = {
     "none": {},

@@ -24,8 +24,8 @@ from statistics import fmean, median
 from typing import Any
 
 from contrastive.statistics import compare, hierarchical_bootstrap
-from experiments.results import HEADLINE, write_json
-from experiments.systems import read_scores
+from experiments.compare.systems import read_scores
+from experiments.results.files import HEADLINE, write_json
 
 SWEEP = ["+sweep=negatives", "negatives.count=choice(1)", "judge=dev", "before=false", "logger=csv"]
 STUDIES = {

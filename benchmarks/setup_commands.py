@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.machine import machine
-from experiments.results import write_json
+from experiments.results.files import write_json
 
 ROOT = Path(__file__).parents[1]
 

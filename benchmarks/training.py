@@ -39,8 +39,8 @@ from contrastive.data import Record, RetrievalTask, beir
 from contrastive.encoder import Encoder
 from contrastive.evaluation import evaluate_rankings, rank
 from contrastive.statistics import compare
-from experiments.jobs.generator import jobs
-from experiments.results import write_json
+from experiments.postings.generator import jobs
+from experiments.results.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS: dict[str, Callable[[str], Ours | Theirs]] = {"ours": Ours, "sentence-transformers": Theirs}

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
-from contrastive.batching import EpochBatches
 from contrastive.data import Batch, Collator, Record, beir
+from contrastive.data.batching import EpochBatches
 from contrastive.encoder import Encoder, embedded_minilm
 from contrastive.losses import InfoNCELoss
 from contrastive.masks import known_positive
-from experiments.jobs.generator import jobs
-from experiments.results import write_json
+from experiments.postings.generator import jobs
+from experiments.results.files import write_json
 
 VARIANTS = {
     "padded": {"bucketed": False, "deduplicate": False},

@@ -32,9 +32,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from contrastive.data import Record
 from contrastive.encoder import Encoder, embedded_minilm
 from contrastive.losses import MultipleNegativesRankingLoss
-from contrastive.optimization import LinearDecayAdamW
-from contrastive.training import ContrastiveModule
-from contrastive.training_data import ContrastiveData
+from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.optimization import LinearDecayAdamW
 
 for name in ("lightning.pytorch", "lightning.fabric", "sentence_transformers"):
     logging.getLogger(name).setLevel(logging.ERROR)

@@ -5,12 +5,11 @@ A mask is asked for the block it is needed on, so it never has to exist as [Q, K
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-
-from contrastive.texts import normalise_text
 
 MASK_ROWS = 1024
 """Rows at a time where a whole mask has to be looked at."""
@@ -101,6 +100,16 @@ def columns_from(first: int) -> Mask:
 def same_label(row_labels: Tensor, col_labels: Tensor) -> Mask:
     """Select the pairs of one class, by labels row_labels [Q] and col_labels [K]; negative labels are of no class."""
     return Mask(lambda rows, cols: (row_labels[rows] == col_labels[cols]) & (row_labels[rows] >= 0))
+
+
+def normalise_text(text: str) -> str:
+    """Return the identity key of a text: Unicode NFKC, case folded, each run of whitespace made one space.
+
+    Example:
+        >>> normalise_text("  Data   Scientist ")
+        'data scientist'
+    """
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def same_text(row_texts: Sequence[str], col_texts: Sequence[str], device: torch.device | str = "cpu") -> Mask:

@@ -17,7 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from contrastive.shown import clean
+from contrastive.data.shown import clean
 
 CONFIGS = Path(__file__).parents[1].resolve() / "configs"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.results import HEADLINE, write_json
+from experiments.results.files import HEADLINE, write_json
 from experiments.sweeps.jobs import Job
 from experiments.sweeps.worker import attempt
 
@@ -54,15 +54,15 @@ def finished(value: float) -> dict[str, Any]:
 
 
 def module() -> ModuleType:
-    """The module to put in the place of `experiments.training_run`; in the tests' own process, by `monkeypatch`."""
-    fake = ModuleType("experiments.training_run")
+    """The module to put in the place of `experiments.run.training_run`; in the tests' own process, by `monkeypatch`."""
+    fake = ModuleType("experiments.run.training_run")
     fake.train_and_judge = train_and_judge  # type: ignore[attr-defined]
     return fake
 
 
 def fake_attempt(job: Job, *, directory: Path, wait: bool = False) -> str | None:
     """What a worker does, with the fake run."""
-    sys.modules["experiments.training_run"] = module()
+    sys.modules["experiments.run.training_run"] = module()
     return attempt(job, directory=directory, wait=wait)
 
 

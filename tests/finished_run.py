@@ -9,11 +9,11 @@ import yaml
 CONFIG: dict[str, Any] = {
     "loss": {"_target_": "contrastive.losses.InfoNCELoss", "temperature": 0.05},
     "encoder": {
-        "_target_": "contrastive.encoder.Encoder.from_pretrained",
+        "_target_": "contrastive.encoder.encoder.Encoder.from_pretrained",
         "name_or_path": "/home/someone/models/tiny",
         "max_length": None,
         "tokens_per_batch": 32,
-        "lora": {"_target_": "contrastive.adapters.LoRA", "rank": 0, "alpha": 32},
+        "lora": {"_target_": "contrastive.encoder.adapters.LoRA", "rank": 0, "alpha": 32},
     },
     "data": {"_target_": "contrastive.data.beir", "_convert_": "all", "path": "/home/someone/my data/help-pages"},
     "trainer": {"_target_": "lightning.Trainer", "max_epochs": 3, "max_steps": -1, "precision": "bf16-mixed"},

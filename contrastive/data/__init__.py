@@ -9,7 +9,7 @@ from contrastive.data.mixing import mixed
 from contrastive.data.readers import beir, check_disjoint
 from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.data.rows import rows
-from contrastive.texts import normalise_text
+from contrastive.masks import normalise_text
 
 __all__ = [
     "Account",

@@ -10,7 +10,7 @@ import re
 import tokenize
 from typing import Any
 
-from contrastive.shown import clean, short
+from contrastive.data.shown import clean, short
 
 _PLACEHOLDERS = frozenset({"nan", "null", "none", "n/a", "#n/a", "<na>"})
 _LIST = re.compile(r"\s*\[\s*(['\"].*['\"]\s*)?\]\s*", re.DOTALL)

@@ -12,7 +12,7 @@ from contrastive.data import cells
 from contrastive.data.markup import strip_markup
 from contrastive.data.names import find, there_are, words
 from contrastive.data.noticing import Notes
-from contrastive.shown import listed
+from contrastive.data.shown import listed
 
 # A column of labels that were not known would let rows labelled 0 train as if they were relevant.
 _LABEL = r"label|rating|relevance|relevancy|grade|similarity|match|duplicate|paraphrase|relatedness"

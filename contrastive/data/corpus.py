@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from contrastive.data.documents import Asked, Documents, StripHTML, read_documents
-from contrastive.data.identities import components
+from contrastive.data.identities import components, query_key
 from contrastive.data.near_duplicates import near_duplicates
+from contrastive.data.queries.keywords import Keywords, extract_keywords
+from contrastive.data.queries.pseudo_queries import PseudoQueries, PseudoQuery
+from contrastive.data.queries.query_writers import QueryWriter, write_queries
 from contrastive.data.readers import beir, check_disjoint
 from contrastive.data.records import Account, Record, RetrievalTask, TextData
-from contrastive.query_generation.keywords import Keywords, extract_keywords
-from contrastive.query_generation.pseudo_queries import PseudoQueries, PseudoQuery
-from contrastive.query_generation.query_writers import QueryWriter, write_queries
-from contrastive.texts import normalise_text, query_key
+from contrastive.masks import normalise_text
 
 PSEUDO_QUERIES = "-pseudo-queries"
 """How the name of a task ends whose queries were made here, lest its numbers pass for those of real ones."""

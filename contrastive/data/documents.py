@@ -15,7 +15,7 @@ from contrastive.data.markup import has_markup, strip_markup
 from contrastive.data.names import find, first_usual
 from contrastive.data.records import Account
 from contrastive.data.rows import json_lines, rows
-from contrastive.shown import listed, short
+from contrastive.data.shown import listed, short
 
 _log = logging.getLogger(__name__)
 

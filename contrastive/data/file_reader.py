@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from contrastive.data.records import TextData
 from contrastive.data.rows import ENDINGS, ending, rows
+from contrastive.data.shown import listed
 from contrastive.data.tables import Choices, text_data
-from contrastive.shown import listed
 
 _NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 

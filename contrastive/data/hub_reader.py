@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from contrastive.data.records import TextData
+from contrastive.data.shown import listed
 from contrastive.data.tables import Choices, text_data
-from contrastive.shown import listed
 
 _USUAL = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
 _ROWS_AT_ONCE = 1000

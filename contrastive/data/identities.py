@@ -8,13 +8,14 @@ used as a negative of the other's query.
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.texts import normalise_text
+from contrastive.masks import normalise_text
 
 Digests = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
@@ -157,3 +158,24 @@ class Lists:
     def __getitem__(self, key: int) -> list[int]:
         found: list[int] = self._values[self._starts[key] : self._starts[key + 1]].tolist()
         return found
+
+
+def query_key(query: str) -> str:
+    """Return the identity key of a query: as of any text, with commas, semicolons, slashes and bars for spaces.
+
+    Example:
+        >>> query_key("SQL,  Python/Spark")
+        'sql python spark'
+    """
+    normalised = normalise_text(query)
+    return " ".join(filter(None, re.split(r"[\s,;/|]+", normalised))) or normalised
+
+
+def word_order_key(query: str) -> str:
+    """Return what a query has in common with the same words in another order, which may say something else.
+
+    Example:
+        >>> word_order_key("from Rome to Bari") == word_order_key("from Bari to Rome")
+        True
+    """
+    return " ".join(sorted(query_key(query).split()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.data.lines import lines, text
-from contrastive.shown import listed, short
+from contrastive.data.shown import listed, short
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from contrastive.shown import listed
+from contrastive.data.shown import listed
 
 
 def words(name: str) -> str:

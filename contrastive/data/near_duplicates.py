@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from contrastive.texts import normalise_text
+from contrastive.masks import normalise_text
 
 _WORDS = 5
 _BANDS, _ROWS = 25, 5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.data.cells import is_missing, is_placeholder, looks_like_list
 from contrastive.data.markup import has_markup
-from contrastive.shown import clean, listed, percent
+from contrastive.data.shown import clean, listed, percent
 
 if TYPE_CHECKING:
     from contrastive.data.columns import Columns, Row

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from contrastive.data.columns import Columns, Row, RowReader
-from contrastive.data.identities import Digests, Numbers, digest, text_digest
+from contrastive.data.identities import Digests, Numbers, digest, text_digest, word_order_key
 from contrastive.data.noticing import Notes
+from contrastive.data.shown import listed
 from contrastive.data.stored import StoredRows
-from contrastive.shown import listed
-from contrastive.texts import word_order_key
 
 SPLITS = ("train", "dev", "test")
 TRAIN, DEV, TEST = range(3)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from contrastive.data.cells import clean_id
 from contrastive.data.lines import lines
 from contrastive.data.names import letters
-from contrastive.shown import listed, short
+from contrastive.data.shown import listed, short
 
 _USUAL = {
     "query-id": ("queryid", "qid", "query", "topic", "topicid"),

@@ -13,12 +13,12 @@ from typing import Literal
 from tqdm import tqdm
 
 from contrastive.data.documents import StripHTML, read_documents
-from contrastive.data.identities import digest
+from contrastive.data.identities import digest, query_key, word_order_key
 from contrastive.data.near_duplicates import near_duplicate_groups
 from contrastive.data.qrels import Qrels, read_qrels
 from contrastive.data.records import Account, Record, RetrievalTask, TextData
-from contrastive.shown import listed
-from contrastive.texts import normalise_text, query_key, word_order_key
+from contrastive.data.shown import listed
+from contrastive.masks import normalise_text
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from contrastive.data.json_rows import Rows, array_or_lines, object_a_line
 from contrastive.data.lines import lines
-from contrastive.shown import listed, short
+from contrastive.data.shown import listed, short
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "tilde": "~"}
 """Names of what separates columns, since a shell or Hydra take some of these characters for their own."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.data import RetrievalTask
+from contrastive.data.whole_files import whole_file
 from contrastive.evaluation.rankings import Rankings
 from contrastive.statistics import Interval, bootstrap_interval
-from contrastive.whole_files import whole_file
 
 METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100", "map", "precision@10")
 """What is computed unless told otherwise."""

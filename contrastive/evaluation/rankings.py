@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.whole_files import whole_file
+from contrastive.data.whole_files import whole_file
 
 _STEPS = 1_000_000  # scores that differ by less than about 1 / _STEPS are ties
 _NOTHING = torch.iinfo(torch.int64).min

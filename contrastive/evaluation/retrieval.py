@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contrastive.contracts import Side, Similarity, TextEncoder
 from contrastive.data import RetrievalTask, normalise_text
-from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation.rankings import Rankings, TieBreaker
 from contrastive.similarity import ProductSimilarity, cosine, similarity_of
 

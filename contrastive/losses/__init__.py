@@ -1,6 +1,6 @@
 """Contrastive losses: each a function of embeddings, and a thin module around it. Loads torch and nothing heavier."""
 
-from contrastive.losses._options import SoftmaxOptions
+from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.decoupled import DecoupledContrastiveLoss, decoupled_contrastive
 from contrastive.losses.distill import DistillKLLoss, MarginMSELoss, distill_kl, margin_mse
 from contrastive.losses.gist import GISTLoss, gist

@@ -11,11 +11,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from contrastive.logits import RowStatistics
-from contrastive.losses._choice import Rows
-from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._options import LossOptions, SoftmaxOptions
-from contrastive.losses._softmax import softmax_loss, without_positive
+from contrastive.losses.core.choice import Rows
+from contrastive.losses.core.logits import RowStatistics
+from contrastive.losses.core.module import SoftmaxModule
+from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.softmax import softmax_loss, without_positive
 from contrastive.similarity import check_shapes, full_precision, unit
 
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.contracts import MaskLike, Reduction, Similarity
-from contrastive.health import Health
-from contrastive.losses._rows import check_choice, reduce_rows
-from contrastive.losses._taught import record_taught, taught_candidates
-from contrastive.losses._temperature import check_temperature
+from contrastive.losses.core.health import Health
+from contrastive.losses.core.rows import check_choice, reduce_rows
+from contrastive.losses.core.taught import record_taught, taught_candidates
+from contrastive.losses.core.temperature import check_temperature
 from contrastive.similarity import SimilarityName, named
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from contrastive.contracts import MaskLike
-from contrastive.guides import guide_margin
-from contrastive.health import Health
-from contrastive.losses._directions import Direction
-from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._options import SoftmaxOptions
-from contrastive.losses._softmax import cross_entropy, softmax_loss
+from contrastive.losses.core.directions import Direction
+from contrastive.losses.core.guides import guide_margin
+from contrastive.losses.core.health import Health
+from contrastive.losses.core.module import SoftmaxModule
+from contrastive.losses.core.options import SoftmaxOptions
+from contrastive.losses.core.softmax import cross_entropy, softmax_loss
 from contrastive.masks import Mask, columns_from
 from contrastive.similarity import SimilarityName, product_similarity
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from contrastive.embedded_batch import parameters_of
+from contrastive.losses.core.signature import parameters_of
 
 
 class MatryoshkaLoss(nn.Module):

@@ -12,11 +12,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from contrastive.logits import RowStatistics
-from contrastive.losses._choice import Rows
-from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._options import LossOptions, SoftmaxOptions
-from contrastive.losses._softmax import Formula, softmax_loss
+from contrastive.losses.core.choice import Rows
+from contrastive.losses.core.logits import RowStatistics
+from contrastive.losses.core.module import SoftmaxModule
+from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.softmax import Formula, softmax_loss
 from contrastive.similarity import cosine, named
 
 

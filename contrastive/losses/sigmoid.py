@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from contrastive.blocks import Segment, Summarise, judge_rows
-from contrastive.health import Health
-from contrastive.losses._choice import Choice
-from contrastive.losses._directions import parts_of
-from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._options import LossOptions, SoftmaxOptions, read
+from contrastive.losses.core.blocks import Segment, Summarise, judge_rows
+from contrastive.losses.core.choice import Choice
+from contrastive.losses.core.directions import parts_of
+from contrastive.losses.core.health import Health
+from contrastive.losses.core.module import SoftmaxModule
+from contrastive.losses.core.options import LossOptions, SoftmaxOptions, read
 from contrastive.similarity import cosine, named
 
 

@@ -13,13 +13,13 @@ from typing import Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from contrastive.logits import RowStatistics
-from contrastive.losses._choice import Rows
-from contrastive.losses._directions import Direction
-from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._options import LossOptions, SoftmaxOptions
-from contrastive.losses._softmax import Formula, cross_entropy, softmax_loss
-from contrastive.reduction import check_choice
+from contrastive.losses.core.choice import Rows
+from contrastive.losses.core.directions import Direction
+from contrastive.losses.core.logits import RowStatistics
+from contrastive.losses.core.module import SoftmaxModule
+from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.reduction import check_choice
+from contrastive.losses.core.softmax import Formula, cross_entropy, softmax_loss
 
 Partition = Literal["joint", "per_direction"]
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from contrastive.logits import RowStatistics
-from contrastive.losses._choice import Rows
-from contrastive.losses._module import SoftmaxModule
-from contrastive.losses._options import LossOptions, SoftmaxOptions
-from contrastive.losses._softmax import cross_entropy, softmax_loss
+from contrastive.losses.core.choice import Rows
+from contrastive.losses.core.logits import RowStatistics
+from contrastive.losses.core.module import SoftmaxModule
+from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.softmax import cross_entropy, softmax_loss
 
 
 def sup_con(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) -> Tensor:

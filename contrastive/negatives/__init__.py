@@ -1,8 +1,8 @@
 """Where hard negatives come from: sources that rank documents, filters they all share, and what is chosen."""
 
-from contrastive.contracts import Candidates, CandidateSource, ChosenNegatives, Moment, NegativeStrategy
 from contrastive.negatives.bm25 import BM25
 from contrastive.negatives.cache import Kept
+from contrastive.negatives.contracts import Candidates, CandidateSource, ChosenNegatives, Moment, NegativeStrategy
 from contrastive.negatives.cross_encoder import CrossEncoder, PairScorer
 from contrastive.negatives.dense import Dense
 from contrastive.negatives.filters import REASONS, Filters

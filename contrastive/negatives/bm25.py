@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from contrastive.contracts import Candidates, Moment
 from contrastive.evaluation.bm25 import BM25Index, words
+from contrastive.negatives.contracts import Candidates, Moment
 from contrastive.negatives.pool import Pool
 from contrastive.negatives.top import block_rows, top_k
 

@@ -21,10 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from contrastive.contracts import ChosenNegatives, Moment, NegativeStrategy
-from contrastive.embedding_cache import optional, turn
+from contrastive.data.whole_files import whole_file
+from contrastive.encoder.embedding_cache import optional, turn
+from contrastive.negatives.contracts import ChosenNegatives, Moment, NegativeStrategy
 from contrastive.negatives.pool import Pool
-from contrastive.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from contrastive.contracts import Candidates, CandidateSource, Moment
+from contrastive.negatives.contracts import Candidates, CandidateSource, Moment
 from contrastive.negatives.pool import Places, Pool
 
 Scores = NDArray[np.float32]

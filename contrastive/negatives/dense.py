@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive.contracts import Candidates, Moment, Side, TextEncoder
-from contrastive.embedding_cache import EmbeddingCache, KeyedEncoder, embedding_key
+from contrastive.contracts import Side, TextEncoder
+from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embedding_key
+from contrastive.negatives.contracts import Candidates, Moment
 from contrastive.negatives.pool import Pool
 from contrastive.negatives.top import block_rows, top_k
 from contrastive.similarity import ProductSimilarity, similarity_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.contracts import Candidates
+from contrastive.negatives.contracts import Candidates
 from contrastive.negatives.pool import Flags, Places, Pool
 
 REASONS = (

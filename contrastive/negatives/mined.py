@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
-from contrastive.contracts import CandidateSource, ChosenNegatives, Moment
+from contrastive.negatives.contracts import CandidateSource, ChosenNegatives, Moment
 from contrastive.negatives.filters import Filters
 from contrastive.negatives.pool import Pool
 from contrastive.negatives.selection import Duplicates, Sampling, Selection

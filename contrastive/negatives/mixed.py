@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.contracts import CandidateSource, ChosenNegatives, Moment
+from contrastive.negatives.contracts import CandidateSource, ChosenNegatives, Moment
 from contrastive.negatives.interval import Interval
 from contrastive.negatives.mined import mine
 from contrastive.negatives.pool import Pool, seed_of

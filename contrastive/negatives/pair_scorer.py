@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contrastive.embedding_cache import add_weights
+from contrastive.encoder.embedding_cache import add_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ def load_pair_scorer(
     """
     from transformers import AutoModelForSequenceClassification
 
-    from contrastive.checkpoints import load_tokenizer, load_weights, local_folder
+    from contrastive.encoder.checkpoints import load_tokenizer, load_weights, local_folder
 
     folder = local_folder(name_or_path)
     model = load_weights(folder, AutoModelForSequenceClassification)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from contrastive.contracts import Candidates, Moment
 from contrastive.data.identities import text_digest
+from contrastive.negatives.contracts import Candidates, Moment
 from contrastive.negatives.pool import Pool
 
 _ROWS = 1024

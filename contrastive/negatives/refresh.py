@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from contrastive.contracts import CandidateSource, ChosenNegatives, Moment
+from contrastive.negatives.contracts import CandidateSource, ChosenNegatives, Moment
 from contrastive.negatives.interval import Interval
 from contrastive.negatives.mined import Mined
 from contrastive.negatives.pool import Pool

@@ -24,8 +24,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.contracts import Candidates, ChosenNegatives
 from contrastive.data.near_duplicates import Hashes, jaccard, shingles
+from contrastive.negatives.contracts import Candidates, ChosenNegatives
 from contrastive.negatives.filters import REASONS, Filters, refusals
 from contrastive.negatives.pool import Places, Pool, seed_of
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from contrastive.contracts import ChosenNegatives
+from contrastive.negatives.contracts import ChosenNegatives
 from contrastive.negatives.filters import REASONS
 from contrastive.negatives.pool import Pool
 

@@ -19,10 +19,11 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrastive.contracts import Memory
-from contrastive.distributed import gather as gather_exactly
-from contrastive.embedded_batch import EmbeddedBatch, loss_arguments, parameters_of
-from contrastive.memory import recall
+from contrastive.losses.core.signature import parameters_of
 from contrastive.testing.formula import difference
+from contrastive.training.batch import EmbeddedBatch, loss_arguments
+from contrastive.training.distributed import gather as gather_exactly
+from contrastive.training.memory import recall
 
 Gather = Callable[[EmbeddedBatch], EmbeddedBatch]
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from contrastive.json_files import read_object
+from contrastive.data.json_files import read_object
 from experiments.composing import CONFIGS, MISTAKES, said
-from experiments.results import write_json
+from experiments.results.files import write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -175,7 +175,7 @@ def record_end(folder: Path, status: str) -> None:
 
 def _run(job: Job, callbacks: Sequence[Callback]) -> float:
     _log_into(job.folder)
-    from experiments.training_run import train_and_judge
+    from experiments.run.training_run import train_and_judge
 
     try:
         return train_and_judge(job.config, command=job.command, callbacks=callbacks)

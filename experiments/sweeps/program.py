@@ -18,12 +18,12 @@ from rich.console import Console
 
 from experiments.composing import MISTAKES, said
 from experiments.interruptions import exit_status, interruptible
+from experiments.run.wandb_server import has_wandb_key, is_reachable, wandb_url
 from experiments.sweeps import table
 from experiments.sweeps.expansion import Expansion, expand
 from experiments.sweeps.jobs import Job, record_end, state
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.worker import ELSEWHERE, attempt
-from experiments.wandb_server import has_wandb_key, is_reachable, wandb_url
 
 HELP = """\
 Many runs from one command line, each of them once.

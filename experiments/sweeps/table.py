@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contrastive.whole_files import whole_file
-from experiments.results import HEADLINE, write_json
+from contrastive.data.whole_files import whole_file
+from experiments.results.files import HEADLINE, write_json
 from experiments.sweeps.expansion import STORE, Expansion
 from experiments.sweeps.jobs import Job, monitored, read_report, state
 

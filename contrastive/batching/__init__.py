@@ -1,5 +1,0 @@
-"""Which rows go together in a batch, and in what order the batches come."""
-
-from contrastive.batching.epoch_batches import EpochBatches
-
-__all__ = ["EpochBatches"]

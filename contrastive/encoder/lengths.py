@@ -1,0 +1,113 @@
+"""How many tokens texts have, and what of them a maximum length leaves: a text is cut without a word otherwise.
+
+Lengths include prompts and special tokens, as `max_length` does. Token ids come from the cache that training reads them
+from; only texts that fill `max_length` are tokenised a second time, whole, and not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from contrastive.contracts import Side
+from contrastive.encoder.checkpoints import positions_of
+from contrastive.encoder.encoder import Encoder
+from contrastive.encoder.micro_batches import token_ids
+from contrastive.encoder.token_cache import cached_token_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of different texts.
+
+    Attributes:
+        texts: How many texts were measured.
+        max_length: Tokens that are kept of a text.
+        median: Tokens of the middle one.
+        longest: Tokens of the longest.
+        cut: Share of the texts that are longer than `max_length`.
+        lost: Share of all their tokens that is cut off.
+        alike: How many of those that are cut have the same tokens left as another one.
+    """
+
+    texts: int
+    max_length: int
+    median: int
+    longest: int
+    cut: float
+    lost: float
+    alike: int
+
+
+def measure(encoder: Any, texts: Sequence[str], side: Side) -> Lengths | None:
+    """Measure texts with the tokenizer that an encoder embeds them with; None if it has none, or there are no texts.
+
+    Args:
+        encoder: An encoder, or two towers.
+        texts: Any number of texts; equal ones count once.
+        side: Which prompt they get, and which tower.
+    """
+    tower = tower_of(encoder, side)
+    if tower is None or not texts:
+        return None
+    prompt, most = _prompt(tower, side), tower.max_length
+    prompted = [prompt + text for text in dict.fromkeys(texts)]
+    kept = cached_token_ids(tower.tokenizer, prompted, max_length=most)
+    full = [place for place, ids in enumerate(kept) if len(ids) >= most]
+    counts = np.array([len(ids) for ids in kept])
+    counts[full] = whole_lengths(tower.tokenizer, [prompted[place] for place in full])
+    cut = np.flatnonzero(counts > most)
+    return Lengths(
+        texts=len(prompted),
+        max_length=most,
+        median=int(np.median(counts)),
+        longest=int(counts.max()),
+        cut=len(cut) / len(prompted),
+        lost=float((counts[cut] - most).sum() / counts.sum()),
+        alike=len(cut) - len({kept[place].tobytes() for place in cut}),
+    )
+
+
+def check_told_apart(encoder: Any, texts: Sequence[str], side: Side) -> None:
+    """Refuse a side of which only the common beginning of all texts is read: every text would have one embedding.
+
+    Raises:
+        ValueError: If there are several texts, all are cut, and the same tokens are left of each.
+    """
+    lengths, tower = measure(encoder, texts, side), tower_of(encoder, side)
+    if tower is None or lengths is None or lengths.texts < 2 or lengths.alike < lengths.texts - 1:
+        return
+    prompt = len(cached_token_ids(tower.tokenizer, [_prompt(tower, side)], max_length=tower.max_length)[0])
+    why = f"{side}_prompt alone fills them: shorten it" if prompt >= tower.max_length else "they begin alike"
+    raise ValueError(
+        f"expected {'queries' if side == 'query' else 'documents'} that differ in their first {tower.max_length} "
+        f"tokens, got {lengths.texts} that do not; {why}, or raise encoder.max_length"
+        + ("" if (limit := positions_of(tower.backbone)) is None else f" (the model has positions for {limit})")
+    )
+
+
+def tower_of(encoder: Any, side: Side) -> Encoder | None:
+    """Return what embeds a side: the encoder itself, one of two towers, or None if neither is known."""
+    found = getattr(encoder, side, encoder)
+    return found if isinstance(found, Encoder) else None
+
+
+def whole_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Count the tokens of texts that are not cut, and leave the tokenizer as it was."""
+    if not texts:
+        return []
+    # A fast tokenizer keeps the truncation of its last call, by which the cache of token ids tells it from others.
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    before = None if backend is None else backend.truncation
+    counts = [len(ids) for ids in token_ids(tokenizer, texts, max_length=None)]
+    if before is not None:
+        backend.enable_truncation(**before)
+    return counts
+
+
+def _prompt(tower: Encoder, side: Side) -> str:
+    return tower.query_prompt if side == "query" else tower.document_prompt

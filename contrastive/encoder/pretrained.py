@@ -1,0 +1,119 @@
+"""From a name or a folder to a backbone, its tokenizer and the settings that belong to them, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from contrastive.data.json_files import read_object
+from contrastive.encoder.adapters import ADAPTER_CONFIG, merge_adapter, merged, write_adapter
+from contrastive.encoder.checkpoints import (
+    check_token_ids,
+    load_backbone,
+    load_tokenizer,
+    local_folder,
+    quiet,
+    save_tokenizer,
+)
+from contrastive.encoder.finite import check_weights
+from contrastive.encoder.model_folders import TWO_TOWERS
+from contrastive.encoder.sentence_transformers_format import (
+    EncoderSettings,
+    FolderSettings,
+    read_settings,
+    write_settings,
+)
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """What a model folder holds.
+
+    Attributes:
+        backbone: The transformer, in eval mode; its `name_or_path` says where it can be found again.
+        tokenizer: Its tokenizer.
+        settings: How to make embeddings of them, as far as the folder says.
+    """
+
+    backbone: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: FolderSettings
+
+
+def open_pretrained(name_or_path: str | Path) -> Pretrained:
+    """Read a sentence-transformers or transformers model, or a LoRA adapter, merged into its base.
+
+    Args:
+        name_or_path: A local folder, or a name on the hub, which is downloaded.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or hub model, or it lacks a file.
+        ValueError: If the folder is of another kind, or asks for something that is not implemented.
+    """
+    folder = local_folder(name_or_path)
+    if (folder / TWO_TOWERS).is_file():
+        raise ValueError(
+            f"{folder} holds two encoders; load both with contrastive.encoder.two_towers.load_encoder, or one of "
+            f"{folder / 'query'} and {folder / 'document'}"
+        )
+    settings = read_settings(folder)
+    inner = folder / settings.backbone
+    if (inner / ADAPTER_CONFIG).is_file():
+        opened = _open_adapter(inner, settings if (folder / "modules.json").is_file() else None)
+    else:
+        opened = Pretrained(load_backbone(inner), load_tokenizer(inner), settings)
+    if opened.settings.lowercase and opened.tokenizer.tokenize("A") != opened.tokenizer.tokenize("a"):
+        raise ValueError(f"{folder} lower-cases texts before a cased tokenizer, which is not supported")
+    check_token_ids(opened.tokenizer, opened.backbone)
+    # Adapters that are added later name it as their base. A hub name means the same on every machine.
+    is_local = Path(name_or_path).expanduser().is_dir()
+    opened.backbone.name_or_path = str(inner.resolve()) if is_local else str(name_or_path)
+    return opened
+
+
+def write_pretrained(
+    folder: Path,
+    backbone: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    **settings: Unpack[EncoderSettings],
+) -> None:
+    """Write a folder that sentence-transformers and transformers load too; adapters merged, and alone in `adapter/`.
+
+    Raises:
+        NotFiniteError: If a weight is NaN or infinite; nothing is written then.
+    """
+    check_weights(backbone.state_dict(), f"a model in {folder}")
+    folders = [folder]
+    with quiet():
+        merged(backbone).save_pretrained(folder)
+        if not isinstance(backbone, PreTrainedModel):
+            folders.append(folder / "adapter")
+            write_adapter(backbone, folders[-1])
+    for each in folders:
+        save_tokenizer(tokenizer, each, max_length=settings["max_length"])
+        write_settings(each, width=int(backbone.config.hidden_size), **settings)
+
+
+def _open_adapter(folder: Path, settings: FolderSettings | None) -> Pretrained:
+    """Read an adapter and the base it names; without settings and a tokenizer of its own it has those of the base."""
+    name = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"expected {folder / ADAPTER_CONFIG} to name the base model of the adapter, it names none")
+    try:
+        base = open_pretrained(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the adapter in {folder} needs its base model: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"expected the adapter in {folder} to name a base that is no adapter on itself") from error
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    return Pretrained(
+        merge_adapter(base.backbone, folder),
+        load_tokenizer(folder) if has_tokenizer else base.tokenizer,
+        settings or base.settings,
+    )

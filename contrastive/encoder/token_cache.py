@@ -1,0 +1,64 @@
+"""Token ids of texts, made once a process: a text comes again in every epoch, validation and job of a sweep.
+
+Notable decisions:
+
+- Two tokenizers that do the same share what was made, however often a model is loaded.
+- A text is known by a digest, so that texts which a reader keeps on disk are not kept in memory here.
+- When the room is used up, what is there stays and further texts are tokenised each time. Epochs visit all texts in
+  turn, so throwing out the oldest would throw out just what comes next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from contrastive.encoder.micro_batches import Row, token_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MOST_TOKENS = 1 << 25
+"""Tokens that are kept, of all tokenizers together: 128 MiB, enough for 200,000 texts of 170 tokens."""
+
+_kept: dict[bytes, Row] = {}
+_room = _MOST_TOKENS
+_fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, bytes] = WeakKeyDictionary()
+
+
+def cached_token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, further: Sequence[str] = ()
+) -> list[Row]:
+    """Return what `micro_batches.token_rows` does, in arrays that must not be changed; see the module.
+
+    Args:
+        tokenizer: Its rules must not change after its first use here; tokens may be added.
+        texts: Any number of texts.
+        max_length: Tokens a text is cut to, special ones included.
+        further: Inputs of the model besides the ids.
+    """
+    global _room
+    start = blake2b(_fingerprint(tokenizer) + " ".join(["", str(max_length), *further]).encode()).digest()
+    keys = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=start).digest() for text in texts]
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in _kept}
+    made = token_rows(tokenizer, list(missing.values()), max_length=max_length, further=further) if missing else []
+    fresh = dict(zip(missing, made, strict=True))
+    for key, row in fresh.items():
+        if row.size <= _room:
+            _room -= row.size
+            _kept[key] = row
+    return [_kept[key] if key in _kept else fresh[key] for key in keys]
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """Return bytes that differ between tokenizers that may give other ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if tokenizer not in _fingerprints:
+        # Without a description in one piece, a tokenizer shares with nobody but itself.
+        described = os.urandom(16) if backend is None else f"{type(tokenizer).__name__} {backend.to_str()}".encode()
+        _fingerprints[tokenizer] = blake2b(described, digest_size=16).digest()
+    size = 0 if backend is None else backend.get_vocab_size()
+    return _fingerprints[tokenizer] + f" {size}".encode()

@@ -1,0 +1,158 @@
+"""Who counts in a row of logits, and how much: by the masks of its parts, and by the scores themselves.
+
+Shape letters: r rows of a block, C candidates of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from contrastive.losses.core.directions import Part
+from contrastive.losses.core.health import Health
+from contrastive.losses.core.logits import RowStatistics, record_rows, row_statistics
+from contrastive.losses.core.reduction import check_choice
+from contrastive.masks import Mask, diagonal
+
+Hardened = Literal["all", "in_batch", "hard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A block of rows, and who counts in it.
+
+    Attributes:
+        rows: Which rows they are, [r].
+        logits: Scores divided by the temperature, [r, C].
+        positive: The positive of each row, an index [r], or bool [r, C].
+        eligible: Who may be a negative before anybody is left out, bool [r, C]; None for all.
+        negative: Which are negatives, bool [r, C]; None for all. A positive among them stays a positive.
+        log_weights: Logarithms of the weights of the negatives, broadcast to [r, C], or None.
+    """
+
+    rows: Tensor
+    logits: Tensor
+    positive: Tensor
+    eligible: Tensor | None
+    negative: Tensor | None
+    log_weights: Tensor | None
+
+    def tilted(self, factor: float) -> RowStatistics:
+        """Return the log-sums of the logits times a factor, as at another temperature."""
+        return row_statistics(self.logits * factor, self.positive, self.negative, self.log_weights)
+
+    def count_negatives(self) -> Tensor:
+        """Return the number of negatives of each row, [r]."""
+        if self.negative is None and self.log_weights is None and self.positive.dtype != torch.bool:
+            return self.logits.new_full((len(self.logits),), self.logits.shape[1] - 1)
+        negative = ~self.is_positive() if self.negative is None else self.negative & ~self.is_positive()
+        if self.log_weights is not None:
+            negative = negative & (self.log_weights > -math.inf)
+        return negative.sum(1, dtype=self.logits.dtype)
+
+    def is_positive(self) -> Tensor:
+        """Return which are positives, bool [r, C]."""
+        if self.positive.dtype == torch.bool:
+            return self.positive
+        return torch.zeros_like(self.logits, dtype=torch.bool).scatter(1, self.positive[:, None], value=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which negatives their scores leave out, and how much they weigh; see `SoftmaxOptions`.
+
+    Raises:
+        ValueError: If a number is out of its range or not finite, or the word is not known.
+    """
+
+    false_negative_margin: float | None = None
+    drop_hardest: float = 0.0
+    hardness: float = 0.0
+    hardened: Hardened = "all"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_hardest < 1:
+            raise ValueError(f"expected drop_hardest from 0 to below 1, got {self.drop_hardest}")
+        if not 0 <= self.hardness < math.inf:
+            raise ValueError(f"expected a finite hardness of at least 0, got {self.hardness}")
+        if self.false_negative_margin is not None and not math.isfinite(self.false_negative_margin):
+            raise ValueError(f"expected a finite false_negative_margin, got {self.false_negative_margin}")
+        check_choice("hardened", self.hardened, get_args(Hardened))
+
+    def suspicious(self, scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Select the negatives, bool [r, C], whose scores make them suspicious of being positives."""
+        suspicious = torch.zeros_like(negative)
+        if self.false_negative_margin is not None:
+            own = torch.where(positive, scores, 0).sum(1) / positive.sum(1).clamp_min(1)
+            suspicious = scores > own[:, None] + self.false_negative_margin
+        if self.drop_hardest and scores.shape[1]:
+            ranked = torch.where(negative, scores, -torch.inf).sort(1, descending=True).values
+            dropped = (negative.sum(1, keepdim=True) * self.drop_hardest).long()
+            suspicious = suspicious | (scores > ranked.gather(1, dropped))
+        return suspicious
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Chooses who counts in a block of rows, by masks and by scores."""
+
+    temperature: float | Tensor
+    parts: Sequence[Part]
+    selection: Selection = field(default_factory=Selection)
+
+    @property
+    def one_each(self) -> bool:
+        """Whether candidate i is the one positive of row i."""
+        return self.parts[0].positive is diagonal() and all(part.positive is None for part in self.parts[1:])
+
+    def __call__(self, logits: Tensor, rows: Tensor) -> Rows:
+        """Return the rows [r] of logits [r, C] with their positives, negatives and weights."""
+        positive = rows if self.one_each else self._block("positive", rows, default=False)
+        assert positive is not None
+        eligible, excluded = self._block("eligible", rows, default=True), self._block("exclude", rows, default=False)
+        negative = eligible if excluded is None else ~excluded if eligible is None else eligible & ~excluded
+        log_weights = self._block("log_weights", rows, default=0)
+        block = Rows(rows, logits, positive, eligible, negative, log_weights)
+        return block if self.selection == Selection() else self._by_score(block)
+
+    @torch.no_grad()
+    def _by_score(self, block: Rows) -> Rows:
+        """Change negatives and weights as the scores of the block say."""
+        scores = block.logits.detach() * self.temperature
+        negative, log_weights = block.negative, block.log_weights
+        if self.selection.hardness:
+            harder = self.selection.hardness * scores
+            hardened = self._block("hardened", block.rows, default=True)
+            harder = harder if hardened is None else torch.where(hardened, harder, 0)
+            log_weights = harder if log_weights is None else log_weights + harder
+        if self.selection.false_negative_margin is not None or self.selection.drop_hardest:
+            positive = block.is_positive()
+            negative = ~positive if negative is None else negative & ~positive
+            negative = negative & ~self.selection.suspicious(scores, positive, negative)
+        return replace(block, negative=negative, log_weights=log_weights)
+
+    def _block(self, name: str, rows: Tensor, *, default: float) -> Tensor | None:
+        """Put what the parts say of some rows side by side, [r, C]; None if none of them says anything."""
+        told = [getattr(part, name) for part in self.parts]
+        if all(each is None for each in told):
+            return None
+        blocks = []
+        for part, each in zip(self.parts, told, strict=True):
+            columns = torch.arange(len(part.candidates), device=rows.device)
+            if isinstance(each, Mask):
+                each = each(rows, columns)
+            elif each is None:
+                each = torch.full((), default, device=rows.device)  # a tensor of a number would wait for a GPU
+            blocks.append(each.expand(len(rows), len(columns)))
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
+
+    def record(self, block: Rows, health: Health) -> None:
+        """Record what the block tells."""
+        eligible = ~block.is_positive() if block.eligible is None else block.eligible & ~block.is_positive()
+        negative = eligible if block.negative is None else eligible & block.negative
+        record_rows(health, block.logits, self.temperature, block.is_positive(), eligible, negative)

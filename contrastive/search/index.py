@@ -1,0 +1,142 @@
+"""Search in an embedded corpus: exact, by the same ranking that evaluation measures."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.encoder.micro_batches import check_texts
+from contrastive.evaluation import Rankings, retrieve
+from contrastive.search.passages import split_passages, title_and_body
+from contrastive.similarity import similarity_of
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document found for a query.
+
+    Attributes:
+        rank: Its place, 1 is the best.
+        id: Id of the document.
+        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer.
+        title: The first line of the document, its beginning if that is long.
+        text: The whole document.
+        passage: The part of the document that is closest to the query; None if not asked for, or if it has no text.
+        passage_score: Similarity of query and passage.
+    """
+
+    rank: int
+    id: str
+    score: float
+    title: str
+    text: str
+    passage: str | None = None
+    passage_score: float | None = None
+
+
+class SearchIndex:
+    r"""Documents embedded once, to be searched any number of times.
+
+    Args:
+        encoder: What embeds documents and queries.
+        documents: Text of each document by id, its title as the first line.
+        cache: Where the embeddings are kept between programs; None embeds the documents anew.
+        show_progress: Show a progress bar while the documents are embedded.
+
+    Raises:
+        TypeError: If a document is not a string.
+        ValueError: If there is no document.
+
+    Example:
+        >>> from contrastive.encoder import Encoder, embedded_minilm
+        >>> encoder = Encoder.from_pretrained(embedded_minilm())
+        >>> index = SearchIndex(encoder, {"a": "Nurse\nNight shifts.", "b": "Data analyst\nSQL and charts."})
+        >>> [hit.title for hit in index.search(["hospital job", "python"], k=1)[0]]
+        ['Nurse']
+    """
+
+    def __init__(
+        self,
+        encoder: KeyedEncoder,
+        documents: Mapping[str, str],
+        *,
+        cache: EmbeddingCache | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        if not documents:
+            raise ValueError("expected at least one document to search, got none")
+        self.encoder = encoder
+        self.similarity = similarity_of(encoder)
+        self.documents = dict(documents)
+        self._ids = tuple(self.documents)
+        texts = list(self.documents.values())
+        if cache is None:
+            started = time.perf_counter()
+            self._embeddings = encoder.encode(texts, side="document", show_progress=show_progress, as_numpy=False)
+            _log.info("%s documents embedded in %.0f s", f"{len(texts):,}", time.perf_counter() - started)
+        else:
+            self._embeddings = torch.from_numpy(
+                cache.embed(encoder, texts, side="document", show_progress=show_progress)
+            )
+
+    def search(self, queries: Sequence[str], k: int = 10, *, passages: bool = True) -> list[list[Hit]]:
+        """Return the k documents closest to each query, best first, all of them if there are fewer.
+
+        Order and scores are those of `contrastive.evaluation.retrieve`: ties are broken by document id. A document is
+        found even if the query is its very text.
+
+        Args:
+            queries: Any number of queries.
+            k: Documents to return for each query.
+            passages: Find the closest passage of each hit, which embeds the passages of all documents found.
+
+        Raises:
+            TypeError: If `queries` is one string, or holds something other than strings.
+            ValueError: If `k` is below 1 or a query has no text.
+        """
+        check_texts(queries)
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}")
+        blank = next((place for place, query in enumerate(queries) if not query.strip()), None)
+        if blank is not None:
+            raise ValueError(f"expected queries with text, got {queries[blank]!r} at position {blank}")
+        embedded = self.encoder.encode(queries, side="query", show_progress=False, as_numpy=False)
+        self._embeddings = self._embeddings.to(embedded.device)  # the encoder may have moved, and a cache is on the CPU
+        names = [str(place) for place in range(len(queries))]
+        rankings = retrieve(embedded, self._embeddings, names, self._ids, depth=k, similarity=self.similarity)
+        best = self._best_passages(embedded, rankings) if passages else {}
+        return [
+            [
+                self._hit(rank, id_, score, *best.get((name, id_), (None, None)))
+                for rank, (id_, score) in enumerate(rankings.top(name, k), start=1)
+            ]
+            for name in names
+        ]
+
+    def _best_passages(self, queries: Tensor, rankings: Rankings) -> dict[tuple[str, str], tuple[str, float]]:
+        """Return the passage closest to each query [Q, D] in each of its documents, with its score."""
+        found = {id_ for ids in rankings.documents.values() for id_ in ids}
+        passages = {id_: split_passages(title_and_body(self.documents[id_])[1]) for id_ in sorted(found)}
+        texts = list(dict.fromkeys(passage for parts in passages.values() for passage in parts))
+        row = {text: index for index, text in enumerate(texts)}
+        embedded = self.encoder.encode(texts, side="document", show_progress=False, as_numpy=False).double()
+        best = {}
+        for query, (name, ids) in zip(queries.double(), rankings.documents.items(), strict=True):
+            for id_ in ids:
+                parts = embedded[[row[passage] for passage in passages[id_]]]
+                scores = self.similarity(query[None], parts)[0].tolist()
+                if scores:
+                    best[name, id_] = max(zip(passages[id_], scores, strict=True), key=lambda scored: scored[1])
+        return best
+
+    def _hit(self, rank: int, id_: str, score: float, passage: str | None, passage_score: float | None) -> Hit:
+        text = self.documents[id_]
+        return Hit(rank, id_, score, title_and_body(text)[0], text, passage, passage_score)

@@ -1,0 +1,276 @@
+"""Negatives beyond the batch: a queue of the keys of earlier batches, and a slowly moving encoder to fill it.
+
+Notable decisions:
+
+- Reading and writing are two calls, `extend` and `push`, so that computing a loss changes nothing; the training module
+  pushes after the step.
+- The queue is a ring buffer of fixed size, and where its live part lies is known to Python: the rows of a push are a
+  shape. So an unfilled or too old slot is never handed out, nothing waits for the device, and the loss needs no mask.
+  Buffers say the same (ids, ages, which slots are filled) and go into the checkpoint.
+- Given the gathered keys of all ranks, the queue is the same on every rank; nothing has to be sent.
+
+Shape letters: K keys of the batch, S slots, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from contrastive.contracts import Memory
+from contrastive.training.batch import EmbeddedBatch
+
+if TYPE_CHECKING:
+    from contrastive.encoder.encoder import Encoder
+    from contrastive.encoder.two_towers import TwoTowers
+
+
+class CrossBatchQueue(nn.Module):
+    """Keeps the keys of the latest batches as further negatives, shared by all queries.
+
+    This is the cross-batch memory of Wang et al. 2020 (XBM, https://arxiv.org/abs/1912.06798, section 3.2) with keys as
+    the encoder in training made them, or the queue of He et al. 2020 (MoCo, https://arxiv.org/abs/1911.05722, section
+    3.1) with keys of a `MomentumEncoder`. Unlike XBM, queued keys are negatives only, never positives, and queries are
+    not kept; unlike MoCo, the keys of the current batch still are the trained encoder's, with a gradient.
+
+    A queued key may be a document that a query of this batch has as a positive: keep the ids that `extend` returns
+    apart from the known positives (`masks.known_positive`). Keys become stale as the encoder moves; a small learning
+    rate, `max_age` or a momentum encoder keep them close.
+
+    Args:
+        size: Slots, S; a key stays for about S / K steps.
+        dimension: Width of an embedding.
+        max_age: Pushes a key may stay for, its own included: 1 keeps the last batch only. None for no limit.
+
+    Attributes:
+        keys: Queued embeddings, [S, D], float32.
+        key_ids: Their ids, [S], -1 where unknown.
+        ages: How many pushes ago each came, [S]; 0 is the latest.
+        filled: Which slots count, bool [S].
+
+    Raises:
+        ValueError: If there are no slots, no width, or no age to reach.
+
+    Example:
+        >>> import torch
+        >>> queue = CrossBatchQueue(size=4, dimension=2)
+        >>> queue.push(torch.ones(3, 2), torch.tensor([7, 8, 9]))
+        >>> keys, key_ids, owners = queue.extend(torch.eye(2), torch.tensor([1, 2]), torch.arange(2))
+        >>> key_ids, owners
+        (tensor([1, 2, 7, 8, 9]), tensor([ 0,  1, -1, -1, -1]))
+    """
+
+    keys: Tensor
+    key_ids: Tensor
+    ages: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, dimension: int, max_age: int | None = None) -> None:
+        super().__init__()
+        if size < 1 or dimension < 1:
+            raise ValueError(f"expected a queue of at least one slot and dimension, got {size} and {dimension}")
+        if max_age is not None and max_age < 1:
+            raise ValueError(f"expected max_age of at least 1, the latest batch, got {max_age}")
+        self.size = size
+        self.max_age = max_age
+        self.register_buffer("keys", torch.zeros(size, dimension))
+        self.register_buffer("key_ids", torch.full((size,), -1))
+        self.register_buffer("ages", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
+        self._end = 0
+        self._counts: deque[int] = deque()  # live keys of each push, the latest last
+
+    def __len__(self) -> int:
+        """Return how many keys it holds."""
+        return sum(self._counts)
+
+    def extend(self, keys: Tensor, key_ids: Tensor, owners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Append the queue, oldest first, to keys [K, D], key_ids [K] and owners [K]; its owner is -1.
+
+        Queued keys have no gradient and are copies: a later push does not change them.
+
+        Raises:
+            ValueError: If the keys have another width than the queue.
+        """
+        self._check(keys, key_ids)
+        slots = self._slots(len(self))
+        return (
+            torch.cat([keys, *(self.keys[slot] for slot in slots)]),
+            torch.cat([key_ids, *(self.key_ids[slot] for slot in slots)]),
+            torch.cat([owners, owners.new_full((len(self),), -1)]),
+        )
+
+    @torch.no_grad()
+    def push(self, keys: Tensor, key_ids: Tensor) -> None:
+        """Put keys [K, D] with ids [K] into the queue in place of the oldest; of more than S, the last S.
+
+        Raises:
+            ValueError: If the keys have another width than the queue, or there is not one id a key.
+        """
+        self._check(keys, key_ids)
+        count = min(len(keys), self.size)
+        self._end = (self._end + count) % self.size
+        self._counts.append(count)
+        while len(self) > self.size:
+            self._counts[0] -= min(self._counts[0], len(self) - self.size)
+            if not self._counts[0]:
+                self._counts.popleft()
+        while self.max_age is not None and len(self._counts) > self.max_age:
+            self._counts.popleft()
+
+        self.ages += 1
+        start = len(keys) - count
+        for slot in self._slots(count):
+            rows = slice(start, start + slot.stop - slot.start)
+            self.keys[slot] = keys[rows].to(self.keys)
+            self.key_ids[slot] = key_ids[rows].to(self.key_ids)
+            self.ages[slot] = 0
+            start = rows.stop
+        self.filled.zero_()
+        for slot in self._slots(len(self)):
+            self.filled[slot] = True
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what Python knows of the buffers, for the checkpoint."""
+        return {"end": self._end, "counts": list(self._counts)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up what `get_extra_state` returned."""
+        self._end = state["end"]
+        self._counts = deque(state["counts"])
+
+    def extra_repr(self) -> str:
+        """Describe the settings."""
+        return f"size={self.size}, dimension={self.keys.shape[1]}, max_age={self.max_age}"
+
+    def _slots(self, count: int) -> list[slice]:
+        """Return where the latest `count` keys are, oldest first."""
+        start = self._end - count
+        if start >= 0:
+            return [slice(start, self._end)]
+        return [slice(start + self.size, self.size), slice(0, self._end)]
+
+    def _check(self, keys: Tensor, key_ids: Tensor) -> None:
+        if keys.ndim != 2 or keys.shape[1] != self.keys.shape[1] or key_ids.shape != keys.shape[:1]:
+            raise ValueError(
+                f"expected keys [K, {self.keys.shape[1]}] and key_ids [K] for the queue, "
+                f"got {list(keys.shape)} and {list(key_ids.shape)}"
+            )
+
+
+def recall(batch: EmbeddedBatch, memory: Memory | None, guide_documents: Tensor | None = None) -> EmbeddedBatch:
+    """Return the batch with the keys that a memory appends.
+
+    Args:
+        batch: Embeddings of a batch.
+        memory: What appends keys; None for nothing.
+        guide_documents: Embeddings of all documents by a guide, [ids, G], for a batch with guide embeddings. A key
+            without an id, or any without this, gets a row of NaN.
+
+    Raises:
+        ValueError: If the keys of the batch have no ids or owners.
+    """
+    if memory is None:
+        return batch
+    if batch.key_ids is None or batch.owners is None:
+        raise ValueError("expected key_ids and owners in a batch that a memory is to extend, got none")
+    keys, key_ids, owners = memory.extend(batch.keys, batch.key_ids, batch.owners)
+    guides = batch.guide_keys
+    if guides is not None:
+        queued = key_ids[len(guides) :]
+        if guide_documents is None:
+            guides = pad(guides, (0, 0, 0, len(queued)), value=float("nan"))
+        else:
+            appended = guide_documents[queued].masked_fill((queued < 0)[:, None], float("nan"))
+            guides = torch.cat([guides, appended])
+    return replace(batch, keys=keys, key_ids=key_ids, owners=owners, guide_keys=guides)
+
+
+class MomentumEncoder(nn.Module):
+    r"""A copy of an encoder that follows it slowly: an exponential moving average of its weights.
+
+    .. math:: \theta_k \leftarrow m \theta_k + (1 - m) \theta_q
+
+    He et al. 2020 (MoCo, https://arxiv.org/abs/1911.05722, eq. 2). Keys made by it at different steps are close to one
+    another, as those of the encoder in training are not, so a queue can be long. It always runs in eval mode, without
+    dropout, where the paper's key encoder runs in training mode, and never has gradients. Buffers, and weights that are
+    not trained, are those of the encoder.
+
+    Args:
+        encoder: What is followed, see `update`. It is copied and not kept.
+        momentum: Share of the average that stays at an update, m, from 0 to 1. The paper's 0.999 is for runs of many
+            thousand steps: an average reaches back about 1 / (1 - m) of them.
+
+    Raises:
+        ValueError: If the momentum is not in [0, 1), or weights to be trained are of half precision, in which the small
+            steps of an average round to nothing.
+
+    Example:
+        >>> encoder = nn.Linear(2, 2)
+        >>> slow = MomentumEncoder(encoder, momentum=0.9)
+        >>> _ = nn.init.constant_(encoder.weight, 1.0), nn.init.constant_(slow.encoder.weight, 0.0)
+        >>> slow.update(encoder)
+        >>> slow.encoder.weight[0]
+        tensor([0.1000, 0.1000])
+    """
+
+    def __init__(self, encoder: nn.Module, momentum: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(f"expected a momentum of at least 0 and below 1, got {momentum}")
+        for name, parameter in encoder.named_parameters():
+            if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+                raise ValueError(f"expected weights in float32 to average, got {parameter.dtype} of {name}")
+        self.momentum = momentum
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> MomentumEncoder:  # noqa: ARG002
+        """Stay in eval mode."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Embed as the encoder does, without gradients."""
+        return self.encoder(*args, **kwargs)
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module) -> None:
+        """Move towards the encoder's weights; to be called after each optimiser step.
+
+        Raises:
+            ValueError: If the encoder has other parameters than the one that was copied.
+        """
+        followed = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+        own = dict(self.encoder.named_parameters())
+        if not followed.keys() <= own.keys():
+            unknown = min(followed.keys() - own.keys())
+            raise ValueError(f"expected the encoder that was copied, got one with a further parameter {unknown}")
+        for name, parameter in followed.items():
+            own[name].lerp_(parameter, 1 - self.momentum)
+        for average, buffer in zip(self.encoder.buffers(), encoder.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def extra_repr(self) -> str:
+        """Describe the settings."""
+        return f"momentum={self.momentum}"
+
+
+def with_queue(
+    encoder: Encoder | TwoTowers, *, size: int, max_age: int | None = None, momentum: float | None = None
+) -> tuple[CrossBatchQueue, MomentumEncoder | None]:
+    """Make a queue for the embeddings of an encoder, and the momentum encoder that fills it, if there is a momentum."""
+    queue = CrossBatchQueue(size, encoder.dimension, max_age)
+    return queue, None if momentum is None else MomentumEncoder(encoder, momentum)
+
+
+def without_queue(encoder: Encoder | TwoTowers) -> tuple[None, None]:  # noqa: ARG001
+    """Return no queue and no momentum encoder."""
+    return None, None

@@ -1,0 +1,1 @@
+"""Comparing runs: which system is better, by how much, and is it luck."""

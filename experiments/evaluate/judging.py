@@ -1,0 +1,187 @@
+"""Judge one system on one task: rankings, metrics, and the postings it finds for one query of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contrastive.data import RetrievalTask
+from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.evaluation import (
+    Rankings,
+    Results,
+    TaskEmbeddings,
+    alignment,
+    embed,
+    evaluate_rankings,
+    hard_negatives,
+    random_negatives,
+    rank_embedded,
+    retrieve,
+    triplet_accuracy,
+    uniformity,
+)
+from contrastive.masks import normalise_text
+from contrastive.similarity import similarity_of
+from contrastive.statistics import paired_difference
+from experiments.evaluate.baselines import USER_QUERY, bm25_once
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is known of one system on one task.
+
+    Attributes:
+        rankings: The ranking of every query.
+        results: Metrics per query and their means.
+        top: Best documents for the user's query, as (score, text).
+        top_grades: The grade of each of them, 0 for not relevant; None if the user's query is none of the task's.
+        embedding_health: Numbers about the embeddings themselves: the weak triplet accuracies, alignment, uniformity.
+        similarities: Scores of the pairs (query, document) of each kind, in no order; see `similarities`.
+        similarity: What those are: the name of the encoder's similarity.
+    """
+
+    rankings: Rankings
+    results: Results
+    top: list[tuple[float, str]]
+    top_grades: list[int] | None = None
+    embedding_health: dict[str, float] = field(default_factory=dict)
+    similarities: dict[str, list[float]] = field(default_factory=dict)
+    similarity: str = "cosine"
+
+    def summary(self) -> dict[str, Any]:
+        """Return means, 95 % intervals, health and, if known, the grades of `top`, as plain values for a JSON file."""
+        metrics = {
+            name: {"mean": cell.mean, "low": cell.low, "high": cell.high}
+            for name, cell in self.results.intervals.items()
+        }
+        graded = {} if self.top_grades is None else {"top_grades": self.top_grades}
+        return {"metrics": metrics, "embedding_health": self.embedding_health, **graded}
+
+
+def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:
+    """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there."""
+    ranked = bm25_once(task, user_query, cache)
+    rankings = Rankings(
+        *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
+    )
+    top, grades = _top(ranked, task, num_top), grades_of_top(ranked, task, user_query, num_top)
+    return Judgement(rankings, evaluate_rankings(rankings, task), top, grades)
+
+
+def judge_encoder(
+    encoder: KeyedEncoder,
+    task: RetrievalTask,
+    bm25: Rankings,
+    user_query: str,
+    num_top: int = 3,
+    *,
+    show_progress: bool = True,
+    cache: EmbeddingCache | None = None,
+) -> Judgement:
+    """Judge an encoder on a task, embedding its corpus at most once; `bm25` supplies the hard negatives."""
+    embeddings = embed(encoder, task, show_progress=show_progress, cache=cache)
+    rankings = rank_embedded(embeddings, task)
+    asked = retrieve(
+        encoder.encode([user_query], side="query", show_progress=False, as_numpy=False),
+        embeddings.documents,
+        [USER_QUERY],
+        embeddings.document_ids,
+        depth=num_top,
+        similarity=embeddings.similarity,
+    )
+    negatives = {"random": random_negatives(task), "bm25_hard": hard_negatives(task, bm25)}
+    return Judgement(
+        rankings,
+        evaluate_rankings(rankings, task),
+        _top(asked, task, num_top),
+        grades_of_top(asked, task, user_query, num_top),
+        embedding_health(embeddings, task, negatives),
+        similarities(embeddings, task, negatives),
+        similarity_of(encoder).name,
+    )
+
+
+def embedding_health(
+    embeddings: TaskEmbeddings, task: RetrievalTask, negatives: Mapping[str, Mapping[str, str]]
+) -> dict[str, float]:
+    """Return triplet accuracies (share, higher is better), alignment and uniformity (lower is better).
+
+    Accuracies are by the encoder's similarity; alignment and uniformity are of directions alone, whatever that is. An
+    accuracy that no triplet supports is left out: every document may be relevant, or BM25 may find nothing.
+
+    Args:
+        embeddings: Of the task.
+        task: Says what is relevant.
+        negatives: By kind, the id of one negative by query id.
+    """
+    health = {
+        f"triplet_accuracy/{kind}": triplet_accuracy(embeddings, task, chosen)
+        for kind, chosen in negatives.items()
+        if any(task.qrels.get(query_id) for query_id in chosen)
+    }
+    rows, columns = _places(embeddings, _relevant_pairs(task))
+    health["alignment"] = alignment(embeddings.queries[rows], embeddings.documents[columns]).item()
+    if len(embeddings.documents) > 1:
+        health["uniformity"] = uniformity(embeddings.documents).item()
+    return health
+
+
+def similarities(
+    embeddings: TaskEmbeddings, task: RetrievalTask, negatives: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[float]]:
+    """Return the scores of all relevant pairs, and of each query with its negative of each kind, by their similarity.
+
+    Args:
+        embeddings: Of the task.
+        task: Says what is relevant.
+        negatives: By kind, the id of one negative by query id.
+    """
+    pairs = {"relevant": _relevant_pairs(task), **{kind: list(chosen.items()) for kind, chosen in negatives.items()}}
+    scores = {}
+    for kind, chosen in pairs.items():
+        rows, columns = _places(embeddings, chosen)
+        scores[kind] = embeddings.similarity.of_pairs(embeddings.queries[rows], embeddings.documents[columns]).tolist()
+    return scores
+
+
+def gain(before: Judgement, after: Judgement) -> dict[str, dict[str, float]]:
+    """Return the paired difference after - before of each metric over the same queries, with interval and p-value."""
+    queries = list(before.results.per_query)
+    gains = {}
+    for metric in before.results.intervals:
+        first, second = ([judged.results.per_query[query][metric] for query in queries] for judged in (after, before))
+        difference = paired_difference(first, second)
+        gains[metric] = {
+            "mean": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+            "p_value": difference.p_value,
+        }
+    return gains
+
+
+def grades_of_top(rankings: Rankings, task: RetrievalTask, user_query: str, num_top: int) -> list[int] | None:
+    """Return the grades of the best documents for the user's query, if a query of the task is the same text."""
+    key = normalise_text(user_query)
+    for query_id, text in task.queries.items():
+        if query_id in task.qrels and normalise_text(text) == key:
+            return [task.qrels[query_id].get(id_, 0) for id_, _ in rankings.top(USER_QUERY, num_top)]
+    return None
+
+
+def _relevant_pairs(task: RetrievalTask) -> list[tuple[str, str]]:
+    return [(query, id_) for query, grades in task.qrels.items() for id_, grade in grades.items() if grade > 0]
+
+
+def _places(embeddings: TaskEmbeddings, pairs: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Return the row of each pair's query and the row of its document."""
+    row = {id_: index for index, id_ in enumerate(embeddings.query_ids)}
+    column = {id_: index for index, id_ in enumerate(embeddings.document_ids)}
+    return [row[query] for query, _ in pairs], [column[id_] for _, id_ in pairs]
+
+
+def _top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[tuple[float, str]]:
+    return [(score, task.corpus[id_]) for id_, score in rankings.top(USER_QUERY, num_top)]

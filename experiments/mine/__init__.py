@@ -1,0 +1,1 @@
+"""Mining hard negatives to a file."""

@@ -1,0 +1,206 @@
+"""Mine hard negatives to a file: `python -m experiments.mine --data DIR --strategy dense --out negatives.parquet`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from contrastive.data.whole_files import whole_file
+from experiments.composing import MISTAKES, check_complete, compose, said
+from experiments.interruptions import exit_status, interruptible
+
+if TYPE_CHECKING:
+    from contrastive.contracts import ChosenNegatives, Moment
+    from contrastive.data import TextData
+    from contrastive.negatives import Pool
+    from contrastive.negatives.summary import Summary
+    from experiments.mine.quality import Judged
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
+
+log = logging.getLogger("experiments.mine")
+
+STRATEGIES = ("random", "bm25", "dense", "cross_encoder", "mixed")
+
+USAGE = """\
+examples:
+  python -m experiments.mine --data pairs.csv
+  python -m experiments.mine --data DIR --model outputs/2026-11-23/10-00-00-infonce --count 8 --out hard.parquet
+  python -m experiments.mine --data jobs --strategy bm25 negatives.filters.relative_margin=null --judge-filters
+  python -m experiments.mine --data DIR --strategy mixed negatives.mix.bm25=0.3
+  python -m experiments.mine --data DIR --strategy cross_encoder negatives.source.scorer.name_or_path=FOLDER_OR_NAME
+  python -m experiments.run data=files data.train=negatives.parquet data.dev=dev.csv data.test=test.csv
+
+The file has a row for each training pair with lists of its negatives, hardest first: columns query_id, query,
+positive_id, positive, positive_score, negative, negative_id, negative_score, negative_rank (0 is the top) and source.
+Embeddings and what was mined are kept on disk; delete them whenever you like.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Mine, and say what is wrong in one line."""
+    options = parser().parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("experiments.mine", "contrastive.negatives", "contrastive.encoder.embedding_cache"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("bm25s").disabled = True  # it sets its own level on import
+    try:
+        with interruptible():
+            mine(options)
+    except MISTAKES as error:
+        sys.exit(f"error: {said(error)}")
+    except KeyboardInterrupt as error:
+        log.warning("interrupted")
+        sys.exit(exit_status(error))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    described = argparse.ArgumentParser(
+        prog="python -m experiments.mine",
+        usage="%(prog)s [options] [name=value ...]",
+        description="Choose hard negatives for the training pairs of a data set and write them to a Parquet file.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = described.add_argument
+    add("overrides", nargs="*", metavar="name=value", help="values for negatives, the encoder and the data")
+    add("--data", default="jobs", help="a file of pairs, a folder, or a choice of configs/data (%(default)s)")
+    add("--model", default="minilm", help="folder of a run, folder of a model, hub name, or minilm (%(default)s)")
+    add("--strategy", choices=STRATEGIES, default="dense", help="where negatives come from (%(default)s)")
+    add("--count", type=int, default=4, help="negatives a pair (%(default)s)")
+    add("--out", type=Path, default=Path("negatives.parquet"), metavar="FILE", help="what to write (%(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
+    add(
+        "--judge-filters",
+        action="store_true",
+        help="also mine as if only each pair's own positive were known, and judge that by the grades of the data",
+    )
+    return described
+
+
+def mine(options: argparse.Namespace) -> None:
+    """Compose, mine, write and report."""
+    for override in options.overrides:
+        if "=" not in override:
+            raise ValueError(f"expected settings as name=value, got {override!r}")
+    if options.out.suffix != ".parquet":
+        raise ValueError(f"expected --out to end in .parquet, got {options.out}")
+    chosen = [f"negatives={options.strategy}", f"negatives.count={options.count}"]
+    config = compose(model=options.model, data=options.data, overrides=[*chosen, *options.overrides])
+    check_complete(config, ["negatives"])
+
+    from hydra.utils import instantiate
+    from rich.console import Console
+
+    from contrastive.contracts import Moment
+    from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
+    from contrastive.negatives import Kept, Mined, Pool
+    from contrastive.negatives.summary import summarise
+
+    strategy = instantiate(config.negatives)
+    data: TextData = instantiate(config.data)
+    if not data.train:
+        raise ValueError(f"expected data {data.name!r} to have training pairs, it has none")
+    pool = Pool.of_records(data.train)
+    sizes = f"{len(pool):,} pairs, {len(pool.documents):,} documents"
+    log.info("mining %s for %s: %s", options.strategy, data.name, sizes)
+    moment = Moment(load_encoder(config, options.device), cache=EmbeddingCache(default_folder()))
+    negatives = Kept(strategy)(pool, moment)
+    write(options.out, pool, negatives)
+    console = Console()
+    print_summary(summarise(negatives), console)
+    if options.judge_filters:
+        print_quality(quality(data, strategy, moment, Mined), console)
+    console.print(f"written: {options.out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def load_encoder(config: DictConfig, device: str | None) -> Any:
+    """Load the encoder onto a device."""
+    import torch
+    from hydra.utils import instantiate
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = instantiate(config.encoder)
+    try:
+        return encoder.to(device)
+    except (RuntimeError, AssertionError) as error:  # an unknown word, no such GPU, a torch without CUDA
+        raise ValueError(f"expected a device that torch has here, got {device!r} ({error})") from error
+
+
+def write(path: Path, pool: Pool, chosen: Sequence[ChosenNegatives]) -> None:
+    """Write a row for each pair, to a file that is complete or absent."""
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    strings, floats = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.float32())
+    types = {"negative": strings, "negative_id": strings, "source": strings, "negative_score": floats}
+    columns = {
+        "query_id": [pair.query_id for pair in pool.pairs],
+        "query": [pair.query for pair in pool.pairs],
+        "positive_id": [pair.positive_id for pair in pool.pairs],
+        "positive": [pool.documents[place] for place in pool.positive_of],
+        "positive_score": [negatives.positive_score for negatives in chosen],
+        "negative": [[pool.documents[pool.place[id_]] for id_ in negatives.ids] for negatives in chosen],
+        "negative_id": [list(negatives.ids) for negatives in chosen],
+        "negative_score": [list(negatives.scores) for negatives in chosen],
+        "negative_rank": [list(negatives.ranks) for negatives in chosen],
+        "source": [list(negatives.sources) for negatives in chosen],
+    }
+    types["negative_rank"] = pyarrow.list_(pyarrow.int32())
+    table = pyarrow.table({name: pyarrow.array(values, types.get(name)) for name, values in columns.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        parquet.write_table(table, temporary)
+
+
+def quality(data: TextData, strategy: Any, moment: Moment, judgeable: type) -> dict[str, Judged]:
+    """Judge the filters of a strategy of one source."""
+    from experiments.mine.quality import judge_filters
+
+    if not isinstance(strategy, judgeable):
+        raise ValueError("expected a strategy of one source for --judge-filters, got a mixture")
+    return judge_filters(data.train, strategy, moment)
+
+
+def print_summary(summary: Summary, console: Any) -> None:
+    """Print what was chosen and refused."""
+    from rich.table import Table
+
+    table = Table(title="Negatives")
+    table.add_column("")
+    table.add_column("count", justify="right")
+    rows = {
+        "pairs": summary.pairs,
+        "negatives": summary.negatives,
+        "pairs with fewer than others": summary.short,
+        "pairs with none": summary.without,
+        **{f"from {name}": count for name, count in summary.sources.items()},
+        **{f"refused: {name}": count for name, count in summary.refused.items()},
+    }
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+
+
+def print_quality(judged: dict[str, Judged], console: Any) -> None:
+    """Print which of those chosen and refused are relevant."""
+    from rich.table import Table
+
+    table = Table(title="As if only each pair's own positive were known; relevant by the grades of the data")
+    for heading in ("", "candidates", "relevant", "share"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, row in judged.items():
+        table.add_row(name, f"{row.count:,}", f"{row.relevant:,}", f"{row.share:.1%}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

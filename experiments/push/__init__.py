@@ -1,0 +1,1 @@
+"""Publishing a trained model on the Hugging Face hub."""

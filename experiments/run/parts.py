@@ -1,0 +1,222 @@
+"""The parts of a training job, from its configuration: cheap ones first, all checked before anything long starts."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.plugins.io import CheckpointIO
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from contrastive.data import RetrievalTask, TextData
+from contrastive.encoder import Encoder
+from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
+from contrastive.losses.core.signature import parameters_of
+from contrastive.negatives import Kept
+from contrastive.similarity import similarity_of
+from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.agreement import check_agreement, loss_settings
+from contrastive.training.optimization import batches_of_epoch, planned_steps
+from contrastive.training.precision import check_precision
+from experiments.run.callbacks import WholeCheckpoints
+from experiments.run.training_account import trained_on
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a run is made of, built and checked."""
+
+    data: TextData
+    task: RetrievalTask
+    encoder: Encoder
+    module: ContrastiveModule
+    datamodule: ContrastiveData
+    trainer: lightning.Trainer
+    loggers: list[Any]
+    cache: EmbeddingCache | None
+    trained_on: dict[str, Any]
+
+
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), opened: list[Any] | None = None) -> Parts:
+    """Build every part, cheap ones first, and refuse what cannot work before anything long starts.
+
+    Args:
+        config: What to build.
+        folder: Of the run.
+        further: Callbacks beside those of the configuration.
+        opened: Takes the trackers once they are open, for the caller to close them if something else is refused.
+    """
+    check_precision(config.trainer.precision)
+    optimizer = instantiate(config.optimizer)
+    strategy = instantiate(config.negatives)
+    if config.judge not in ("dev", "test"):
+        raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
+    encoder: Encoder = instantiate(config.encoder)  # what it and the loss refuse is known before the data are read
+    loss, guide = _loss_and_guide(config, encoder)
+    check_agreement(loss, encoder)
+    data, task = _data_and_task(config)
+    cache = embedding_cache(config.cache)
+    validates = data.dev is not None and config.trainer.limit_val_batches != 0
+    callbacks = [*build_callbacks(config, validates=validates), *further]
+    loggers = _open_loggers(config, folder, [] if opened is None else opened)
+    trainer = _trainer(config, folder, callbacks, loggers)
+    negatives = _kept(strategy, config.cache)
+    datamodule = _datamodule(config, data, trainer, negatives=negatives, encoder=encoder, guide=guide, cache=cache)
+    total_steps = planned_steps(len(datamodule.batches), trainer)
+    _fit_validations(trainer, len(datamodule.batches))
+    memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
+    module = ContrastiveModule(
+        encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
+    )
+    module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
+    account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
+    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache, account)
+
+
+def _loss_and_guide(config: DictConfig, encoder: Encoder) -> tuple[nn.Module, Any]:
+    """Build the loss, and the guide model if the loss takes its embeddings or compares as it does."""
+    guide = instantiate(config.guide) if any("guide_similarity" in node for node in _losses(config.loss)) else None
+    loss = build_loss(config.loss, encoder, guide)
+    if guide is None and "guide_queries" in parameters_of(loss):
+        guide = instantiate(config.guide)
+    return loss, guide
+
+
+def _data_and_task(config: DictConfig) -> tuple[TextData, RetrievalTask]:
+    """Read the data, and find in them what to judge on.
+
+    Raises:
+        ValueError: If there is nothing to judge on, or nothing to train on.
+    """
+    data: TextData = instantiate(config.data)
+    task = data.dev if config.judge == "dev" else data.test
+    if task is None:
+        raise ValueError(
+            f"expected data {data.name!r} to have a {config.judge} split to judge on, it has none; "
+            "data=mixed judges on another source than it trains on"
+        )
+    if not data.train:
+        raise ValueError(f"expected data {data.name!r} to have training records, it has none; see experiments.evaluate")
+    return data, task
+
+
+def _open_loggers(config: DictConfig, folder: Path, opened: list[Any]) -> list[Any]:
+    """Open the trackers, put them into `opened` at once, and tell them the configuration."""
+    loggers: list[Any] = instantiate(config.logger, folder=folder)
+    opened += loggers
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    return loggers
+
+
+def _trainer(
+    config: DictConfig, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Any]
+) -> lightning.Trainer:
+    """Build the trainer, which writes whole checkpoints unless its configuration has a plugin that writes others."""
+    plugins = list(instantiate(config.trainer.get("plugins") or []))
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeCheckpoints())
+    trainer: lightning.Trainer = instantiate(
+        config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, default_root_dir=str(folder)
+    )
+    return trainer
+
+
+def _datamodule(
+    config: DictConfig, data: TextData, trainer: lightning.Trainer, *, encoder: Encoder, **settings: Any
+) -> ContrastiveData:
+    """Build the batches; negatives are mined on the device that the trainer will train on."""
+    encoder.to(trainer.strategy.root_device)  # Lightning moves it for itself
+    datamodule = ContrastiveData(
+        data.train,
+        data.dev,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_negatives=config.num_negatives,
+        encoder=encoder,
+        **settings,
+        **config.batches,
+    )
+    encoder.cpu()
+    return datamodule
+
+
+def _fit_validations(trainer: lightning.Trainer, num_batches: int) -> None:
+    """Validate at the end of an epoch that has fewer batches than there are to be between validations.
+
+    Lightning refuses that once the epoch is under way.
+    """
+    if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch is not None:
+        trainer.val_check_interval = min(trainer.val_check_interval, batches_of_epoch(num_batches, trainer))
+
+
+def build_loss(config: DictConfig, encoder: object, guide: object = None) -> nn.Module:
+    """Build a loss that compares embeddings as their encoder does, unless its configuration says otherwise.
+
+    Its `similarity`, or `distance` and `normalize`, are the encoder's where they are null, those of a loss inside it
+    too; `guide_similarity` is the guide's.
+
+    Raises:
+        ValueError: If a loss of distances is to compare by dot product.
+    """
+    config = copy.deepcopy(config)
+    settings = {**loss_settings(encoder), "guide_similarity": similarity_of(guide).name}
+    for node in _losses(config):
+        for name in settings.keys() & node.keys():
+            if node[name] is None and settings[name] is None:
+                raise ValueError(
+                    f"expected an encoder with a distance for {node._target_.rpartition('.')[2]}, got "
+                    f"{similarity_of(encoder)} (encoder.similarity), which is none: choose a loss of scores, such as "
+                    "loss=infonce, or encoder.similarity=cosine or euclidean"
+                )
+            if node[name] is None:
+                node[name] = settings[name]
+    loss: nn.Module = instantiate(config)
+    return loss
+
+
+def _losses(config: DictConfig) -> list[DictConfig]:
+    """Return the configuration of a loss and, one after the other, of the losses inside it."""
+    inner = config.get("loss")
+    return [config, *(_losses(inner) if isinstance(inner, DictConfig) else [])]
+
+
+def embedding_cache(folder: str | None) -> EmbeddingCache | None:
+    """Return the cache in a folder, in the user's cache folder for `default`, or none for None."""
+    if folder is None:
+        return None
+    return EmbeddingCache(default_folder() if folder == "default" else Path(folder).expanduser())
+
+
+def _kept(strategy: Any, folder: str | None) -> Any:
+    """Return a strategy whose choices are kept where the embeddings are, or as it is if nothing is to be kept."""
+    if strategy is None or folder is None:
+        return strategy
+    return Kept(strategy) if folder == "default" else Kept(strategy, Path(folder).expanduser() / "negatives")
+
+
+def build_callbacks(config: DictConfig, *, validates: bool) -> list[Callback]:
+    """Build the callbacks, without those that the trainer's own switches turn off or that have nothing to watch."""
+    unwanted: tuple[type[Callback], ...] = ()
+    if not validates:
+        log.info("There is nothing to validate on: the last weights are kept.")
+        unwanted += (EarlyStopping, ModelCheckpoint)
+    if not config.trainer.enable_progress_bar:
+        unwanted += (ProgressBar,)
+    if not config.trainer.get("enable_checkpointing", True):
+        unwanted += (ModelCheckpoint,)
+    for name, callback in config.callbacks.items():
+        if callback is not None and not (isinstance(callback, DictConfig) and "_target_" in callback):
+            raise ValueError(f"expected callbacks.{name}._target_ to say what it is, got {callback}")
+    built = (instantiate(callback) for callback in config.callbacks.values() if callback is not None)
+    return [callback for callback in built if not isinstance(callback, unwanted)]

@@ -1,0 +1,1 @@
+"""Searching documents with an encoder."""

@@ -1,0 +1,294 @@
+"""Search documents with an encoder: `python -m experiments.search "data scientis 6 years expierience, LLMs"`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from experiments.composing import MISTAKES, compose, said
+from experiments.results.received import build_data, read_config
+
+if TYPE_CHECKING:
+    from contrastive.search import Hit, SearchIndex
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
+
+log = logging.getLogger("experiments.search")
+
+USAGE = """\
+examples:
+  python -m experiments.search "data scientis 6 years expierience, LLMs"
+  python -m experiments.search --model outputs/2026-11-23/10-00-00-infonce -k 3
+  python -m experiments.search "nurse, nights" --data DIR_OR_FILE --no-passages
+  python -m experiments.search --queries queries.txt --json > hits.jsonl
+  python -m experiments.search "nurse" --data jobs data.seed=1 encoder.max_length=128
+
+Without a query there is a prompt, or standard input is read, a query a line. The embeddings of documents are kept on
+disk, those of an interrupted call too; delete them whenever you like.
+"""
+
+_OVERRIDE = re.compile(r"\+{0,2}([a-z_]+(\.\w+)+|encoder|data)=")
+_CORPUS = "contrastive.data.corpus.corpus"  # its queries are not needed, and take long or a language model
+_BATCH = 8  # queries of a file, so that results appear as they are found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Search, and say what is wrong in one line."""
+    options = parser().parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in (
+        "experiments.search",
+        "experiments.results.received",
+        "contrastive.search.index",
+        "contrastive.encoder.embedding_cache",
+    ):
+        logging.getLogger(name).setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # half an emoji, or a terminal that knows few characters
+    try:
+        search(options)
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MISTAKES as error:
+        sys.exit(f"error: {said(error)}")
+    except KeyboardInterrupt:
+        log.warning("interrupted")
+        sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    described = argparse.ArgumentParser(
+        prog="python -m experiments.search",
+        usage="%(prog)s [query] [options] [name=value ...]",
+        description="Search documents with an encoder, exactly, and show the closest passage of each.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = described.add_argument
+    add("words", nargs="*", metavar="query, name=value", help="what to search for; values for the encoder and the data")
+    add("--model", default="minilm", help="folder of a run, folder of a model, hub name, or minilm (%(default)s)")
+    add(
+        "--data",
+        help="a file of documents or of pairs (jsonl, csv, parquet, ...), a folder with corpus.jsonl, or a choice of "
+        "configs/data (what the run of --model was trained with, else jobs)",
+    )
+    add("--split", choices=["dev", "test"], help="split whose corpus to search, where they differ (test, else dev)")
+    add("-k", type=int, default=5, help="documents to show for each query (%(default)s)")
+    add("--queries", metavar="FILE", help="read queries from a file, one a line; - is standard input")
+    add("--json", action="store_true", help="print one JSON object a line for each query")
+    add("--no-passages", action="store_true", help="leave out the closest passage, which takes the time of a search")
+    add("--dimension", type=int, metavar="N", help="search with the first N dimensions, for models trained for it")
+    add("--cache", type=Path, metavar="DIR", help="where embeddings of documents are kept (~/.cache/contrastive/...)")
+    add("--no-cache", action="store_true", help="neither read nor keep embeddings")
+    add("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
+    return described
+
+
+def search(options: argparse.Namespace) -> None:
+    """Read queries and documents, embed, search and print."""
+    overrides = [word for word in options.words if _OVERRIDE.match(word)]
+    words = [word for word in options.words if word not in overrides]
+    if options.k < 1:
+        raise ValueError(f"expected -k of at least 1, got {options.k}")
+    queries = read_queries(" ".join(words) if words else None, options.queries)
+    for_data = [override for override in overrides if re.match(r"\+*data\b", override)]
+    for_encoder = [override for override in overrides if override not in for_data]
+    if options.dimension is not None:
+        for_encoder.append(f"encoder.dimension={options.dimension}")
+    name, documents = read_corpus(options, for_data)
+    log.info("searching %s with %s: %s documents", name, options.model, f"{len(documents):,}")
+    index = build_index(options, for_encoder, documents)
+
+    several = queries is not None and len(queries) > 1
+    batches = ask() if queries is None else [queries[i : i + _BATCH] for i in range(0, len(queries), _BATCH)]
+    for batch in batches:
+        try:
+            found = index.search(batch, options.k, passages=not options.no_passages)
+        except KeyboardInterrupt:
+            if queries is not None:
+                raise
+            log.warning("interrupted")
+            continue
+        for query, hits in zip(batch, found, strict=True):
+            if options.json:
+                print_json(query, hits)
+            else:
+                print_hits(hits, heading=query if several else None)
+        sys.stdout.flush()
+
+
+def read_queries(query: str | None, file: str | None) -> list[str] | None:
+    """Return the query of the command line, or those of a file or of standard input; None to ask for them."""
+    if query is not None and file is not None:
+        raise ValueError(f"expected a query or --queries, got {query!r} and {file}")
+    if query is not None:
+        file, lines = "the command line", [query]
+    elif file is None and sys.stdin.isatty():
+        return None
+    elif file is None or file == "-":
+        file = "standard input"
+        log.info("reading queries from %s", file)
+        lines = sys.stdin.read().splitlines()
+    else:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    queries = [line.strip() for line in lines if line.strip()]
+    if not queries:
+        raise ValueError(f"expected a query with text in {file}, found none")
+    return queries
+
+
+def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[str, Mapping[str, str]]:
+    """Return what is searched, in words, and the text of each document by id.
+
+    A folder with a corpus needs neither queries nor judgements. A file holds documents if it does not hold pairs.
+    Overrides speak to the reader of a data set, so with them nothing else is tried.
+    """
+    from contrastive.data.documents import documents
+
+    chosen = options.data is not None or any(override.startswith("data=") for override in overrides)
+    if not chosen and (config := run_config(options.model)) is not None:
+        if overrides:
+            raise ValueError(f"expected --data with {overrides[0]}: the data of a run are searched as they were")
+        return run_corpus(config, options.split)
+    path = Path(options.data) if options.data is not None and not overrides else None
+    if path is not None and (path / "corpus.jsonl").is_file():
+        return path.name, documents(path)
+    try:
+        return corpus_of(compose(data=options.data, overrides=overrides).data, options.split)
+    except (HydraException, ValueError) as error:
+        if path is None or not path.is_file():
+            raise
+        no_pairs = said(error)
+    try:
+        return path.name, documents(path)
+    except ValueError as error:
+        raise ValueError(f"expected {path} to hold documents ({error}) or pairs ({no_pairs})") from error
+
+
+def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, str]]:
+    """Return name and corpus of the data set that was typed; see `of_split`."""
+    from hydra.utils import instantiate
+
+    from contrastive.data.documents import documents
+
+    if config._target_ == _CORPUS:
+        return Path(config.path).stem, documents(config.path, **_document_settings(config))
+    return of_split(instantiate(config), split)
+
+
+def run_corpus(config: Path, split: str | None) -> tuple[str, Mapping[str, str]]:
+    """Return name and corpus of the data that the configuration of a run names; see `received` for what it may name."""
+    data = read_config(config).get("data")
+    if isinstance(data, dict) and data.get("_target_") == _CORPUS:
+        path = str(data.get("path"))
+        reader = "contrastive.data.documents.documents"
+        return Path(path).stem, build_data({"_target_": reader, "path": path, **_document_settings(data)})
+    return of_split(build_data(data), split)
+
+
+def _document_settings(corpus: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of `data=corpus` that are of its documents: queries are not needed, and take long."""
+    return {name: corpus[name] for name in ("columns", "separator", "encoding", "strip_html") if name in corpus}
+
+
+def of_split(data: Any, split: str | None) -> tuple[str, Mapping[str, str]]:
+    """Return name and corpus of a data set: of its test split, or else of dev, unless a split is given."""
+    from contrastive.data import TextData
+
+    if not isinstance(data, TextData):
+        raise ValueError(f"expected a data set to search, got {type(data).__name__}")
+    tasks = {"test": data.test, "dev": data.dev}
+    wanted = [split] if split else list(tasks)
+    task = next((tasks[name] for name in wanted if tasks[name] is not None), None)
+    if task is None:
+        raise ValueError(f"expected data {data.name!r} to have a {' or '.join(wanted)} split, it has none")
+    name = next(name for name in wanted if tasks[name] is task)
+    return f"{data.name} ({name})", task.corpus
+
+
+def run_config(model: str) -> Path | None:
+    """Return the configuration of the run that `model` is the folder of, or the model of; None if there is no run."""
+    folder = Path(model).parent if Path(model).name == "model" else Path(model)
+    config = folder / "config.yaml"
+    return config if (folder / "model").is_dir() and config.is_file() else None
+
+
+def build_index(options: argparse.Namespace, overrides: Sequence[str], documents: Mapping[str, str]) -> SearchIndex:
+    """Load the encoder and embed the documents, or find their embeddings in the cache."""
+    import torch
+    from hydra.utils import instantiate
+
+    from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
+    from contrastive.search import SearchIndex
+
+    encoder = instantiate(compose(model=options.model, overrides=overrides).encoder)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        encoder.to(device)
+    except (RuntimeError, AssertionError) as error:  # an unknown word, no such GPU, a torch without CUDA
+        raise ValueError(f"expected a device that torch has here, got {device!r} ({error})") from error
+    cache = None if options.no_cache else EmbeddingCache(options.cache or default_folder())
+    return SearchIndex(encoder, documents, cache=cache, show_progress=sys.stderr.isatty())
+
+
+def ask() -> Iterator[list[str]]:
+    """Ask for queries until an empty line, Ctrl-D or Ctrl-C."""
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401  # gives input() editing and history
+    log.info("type a query; an empty line or Ctrl-D ends")
+    prompt = "query> "
+    while True:
+        if not sys.stdout.isatty():  # keep what is written to a file free of it
+            print(prompt, end="", file=sys.stderr, flush=True)
+        try:
+            query = input(prompt if sys.stdout.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            return
+        if not query:
+            return
+        yield [query]
+
+
+def print_json(query: str, hits: Sequence[Hit]) -> None:
+    """Print one line with all there is but the whole texts."""
+    fields = ("rank", "id", "score", "title", "passage", "passage_score")
+    print(json.dumps({"query": query, "hits": [{name: getattr(hit, name) for name in fields} for hit in hits]}))
+
+
+def print_hits(hits: Sequence[Hit], *, heading: str | None) -> None:
+    """Print rank, score, title and id of each hit, and its passage below."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from contrastive.search.passages import one_line
+
+    console = Console()
+    if heading is not None:
+        console.print(Text(one_line(heading), "underline"), soft_wrap=True)
+    for hit in hits:
+        place = f"{hit.rank:2}. {hit.score:.3f}  "
+        title, id_ = one_line(hit.title), one_line(hit.id)
+        console.print(Text.assemble(place, (title, "bold"), "  ", (id_, "dim")), soft_wrap=True)
+        if hit.passage and hit.passage != hit.title:
+            width = max(20, console.width - len(place))
+            for line in Text(one_line(hit.passage)).wrap(console, width):
+                console.print(Text(" " * len(place) + line.plain.rstrip()), soft_wrap=True)
+    console.print()
+
+
+if __name__ == "__main__":
+    main()

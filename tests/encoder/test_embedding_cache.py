@@ -1,0 +1,365 @@
+"""The cache of embeddings: never computed twice, never mixed up, never half there."""
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from contrastive.contracts import Side
+from contrastive.encoder import Encoder
+from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder, embedding_key
+
+TEXTS = ["data engineer", "nurse", "chef in a kitchen", "nurse", "", "the job \ud83d 👩‍⚕️"]
+
+
+class Counting:
+    """Embeds a text as its length and its number of vowels, and remembers what it was asked."""
+
+    def __init__(self, before: Callable[[int], object] = abs) -> None:
+        self.settings = {"max_length": 8}
+        self.dimension = 2
+        self.calls: list[list[str]] = []
+        self.before = before
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weight": torch.ones(3)}
+
+    def __call__(self, texts: Sequence[str], *, side: Side) -> Tensor:
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str], **options: object) -> Tensor:
+        self.options = options
+        self.before(len(self.calls))
+        self.calls.append(list(texts))
+        return torch.tensor([[len(text), sum(text.count(v) for v in "aeiou")] for text in texts], dtype=torch.float64)
+
+
+def expected(texts: Sequence[str]) -> np.ndarray:
+    return Counting().encode(texts).float().numpy()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.suffix for path in folder.iterdir())
+
+
+def test_embeddings_equal_those_of_the_encoder_and_are_computed_once(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    plain = tiny_encoder.encode(TEXTS, side="document")
+    for _ in range(2):
+        kept = EmbeddingCache(tmp_path).embed(tiny_encoder, TEXTS, side="document")
+        assert kept.dtype == np.float32
+        np.testing.assert_array_equal(kept, plain)
+        tiny_encoder.encode = None  # type: ignore[assignment]  # the second time comes without it
+
+
+@pytest.mark.parametrize("part_size", [1, 2, 3, 100])
+def test_parts_leave_one_file_that_is_memory_mapped(part_size: int, tmp_path: Path) -> None:
+    encoder = Counting()
+    first = EmbeddingCache(tmp_path, part_size=part_size).embed(encoder, TEXTS, side="document")
+    assert [text for call in encoder.calls for text in call] == list(dict.fromkeys(TEXTS))
+    assert all(len(call) <= part_size for call in encoder.calls)
+    assert files(tmp_path) == [".npy"]
+    again = EmbeddingCache(tmp_path).embed(Counting(before=pytest.fail), TEXTS, side="document")
+    assert isinstance(again, np.memmap)
+    assert again.dtype == first.dtype == np.float32
+    np.testing.assert_array_equal(first, expected(TEXTS))
+    np.testing.assert_array_equal(again, expected(TEXTS))
+
+
+def test_what_is_read_may_be_changed_without_changing_the_file(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path)
+    cache.embed(Counting(), TEXTS, side="query")
+    read = cache.embed(Counting(), TEXTS, side="query")
+    torch.from_numpy(read).zero_()  # would warn, hence fail, if it were read-only
+    np.testing.assert_array_equal(cache.embed(Counting(), TEXTS, side="query"), expected(TEXTS))
+
+
+def test_an_interrupted_encoding_goes_on_where_it_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def interrupt(call: int) -> None:
+        if call == 2:
+            raise KeyboardInterrupt
+
+    texts = [f"text {'a' * i}" for i in range(10)]
+    cache = EmbeddingCache(tmp_path, part_size=3)
+    with pytest.raises(KeyboardInterrupt):
+        cache.embed(Counting(before=interrupt), texts, side="document")
+    resumed = Counting()
+    with caplog.at_level(logging.INFO):
+        embeddings = cache.embed(resumed, texts, side="document")
+    assert resumed.calls == [texts[6:9], texts[9:]]
+    assert "6 of them had been embedded before an interruption" in caplog.text
+    assert "10 documents embedded in 0 s and cached" in caplog.text
+    np.testing.assert_array_equal(embeddings, expected(texts))
+    assert files(tmp_path) == [".npy"]
+
+
+def test_other_parts_are_not_taken_for_these(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def interrupt(call: int) -> None:
+        if call == 1:
+            raise KeyboardInterrupt
+
+    texts = [f"text {'a' * i}" for i in range(10)]
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingCache(tmp_path, part_size=4).embed(Counting(before=interrupt), texts, side="document")
+    embeddings = EmbeddingCache(tmp_path, part_size=5).embed(Counting(), texts, side="document")
+    np.testing.assert_array_equal(embeddings, expected(texts))
+    assert "damaged" not in caplog.text
+    assert files(tmp_path) == [".npy"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda content: content[:0], id="empty"),
+        pytest.param(lambda content: content[:40], id="cut in the header"),
+        pytest.param(lambda content: content[:-1], id="one byte short"),
+        pytest.param(lambda content: b"PK" + content[2:], id="not numpy's"),
+        pytest.param(lambda content: content.replace(b"'fortran_order'", b"(fortran_order'"), id="header is no Python"),
+        pytest.param(lambda content: content.replace(b"<f4", b"<i4"), id="other numbers"),
+        pytest.param(lambda content: content.replace(b"(6, 2)", b"(3, 4)"), id="other shape"),
+        pytest.param(lambda content: content[:128] + bytes(48) + content[176:], id="numbers of zero"),
+        pytest.param(lambda content: content[:128] + bytes(48), id="without a checksum"),
+    ],
+)
+def test_a_damaged_file_is_computed_again(
+    damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = EmbeddingCache(tmp_path)
+    cache.embed(Counting(), TEXTS, side="document")
+    (file,) = tmp_path.iterdir()
+    intact = file.read_bytes()
+    file.write_bytes(damage(intact))
+    assert file.read_bytes() != intact
+    np.testing.assert_array_equal(cache.embed(Counting(), TEXTS, side="document"), expected(TEXTS))
+    assert f"{file} is damaged and is computed again" in caplog.text
+    assert file.read_bytes() == intact
+
+
+def test_a_file_that_is_half_written_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(file: BinaryIO, _: object) -> None:
+        file.write(b"half")
+        assert files(tmp_path) == [".lock", ".tmp"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="document")
+    assert files(tmp_path) == []
+
+
+def test_a_file_gets_its_name_by_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    save = np.save
+
+    def noted(file: BinaryIO, embeddings: np.ndarray) -> None:
+        save(file, embeddings)
+        written.append(os.fstat(file.fileno()).st_ino)
+
+    monkeypatch.setattr(np, "save", noted)
+    EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="document")
+    assert [path.stat().st_ino for path in tmp_path.iterdir()] == written[-1:]
+
+
+def test_of_those_that_want_the_same_at_once_one_computes(tmp_path: Path) -> None:
+    together = Barrier(4)
+    encoders = [Counting(before=lambda _: time.sleep(0.05)) for _ in range(4)]
+
+    def embed(encoder: Counting) -> np.ndarray:
+        together.wait(10)
+        return EmbeddingCache(tmp_path, part_size=2).embed(encoder, TEXTS, side="query")
+
+    with ThreadPoolExecutor(4) as pool:
+        for embeddings in pool.map(embed, encoders):
+            np.testing.assert_array_equal(embeddings, expected(TEXTS))
+    assert sorted(len(encoder.calls) for encoder in encoders) == [0, 0, 0, 3]
+    assert files(tmp_path) == [".npy"]
+
+
+def test_a_lock_that_a_killed_process_left_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / f"{embedding_key(Counting(), TEXTS, side='query')}.lock").touch()
+    np.testing.assert_array_equal(EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="query"), expected(TEXTS))
+    assert files(tmp_path) == [".npy"]
+
+
+def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path)
+    for number, text in enumerate("abc"):
+        cache.embed(Counting(), [text], side="query")
+        path = tmp_path / f"{embedding_key(Counting(), [text], side='query')}.npy"
+        os.utime(path, (number, number))
+    cache.embed(Counting(), ["a"], side="query")  # which is now the latest
+    size = path.stat().st_size
+    EmbeddingCache(tmp_path, max_bytes=2 * size).embed(Counting(), ["d"], side="query")
+    kept = {f"{embedding_key(Counting(), [text], side='query')}.npy" for text in "ad"}
+    assert {file.name for file in tmp_path.iterdir()} == kept
+    EmbeddingCache(tmp_path, max_bytes=0).embed(Counting(), ["e"], side="query")
+    assert len(files(tmp_path)) == 1
+
+
+def test_the_key_does_not_depend_on_the_order_of_settings_or_weights() -> None:
+    left, right = Counting(), Counting()
+    left.settings, right.settings = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    weights = {"v": torch.ones(2), "w": torch.zeros(1)}
+    left.state_dict = lambda: weights  # type: ignore[method-assign]
+    right.state_dict = lambda: dict(reversed(weights.items()))  # type: ignore[method-assign]
+    assert embedding_key(left, TEXTS, side="query") == embedding_key(right, TEXTS, side="query")
+
+
+def test_the_key_tells_apart_whatever_changes_an_embedding(tiny_model_folder: Path) -> None:
+    def key(texts: Sequence[str] = ("nurse", "chef"), side: Side = "document", **settings: object) -> str:
+        return embedding_key(Encoder.from_pretrained(tiny_model_folder, **settings), texts, side=side)  # type: ignore[arg-type]
+
+    changed = Encoder.from_pretrained(tiny_model_folder)
+    with torch.no_grad():
+        next(changed.parameters())[0, 0] += 1e-6
+    half = Encoder.from_pretrained(tiny_model_folder).to(torch.bfloat16)
+    unpadded = Encoder.from_pretrained(tiny_model_folder)
+    unpadded.padding = False
+    keys = [
+        key(),
+        key(side="query"),
+        key(["nurse"]),
+        key(["chef", "nurse"]),
+        key(["nursec", "hef"]),
+        key(["nurse", "chef", ""]),
+        key(pooling="cls"),
+        key(normalize=True),
+        key(max_length=16),
+        key(query_prompt="q: "),
+        key(document_prompt="q: "),
+        embedding_key(changed, ["nurse", "chef"], side="document"),
+        embedding_key(half, ["nurse", "chef"], side="document"),
+        embedding_key(unpadded, ["nurse", "chef"], side="document"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == key(tokens_per_batch=32, bucketed=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda encoder: setattr(encoder, "dimension", 3),
+        lambda encoder: setattr(encoder, "settings", {"max_length": 8, "towers": {"query": "cls"}}),
+        lambda encoder: setattr(encoder, "state_dict", lambda: {"other": torch.ones(3)}),
+        lambda encoder: setattr(encoder, "state_dict", lambda: {"weight": torch.ones(3, 1)}),
+        lambda encoder: setattr(encoder, "state_dict", lambda: {"weight": torch.ones(3), "bias": torch.tensor(0)}),
+        lambda encoder: setattr(
+            encoder, "state_dict", lambda: {"weight": torch.ones(3).view(torch.int32)}
+        ),  # the same bytes
+    ],
+    ids=["dimension", "nested settings", "name", "shape", "more weights", "type of number"],
+)
+def test_the_key_depends_on_all_an_encoder_says_of_itself(change: Callable[[Counting], None]) -> None:
+    encoder = Counting()
+    before = embedding_key(encoder, ["nurse"], side="query")
+    change(encoder)
+    assert embedding_key(encoder, ["nurse"], side="query") != before
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_progress_is_shown_over_all_parts(shown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = Counting(before=lambda _: time.sleep(0.11))  # a bar is drawn ten times a second at most
+    EmbeddingCache(tmp_path, part_size=2).embed(encoder, TEXTS, side="document", show_progress=shown)
+    assert ("4/5" in capsys.readouterr().err) == shown
+    assert encoder.options == {"side": "document", "show_progress": shown, "as_numpy": False}
+
+
+def test_one_part_leaves_progress_to_the_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="query", show_progress=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_no_texts_have_no_file(tmp_path: Path) -> None:
+    assert EmbeddingCache(tmp_path / "none").embed(Counting(), [], side="query").shape == (0, 2)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_is_made_below_others(tmp_path: Path) -> None:
+    EmbeddingCache(tmp_path / "a" / "b").embed(Counting(), TEXTS, side="query")
+    assert files(tmp_path / "a" / "b") == [".npy"]
+
+
+@pytest.mark.parametrize(
+    "folder", ["file", pytest.param("/proc/self", marks=pytest.mark.skipif("not sys.platform.startswith('linux')"))]
+)
+def test_a_folder_that_cannot_be_written_is_done_without(
+    folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    cache = EmbeddingCache(tmp_path / folder, part_size=2)
+    for side in ("query", "document"):
+        np.testing.assert_array_equal(cache.embed(Counting(), TEXTS, side=side), expected(TEXTS))
+    said = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert len(said) == 1
+    assert str(tmp_path / folder) in said[0]
+
+
+def test_a_disk_that_fills_up_on_the_way_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    embeddings = EmbeddingCache(tmp_path, part_size=2).embed(Counting(), TEXTS, side="query")
+    np.testing.assert_array_equal(embeddings, expected(TEXTS))
+    assert f"in {tmp_path}, which cannot be written" in caplog.text
+    assert files(tmp_path) == []
+
+
+def test_what_is_kept_elsewhere_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="query")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("contrastive.encoder.embedding_cache.tempfile.TemporaryFile", read_only)
+    again = EmbeddingCache(tmp_path).embed(Counting(before=pytest.fail), TEXTS, side="query")
+    np.testing.assert_array_equal(again, expected(TEXTS))
+
+
+def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    encoder = Counting()
+    encoder.encode = lambda texts, **_: torch.full((len(texts), 2), torch.nan)  # type: ignore[method-assign]
+    assert np.isnan(EmbeddingCache(tmp_path).embed(encoder, TEXTS, side="query")).all()
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [("nurse", "got one text: 'nurse'"), (["a", 3], "got int at index 1: 3")]
+)
+def test_texts_are_checked(texts: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=message):
+        EmbeddingCache(tmp_path).embed(Counting(), texts, side="query")  # type: ignore[arg-type]
+
+
+def test_parts_have_a_size(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected part_size of at least 1, got 0"):
+        EmbeddingCache(tmp_path, part_size=0)
+
+
+def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "contrastive" / "embeddings"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_folder() == tmp_path / "home" / ".cache" / "contrastive" / "embeddings"
+
+
+def test_how_embeddings_are_compared_does_not_decide_them() -> None:
+    left, right = Counting(), Counting()
+    left.settings, right.settings = {"a": 1, "similarity": "dot"}, {"a": 1, "similarity": "cosine"}
+    assert embedding_key(left, ["x"], side="query") == embedding_key(right, ["x"], side="query")
+    left.settings, right.settings = {"a": 1, "query.similarity": "dot"}, {"a": 1}
+    assert embedding_key(left, ["x"], side="query") == embedding_key(right, ["x"], side="query")

@@ -1,0 +1,161 @@
+"""The guard against what is not finite: it names the step and the records, takes no step, and writes nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from test_training import dev_task, records
+from torch import Tensor, nn
+
+from contrastive.data import Record
+from contrastive.encoder import Encoder
+from contrastive.encoder.finite import NotFiniteError, check_gradient, check_weights
+from contrastive.losses import InfoNCELoss
+from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.memory import CrossBatchQueue
+from contrastive.training.optimization import LinearDecayAdamW
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+
+
+class Bad(nn.Module):
+    """InfoNCE whose value or gradient is not finite at one of its calls."""
+
+    def __init__(self, call: int, *, value: float = 1.0, gradient: float = 1.0) -> None:
+        super().__init__()
+        self.call, self.value, self.gradient, self.calls = call, value, gradient, 0
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        self.calls += 1
+        loss = InfoNCELoss()(queries, keys)
+        if self.calls != self.call:
+            return loss
+        loss.register_hook(lambda gradient: gradient * self.gradient)
+        return loss * self.value
+
+
+def fit(encoder: Encoder, loss: nn.Module, folder: Path, items: list[Record], **options: Any) -> ContrastiveModule:
+    """Train in batches of four, and keep what an interruption would."""
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        **{"max_epochs": 2, **options},
+    )
+    memory = CrossBatchQueue(8, 32)
+    module = ContrastiveModule(encoder, loss, LinearDecayAdamW(learning_rate=3e-3), total_steps=4, memory=memory)
+    with pytest.raises(NotFiniteError) as stopped:
+        trainer.fit(module, ContrastiveData(items, dev_task(), batch_size=4))
+    module.message = str(stopped.value)
+    return module
+
+
+def named(module: ContrastiveModule, items: list[Record]) -> set[str]:
+    return {record.query_id for record in items if repr(record.query[:40])[1:-1] in module.message}
+
+
+@pytest.mark.parametrize(
+    ("bad", "step", "what"),
+    [
+        (
+            Bad(1, value=float("nan")),
+            0,
+            "a finite loss, got nan at step 0 of epoch 0 from 4 pairs, all with finite emb",
+        ),
+        (
+            Bad(3, value=float("inf")),
+            2,
+            "a finite loss, got inf at step 2 of epoch 1 from 4 pairs, all with finite emb",
+        ),
+        (
+            Bad(2, gradient=float("nan")),
+            1,
+            "a finite gradient, got one with norm nan at step 1 of epoch 0 from 4 pairs",
+        ),
+        (Bad(4, gradient=float("inf")), 3, r"a finite gradient, got one with norm (nan|inf) at step 3 of epoch 1"),
+    ],
+    ids=["loss nan", "loss inf", "gradient nan", "gradient inf"],
+)
+def test_a_run_stops_before_the_step_that_would_spoil_the_weights(
+    bad: Bad, step: int, what: str, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    module = fit(tiny_encoder, bad, tmp_path, records())
+    assert module.trainer.global_step == step
+    assert re.match(f"expected {what}", module.message)
+    assert len(named(module, records())) == 3
+    assert "and 1 more" in module.message
+    assert all(bool(value.isfinite().all()) for value in module.state_dict().values() if isinstance(value, Tensor))
+
+
+def test_the_pair_whose_embedding_is_not_finite_is_named_and_its_text_shortened(
+    tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    items = [*records(7), Record("nurse\x1b[31m " + "kitchen " * 40, "a broken posting", query_id="broken")]
+    forward = tiny_encoder.embed_sides
+
+    def spoilt(queries: list[str], documents: list[str]) -> tuple[Tensor, Tensor]:
+        left, right = forward(queries, documents)
+        return left, torch.where(torch.tensor(["broken" in text for text in documents])[:, None], torch.nan, right)
+
+    tiny_encoder.embed_sides = spoilt  # type: ignore[method-assign, assignment]
+    module = fit(tiny_encoder, InfoNCELoss(), tmp_path, items)
+    assert named(module, items) == {"broken"}
+    assert "not finite are the embeddings of 1: 'nurse\\x1b[31m kitchen" in module.message
+    assert len(module.message) < 600
+    assert "\x1b" not in module.message
+
+
+def test_all_batches_of_a_window_are_suspects(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    module = fit(tiny_encoder, Bad(1, gradient=float("nan")), tmp_path, records(), accumulate_grad_batches=2)
+    assert "with norm nan at step 0 of epoch 0 from 8 pairs" in module.message
+
+
+def test_float16_gradients_are_left_to_the_scaler_while_it_finds_a_scale() -> None:
+    infinite = torch.tensor(float("inf"))
+    check_gradient(infinite, [], "at step 0", SimpleNamespace(get_scale=lambda: 32.0))
+    with pytest.raises(NotFiniteError, match=r"float16 gradients at step 9, got none at any scale down to 1\.0e-04"):
+        check_gradient(infinite, [], "at step 9", SimpleNamespace(get_scale=lambda: 1e-4))
+
+
+def spoil(encoder: Encoder) -> None:
+    with torch.no_grad():
+        encoder.backbone.embeddings.LayerNorm.weight[3] = torch.nan
+
+
+def test_weights_that_are_not_finite_are_written_nowhere(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    class Spoiling(lightning.Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+            spoil(tiny_encoder)
+            trainer.save_checkpoint(tmp_path / "bad.ckpt")
+
+    module = fit(tiny_encoder, InfoNCELoss(), tmp_path, records(), callbacks=[Spoiling()])
+    assert "expected a checkpoint with finite weights, got NaN or infinity in 1 of " in module.message
+    assert not (tmp_path / "bad.ckpt").exists()
+    with pytest.raises(NotFiniteError, match=r"expected a model in .*/model with finite weights"):
+        tiny_encoder.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_validation_with_embeddings_that_are_not_finite_ends_the_run(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    class Spoiling(lightning.Callback):
+        def on_validation_start(self, *_: Any) -> None:
+            spoil(tiny_encoder)
+
+    module = fit(tiny_encoder, InfoNCELoss(), tmp_path, records(), callbacks=[Spoiling()])
+    assert module.message == "expected finite embeddings of dev at step 2 of epoch 0, got NaN or infinity among them"
+
+
+def test_numbers_that_are_no_weights_are_passed_over() -> None:
+    check_weights(
+        {"ids": torch.tensor([-1]), "state": {"age": 3}, "weights": torch.ones(2, dtype=torch.bfloat16)}, "it"
+    )

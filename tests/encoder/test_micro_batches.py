@@ -1,0 +1,55 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contrastive.encoder.micro_batches import check_texts, micro_batches, pad_right
+
+
+@given(st.lists(st.integers(1, 40)), st.integers(1, 100))
+def test_batches_cover_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = micro_batches(lengths, budget)
+    order = [i for batch in batches for i in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
+    for batch in batches:
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
+
+
+def test_batches_are_as_large_as_the_budget_allows() -> None:
+    assert sorted(len(batch) for batch in micro_batches([4] * 10, 16)) == [2, 4, 4]
+
+
+def test_short_texts_do_not_go_with_long_ones() -> None:
+    assert micro_batches([20, 3, 18, 2, 3], 100) == [[0, 2], [1, 4, 3]]
+    assert micro_batches([20, 19, 18], 100) == [[0, 1, 2]]  # a pass of their own would cost more than the padding
+
+
+@given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40))
+def test_no_other_cuts_cost_less(lengths: list[int], budget: int) -> None:
+    ordered = sorted(lengths, reverse=True)
+
+    def cheapest(start: int) -> float:
+        if start == len(ordered):
+            return 0.0
+        stops = range(start + 1, len(ordered) + 1)
+        sizes = [(stop, ordered[start] * (stop - start)) for stop in stops]
+        return min(size + budget / 16 + cheapest(stop) for stop, size in sizes if size <= budget or stop == start + 1)
+
+    batches = micro_batches(lengths, budget)
+    cost = sum(max(lengths[i] for i in batch) * len(batch) + budget / 16 for batch in batches)
+    assert cost == pytest.approx(cheapest(0))
+
+
+def test_pads_on_the_right() -> None:
+    input_ids, attention_mask = pad_right([[7], [5, 6, 7]], padding_id=9)
+    assert input_ids.tolist() == [[7, 9, 9], [5, 6, 7]]
+    assert attention_mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert input_ids.dtype == attention_mask.dtype == torch.long
+
+
+def test_refuses_what_is_not_a_sequence_of_strings() -> None:
+    with pytest.raises(TypeError, match="expected a sequence of texts, got one text: 'a query'"):
+        check_texts("a query")
+    with pytest.raises(TypeError, match="got NoneType at index 1: None"):
+        check_texts(["a", None])  # type: ignore[list-item]

@@ -1,0 +1,91 @@
+"""Token ids that are made once: the same as ever, shared by equal tokenizers, and never mixed up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import vocabulary
+from transformers import BertTokenizer, PreTrainedTokenizerBase
+
+from contrastive.encoder import Encoder, token_cache
+from contrastive.encoder.micro_batches import Row, token_ids, token_rows
+from contrastive.encoder.token_cache import cached_token_ids
+
+TEXTS = ["data engineer", "nurse", "", "a nurse 👩‍⚕️ \ud83d", "nurse"]
+
+
+@pytest.fixture(autouse=True)
+def empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_cache, "_kept", {})
+    monkeypatch.setattr(token_cache, "_room", 1000)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The texts that were really tokenised."""
+    texts: list[str] = []
+
+    def noting(tokenizer: PreTrainedTokenizerBase, given: list[str], **options: Any) -> list[Row]:
+        texts.extend(given)
+        return token_rows(tokenizer, given, **options)
+
+    monkeypatch.setattr(token_cache, "token_rows", noting)
+    return texts  # type: ignore[return-value]
+
+
+def tokenizer(**options: object) -> PreTrainedTokenizerBase:
+    return BertTokenizer(vocab=vocabulary(), model_max_length=64, **options)
+
+
+def lists(arrays: list[np.ndarray]) -> list[list[int]]:
+    return [array.tolist() for array in arrays]
+
+
+def test_the_ids_are_those_of_the_tokenizer_and_made_once(made: list[str]) -> None:
+    bert = tokenizer()
+    for _ in range(2):
+        assert lists(cached_token_ids(bert, TEXTS, max_length=8)) == token_ids(bert, TEXTS, max_length=8)
+    assert made == TEXTS[:4]
+
+
+def test_equal_tokenizers_share_and_different_ones_do_not(made: list[str]) -> None:
+    for bert in (tokenizer(), tokenizer()):
+        cached_token_ids(bert, ["Nurse"], max_length=8)
+    assert len(made) == 1
+    cased = tokenizer(do_lower_case=False)
+    assert lists(cached_token_ids(cased, ["Nurse"], max_length=8)) == token_ids(cased, ["Nurse"], max_length=8)
+    assert len(made) == 2
+
+
+def test_lengths_are_kept_apart() -> None:
+    bert = tokenizer()
+    assert [len(cached_token_ids(bert, ["the data job"], max_length=n)[0]) for n in (3, 5, 4)] == [3, 5, 4]
+
+
+def test_added_tokens_are_seen() -> None:
+    bert = tokenizer()
+    before = lists(cached_token_ids(bert, ["zyx job"], max_length=8))
+    bert.add_tokens(["zyx"])
+    after = lists(cached_token_ids(bert, ["zyx job"], max_length=8))
+    assert after == token_ids(bert, ["zyx job"], max_length=8) != before
+
+
+def test_what_does_not_fit_is_made_each_time(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_cache, "_room", 6)
+    bert = tokenizer()
+    for _ in range(2):
+        assert lists(cached_token_ids(bert, ["the data job", "chef"], max_length=8)) == token_ids(
+            bert, ["the data job", "chef"], max_length=8
+        )
+    assert made == ["the data job", "chef", "chef"]
+    assert token_cache._room == 1
+
+
+def test_an_encoder_tokenises_a_text_once(tiny_model_folder: Path, made: list[str]) -> None:
+    for _ in range(2):
+        encoder = Encoder.from_pretrained(tiny_model_folder, document_prompt="job: ")
+        encoder(["nurse"], side="document")
+        encoder.encode(["nurse", "chef"], side="document")
+    assert made == ["job: nurse", "job: chef"]

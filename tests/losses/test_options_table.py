@@ -1,0 +1,183 @@
+"""The table of losses and options in README.md: every cell of it, run.
+
+`yes` is given and changes the result; `no` is refused; `inner` belongs to the loss that Matryoshka is around.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contrastive.losses import (
+    DebiasedContrastiveLoss,
+    DecoupledContrastiveLoss,
+    GISTLoss,
+    HardWeightedLoss,
+    InfoNCELoss,
+    MultipleNegativesRankingLoss,
+    NTXentLoss,
+    SigLIPLoss,
+    SupConLoss,
+    TripletLoss,
+)
+from contrastive.losses.core.health import Health
+from contrastive.losses.distill import DistillKLLoss, MarginMSELoss
+from contrastive.losses.matryoshka import MatryoshkaLoss
+from contrastive.losses.ordinal import AnglELoss, CoSENTLoss
+from contrastive.losses.pairwise import ContrastiveLoss, OnlineContrastiveLoss
+
+README = Path(__file__).parents[2] / "README.md"
+GENERATOR = torch.Generator().manual_seed(0)
+QUERIES = torch.randn(4, 6, generator=GENERATOR, dtype=torch.float64)
+KEYS = torch.randn(12, 6, generator=GENERATOR, dtype=torch.float64)
+KEYS[:4] += QUERIES
+TEACHER = torch.randn(4, 3, generator=GENERATOR, dtype=torch.float64)
+OWNERS = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, 3, 2, 1, 0])
+EXCLUDED = torch.zeros(4, 12, dtype=torch.bool)
+EXCLUDED[0, 4] = EXCLUDED[1, 2] = EXCLUDED[1, 9] = EXCLUDED[3, 11] = EXCLUDED[2, 10] = EXCLUDED[0, 8] = True
+POSITIVES = torch.tensor([[0, 0], [0, 4], [1, 1], [2, 2], [3, 3], [3, 7]])
+RANKED = (QUERIES, KEYS), {}
+PAIRED = (QUERIES, KEYS[:4], torch.tensor([1, 0, 1, 0])), {}
+TAUGHT = (QUERIES, KEYS), {"teacher_scores": TEACHER}
+GUIDED = (QUERIES, KEYS), {"guide_queries": QUERIES[:, :3], "guide_keys": KEYS[:, :3]}
+Call = tuple[tuple[Tensor, ...], dict[str, Any]]
+LOSSES: dict[str, tuple[Any, dict[str, Any], Call]] = {
+    "InfoNCELoss": (InfoNCELoss, {"temperature": 0.3}, RANKED),
+    "MultipleNegativesRankingLoss": (MultipleNegativesRankingLoss, {"temperature": 0.3}, RANKED),
+    "SupConLoss": (SupConLoss, {"temperature": 0.3}, RANKED),
+    "NTXentLoss": (NTXentLoss, {"temperature": 0.3}, RANKED),
+    "DecoupledContrastiveLoss": (DecoupledContrastiveLoss, {"temperature": 0.3}, RANKED),
+    "DebiasedContrastiveLoss": (DebiasedContrastiveLoss, {"temperature": 0.3}, RANKED),
+    "HardWeightedLoss": (HardWeightedLoss, {"temperature": 0.3}, RANKED),
+    "GISTLoss": (GISTLoss, {"temperature": 0.3}, GUIDED),
+    "SigLIPLoss": (SigLIPLoss, {"temperature": 0.3, "bias": 0.0}, RANKED),
+    "TripletLoss": (TripletLoss, {"mining": "all", "margin": 1.0}, RANKED),
+    "MarginMSELoss": (MarginMSELoss, {}, TAUGHT),
+    "DistillKLLoss": (DistillKLLoss, {"temperature": 0.3}, TAUGHT),
+    "ContrastiveLoss": (ContrastiveLoss, {"margin": 1.5}, PAIRED),
+    "OnlineContrastiveLoss": (OnlineContrastiveLoss, {"margin": 1.5}, PAIRED),
+    "CoSENTLoss": (CoSENTLoss, {"temperature": 0.3}, PAIRED),
+    "AnglELoss": (AnglELoss, {"temperature": 0.3}, PAIRED),
+    "MatryoshkaLoss": (MatryoshkaLoss, {"dimensions": [6, 3]}, RANKED),
+}
+INNER = {"temperature": 0.3}
+
+
+@dataclass
+class Option:
+    """How an option is switched on and off: for the constructor, in the call, and what else it needs to matter."""
+
+    made_with: dict[str, Any] = field(default_factory=dict)
+    made_without: dict[str, Any] = field(default_factory=dict)
+    called_with: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
+
+
+OPTIONS = {
+    "similarity": Option({"similarity": "euclidean"}, {"similarity": "cosine"}),
+    "symmetric": Option({"symmetric": True}, {"symmetric": False}),
+    "same_side": Option({"same_side": True}, {"same_side": False}),
+    "others_negatives": Option({"others_negatives": False}, {"others_negatives": True}),
+    "false_negative_margin": Option({"false_negative_margin": -0.4}, {"false_negative_margin": None}),
+    "drop_hardest": Option({"drop_hardest": 0.4}, {"drop_hardest": 0.0}),
+    "merge_excluded": Option({"merge_excluded": True}, {"merge_excluded": False}, beside={"exclude": EXCLUDED}),
+    "hardness": Option({"hardness": 5.0}, {"hardness": 0.0}),
+    "label_smoothing": Option({"label_smoothing": 0.2}, {"label_smoothing": 0.0}),
+    "learnable_temperature": Option({"learnable_temperature": True}, {"learnable_temperature": False}),
+    "tiled": Option({"tiled": True}, {"tiled": False}),
+    "reduction": Option({"reduction": "sum"}, {"reduction": "mean"}),
+    "positives": Option(called_with={"positives": POSITIVES}, beside={"exclude": EXCLUDED}),  # which positives stay
+    "exclude": Option(called_with={"exclude": EXCLUDED}),
+    "owners": Option(called_with={"owners": OWNERS}),
+    "weights": Option(called_with={"weights": torch.tensor([0.5, 2.0, 1.0, 0.0])}),
+    "key_weights": Option(called_with={"key_weights": torch.arange(12.0)}),
+    "health": Option(called_with={"health": None}),
+}
+
+
+def table() -> tuple[list[str], dict[str, list[str]]]:
+    """The names of the columns, and the cells of each row."""
+    text = README.read_text()
+    lines = text[text.index("<!-- options -->") : text.index("<!-- /options -->")].splitlines()
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    header, _, *rows = cells
+    return header[1:], {row[0]: row[1:] for row in rows}
+
+
+COLUMNS, ROWS = table()
+
+
+def make(loss: str, options: dict[str, Any]) -> nn.Module:
+    build, settings, _ = LOSSES[loss]
+    if build is MatryoshkaLoss:
+        return MatryoshkaLoss(InfoNCELoss(**INNER, **options), **settings)
+    module: nn.Module = build(**settings, **options)
+    return module
+
+
+def result(loss: str, option: str, *, on: bool) -> Tensor:
+    """Make the loss and call it, with the option or without it."""
+    switch, (embeddings, given) = OPTIONS[option], LOSSES[loss][2]
+    options = switch.made_with if on else switch.made_without
+    if option == "similarity" and loss in ("DebiasedContrastiveLoss", "HardWeightedLoss"):
+        options = {**options, "lowest_score": -20.0}  # of distances there is no least but one that is said
+    if option == "owners":  # matter where hard negatives of others do not count
+        options = {"TripletLoss": {"mining": "explicit"}, "MarginMSELoss": {}, "DistillKLLoss": {}}.get(
+            loss, {"others_negatives": False}
+        )
+        options = options if ROWS[loss][COLUMNS.index(option)] != "no" else {}
+        if loss == "TripletLoss":
+            module: nn.Module = TripletLoss(margin=1.0, **options)
+            return module(*embeddings, **(switch.called_with if on else {}))
+    called = switch.called_with | switch.beside if on else switch.beside
+    value: Tensor = make(loss, options)(*embeddings, **given, **called)
+    return value
+
+
+def test_table_has_every_loss_and_option() -> None:
+    assert list(ROWS) == list(LOSSES)
+    assert sorted(COLUMNS) == sorted(OPTIONS)
+    assert {cell for row in ROWS.values() for cell in row} <= {"yes", "no", "inner"}
+    assert all((cell == "inner") <= (loss == "MatryoshkaLoss") for loss, row in ROWS.items() for cell in row)
+
+
+CELLS = [
+    pytest.param(loss, option, cell, id=f"{loss}-{option}-{cell}")
+    for loss, row in ROWS.items()
+    for option, cell in zip(COLUMNS, row, strict=True)
+]
+
+
+@pytest.mark.parametrize(("loss", "option", "cell"), CELLS)
+def test_cell(loss: str, option: str, cell: str) -> None:
+    if cell == "no":
+        with pytest.raises((TypeError, ValueError), match=rf"(?s){option}|expected|unexpected keyword"):
+            result(loss, option, on=True)
+        return
+    if cell == "inner" and (own := OPTIONS[option].made_with):
+        with pytest.raises(TypeError, match=option):
+            MatryoshkaLoss(InfoNCELoss(), [6, 3], **own)
+    if option == "health":
+        health = Health()
+        embeddings, given = LOSSES[loss][2]
+        make(loss, {})(*embeddings, **given, health=health)
+        assert health.summary()
+    elif option == "learnable_temperature":
+        module = make(loss, {"learnable_temperature": True})
+        embeddings, given = LOSSES[loss][2]
+        module(*embeddings, **given).backward()
+        gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+        assert any("temperature" in name and grad is not None and grad != 0 for name, grad in gradients.items())
+        fixed = make(loss, {"learnable_temperature": False}).named_parameters()
+        assert not any("temperature" in name for name, _ in fixed)
+    elif option == "tiled":
+        torch.testing.assert_close(result(loss, option, on=True), result(loss, option, on=False))
+    else:
+        with_it, without_it = result(loss, option, on=True), result(loss, option, on=False)
+        assert with_it.isfinite().all()
+        assert (with_it - without_it).abs() > 1e-6

@@ -1,0 +1,447 @@
+"""The Lightning module, the data module and the optimiser, on a tiny random encoder."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import all_losses
+import lightning
+import pytest
+import torch
+from conftest import WORDS
+from torch import Tensor, nn
+
+from contrastive.data import Batch, Record, RetrievalTask
+from contrastive.encoder import Encoder
+from contrastive.encoder.embedding_cache import EmbeddingCache
+from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
+from contrastive.losses.core.signature import parameters_of
+from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.memory import CrossBatchQueue, MomentumEncoder
+from contrastive.training.optimization import LinearDecayAdamW, planned_steps
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode at the start of training"
+)
+
+
+def records(count: int = 8) -> list[Record]:
+    """Pairs in which the query is a word of the document."""
+    return [
+        Record(
+            query=f"{WORDS[i % len(WORDS)]} {i}",
+            positive=f"the {WORDS[i % len(WORDS)]} job {i} years",
+            query_id=f"q{i}",
+            positive_id=f"d{i}",
+            grades={f"d{i}": 2},
+        )
+        for i in range(count)
+    ]
+
+
+def dev_task() -> RetrievalTask:
+    """The training pairs as a task."""
+    return RetrievalTask(
+        "dev",
+        {record.query_id: record.query for record in records()},
+        {record.positive_id: record.positive for record in records()},
+        {record.query_id: record.grades for record in records()},
+    )
+
+
+def fit(
+    encoder: Encoder,
+    loss: nn.Module,
+    folder: Path,
+    *,
+    epochs: int = 1,
+    dev: RetrievalTask | None = None,
+    **trainer_options: object,
+) -> lightning.Trainer:
+    """Train on the records above in batches of 4."""
+    lightning.seed_everything(0, verbose=False)
+    options = {
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    }
+    trainer = lightning.Trainer(
+        max_epochs=epochs, enable_checkpointing=False, default_root_dir=folder, **{**options, **trainer_options}
+    )
+    data = ContrastiveData(records(), dev, batch_size=4, seed=0)
+    steps = planned_steps(len(data.batches), trainer)
+    module = ContrastiveModule(encoder, loss, LinearDecayAdamW(learning_rate=3e-3), total_steps=steps)
+    trainer.fit(module, data)
+    return trainer
+
+
+def alone(encoder: Encoder, loss: nn.Module) -> ContrastiveModule:
+    """A module without a trainer, whose logging goes nowhere."""
+    module = ContrastiveModule(encoder, loss, LinearDecayAdamW(), total_steps=1)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    return module
+
+
+class RecordingLoss(nn.Module):
+    """InfoNCE that keeps what it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[dict[str, object]] = []
+
+    def forward(self, queries: Tensor, keys: Tensor, *, exclude: object = None, owners: object = None) -> Tensor:
+        self.calls.append({"queries": queries, "keys": keys, "exclude": exclude, "owners": owners})
+        return InfoNCELoss()(queries, keys, exclude=exclude, owners=owners)
+
+
+@pytest.mark.parametrize(
+    "loss", [InfoNCELoss(symmetric=True), MultipleNegativesRankingLoss(), TripletLoss(mining="hardest")], ids=str
+)
+def test_training_lowers_the_loss_and_logs_the_dev_ranking(
+    loss: nn.Module, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    data = ContrastiveData(records(), None, batch_size=8)
+    batch = data.batch(next(iter(data.train_dataloader())))
+
+    def value() -> float:
+        tiny_encoder.eval()
+        return loss(tiny_encoder(batch.queries, side="query"), tiny_encoder(batch.documents, side="document")).item()
+
+    before = value()
+    trainer = fit(tiny_encoder, loss, tmp_path, epochs=60, dev=dev_task())
+    assert value() < 0.7 * before
+    assert trainer.callback_metrics["dev/ndcg@10"] > 0.9
+    assert {"train/loss", "train/gradient_norm", "train/pairs_per_second", "train/tokens_per_second"} <= set(
+        trainer.callback_metrics
+    )
+
+
+def test_validation_embeds_once_what_has_not_changed(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EmbeddingCache(tmp_path)
+    module = ContrastiveModule(tiny_encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=1, cache=cache)
+    trainer = lightning.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    data = ContrastiveData(records(), dev_task())
+    encoded: list[int] = []
+    encode = tiny_encoder.encode
+    monkeypatch.setattr(tiny_encoder, "encode", lambda texts, **how: encoded.append(len(texts)) or encode(texts, **how))
+    first, again = (trainer.validate(module, data, verbose=False) for _ in range(2))
+    assert first == again
+    assert encoded == [len(dev_task().queries), len(dev_task().corpus)]
+    with torch.no_grad():
+        next(tiny_encoder.parameters()).add_(1)
+    trainer.validate(module, data, verbose=False)
+    assert len(encoded) == 4
+
+
+def test_dropout_is_on_in_training_steps_and_off_in_validation(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    modes: list[bool] = []
+    tiny_encoder.backbone.register_forward_hook(lambda module, *_: modes.append(module.training))
+    fit(tiny_encoder, InfoNCELoss(), tmp_path, dev=dev_task())
+    assert modes[0] is True
+    assert modes[-1] is False
+
+
+def test_health_is_logged_every_so_many_steps_over_all_of_them(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(ContrastiveModule, "log_dict", lambda *call, **_: logged.append(call[-1]))
+    fit(tiny_encoder, InfoNCELoss(), tmp_path, epochs=3, log_every_n_steps=3)
+    assert len(logged) == 2
+    assert {"train/positive_similarity", "train/temperature", "train/learning_rate"} <= set(logged[0])
+
+
+def test_loss_is_given_the_fields_its_signature_names(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    loss = RecordingLoss()
+    fit(tiny_encoder, loss, tmp_path)
+    assert torch.equal(loss.calls[0]["owners"], torch.arange(4))
+    assert loss.calls[0]["exclude"](torch.arange(4), torch.arange(4)).equal(torch.eye(4, dtype=torch.bool))
+
+
+def test_known_positive_of_another_row_is_no_negative(tiny_encoder: Encoder) -> None:
+    twins = [replace(record, grades={"d0": 2, "d1": 1}) for record in records(2)]
+    data = ContrastiveData(twins, None, batch_size=2)
+    batch = data.batch(next(iter(data.train_dataloader())))
+    loss = RecordingLoss()
+    alone(tiny_encoder, loss).training_step(batch, 0)
+    excluded = loss.calls[0]["exclude"](torch.arange(2), torch.arange(2))
+    assert excluded.all()
+
+
+def test_learnable_temperature_is_trained_and_checkpointed(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    loss = InfoNCELoss(temperature=0.05, learnable_temperature=True)
+    trainer = fit(tiny_encoder, loss, tmp_path, epochs=3)
+    assert loss.temperature.item() != pytest.approx(0.05, abs=1e-4)
+    assert any("logarithm" in name for name in trainer.lightning_module.state_dict())
+
+
+def test_same_seed_gives_the_same_weights_to_the_bit(tiny_model_folder: Path, tmp_path: Path) -> None:
+    weights = []
+    for _ in range(2):
+        encoder = Encoder.from_pretrained(tiny_model_folder)
+        fit(encoder, InfoNCELoss(), tmp_path)
+        weights.append(torch.cat([p.flatten() for p in encoder.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_bfloat16_autocast_keeps_scores_and_loss_in_float32(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    loss = RecordingLoss()
+    seen: list[torch.dtype] = []
+    module = tiny_encoder.backbone.encoder.layer[0].intermediate.dense
+    module.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    trainer = fit(tiny_encoder, loss, tmp_path, precision="bf16-mixed")
+    assert loss.calls[0]["queries"].dtype == torch.float32
+    assert trainer.callback_metrics["train/loss"].dtype == torch.float32
+    assert seen[0] == torch.bfloat16
+
+
+def test_steps_taken_equal_steps_planned(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    trainer = fit(tiny_encoder, InfoNCELoss(), tmp_path, epochs=3)
+    assert trainer.global_step == trainer.lightning_module.total_steps == 6
+
+
+def test_a_loss_that_the_data_cannot_serve_says_so_before_training(tiny_encoder: Encoder) -> None:
+    class NeedsTeacher(nn.Module):
+        def forward(self, queries: Tensor, keys: Tensor, *, teacher_scores: Tensor) -> Tensor:
+            assert teacher_scores.shape == (len(queries), len(keys) // len(queries))
+            return queries.sum()
+
+    def batch(items: list[Record]) -> Batch:
+        data = ContrastiveData(items, None, batch_size=4)
+        return data.batch(next(iter(data.train_dataloader())))
+
+    with pytest.raises(ValueError, match="NeedsTeacher needs teacher_scores, which the training records do not have"):
+        alone(tiny_encoder, NeedsTeacher()).rehearse(batch(records()))
+    taught = [replace(record, teacher_scores=(1.0,)) for record in records()]
+    alone(tiny_encoder, NeedsTeacher()).rehearse(batch(taught))
+    with pytest.raises(ValueError, match="negatives"):
+        alone(tiny_encoder, TripletLoss(mining="explicit")).rehearse(batch(records()))
+    with pytest.raises(ValueError, match=r"InfoNCELoss takes every pair as relevant, .* min_score says"):
+        alone(tiny_encoder, InfoNCELoss()).rehearse(batch([replace(record, score=0.1) for record in records()]))
+
+
+def test_batch_of_one_trains_without_an_answer(tiny_encoder: Encoder) -> None:
+    data = ContrastiveData(records(1), None, batch_size=4)
+    module = alone(tiny_encoder, InfoNCELoss())
+    loss = module.training_step(data.batch(next(iter(data.train_dataloader()))), 0)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in tiny_encoder.parameters())
+    assert module.health.summary()["unanswered"] == 1
+
+
+def test_no_records_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one training record, got none"):
+        ContrastiveData([], None)
+
+
+def with_negatives(count: int) -> list[Record]:
+    """The records above with 0, 1 or 2 hard negatives each."""
+    return [
+        replace(
+            record,
+            negatives=tuple(f"{WORDS[i % 7]} {WORDS[place]} {i}" for place in range(i % 3)),
+            negative_ids=tuple(f"n{i}-{place}" for place in range(i % 3)),
+        )
+        for i, record in enumerate(records(count))
+    ]
+
+
+def fit_with_memory(
+    encoder: Encoder,
+    loss: nn.Module,
+    folder: Path,
+    *,
+    items: Sequence[Record] | None = None,
+    momentum: float | None = None,
+    size: int = 6,
+    resumed: Path | None = None,
+    **options: Any,
+) -> tuple[ContrastiveModule, lightning.Trainer]:
+    """Train on 10 records in batches of 4 with a queue, without dropout, for two epochs."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    options = {"logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1, "max_epochs": 2, **options}
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+    data = ContrastiveData(items or records(10), None, batch_size=4)
+    module = ContrastiveModule(
+        encoder,
+        loss,
+        LinearDecayAdamW(learning_rate=3e-3),
+        total_steps=6,
+        memory=CrossBatchQueue(size=size, dimension=32),
+        momentum_encoder=None if momentum is None else MomentumEncoder(encoder, momentum),
+    )
+    trainer.fit(module, data, ckpt_path=resumed)
+    return module, trainer
+
+
+def test_documents_of_earlier_batches_are_negatives_of_later_ones(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    loss = RecordingLoss()
+    module, _ = fit_with_memory(tiny_encoder, loss, tmp_path)
+    assert [len(call["queries"]) for call in loss.calls] == [4, 4, 2, 4, 4, 2]
+    assert [len(call["keys"]) for call in loss.calls] == [4, 8, 8, 10, 10, 8]
+    first, second = loss.calls[:2]
+    assert torch.equal(second["keys"][4:], first["keys"].detach())
+    assert second["owners"].tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
+    # In the second epoch the queue holds positives of the batch, whose queries leave them out.
+    ids, queued = torch.arange(4), torch.arange(4, 10)
+    assert loss.calls[3]["exclude"](ids, ids).equal(torch.eye(4, dtype=torch.bool))
+    assert any(call["exclude"](ids, queued).any() for call in loss.calls[3:5])
+    assert len(module.memory) == 6
+    assert {"memory.keys", "memory.key_ids", "memory.ages", "memory.filled"} <= module.state_dict().keys()
+
+
+def test_momentum_encoder_follows_each_optimiser_step_and_fills_the_queue(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates: list[int] = []
+    update = MomentumEncoder.update
+    monkeypatch.setattr(MomentumEncoder, "update", lambda *call: (updates.append(1), update(*call))[1])
+    module, _ = fit_with_memory(tiny_encoder, InfoNCELoss(), tmp_path, momentum=0.5, accumulate_grad_batches=3)
+    assert len(updates) == 2
+    slow, fast = module.momentum_encoder.encoder, module.encoder
+    differences = [not torch.equal(*pair) for pair in zip(slow.parameters(), fast.parameters(), strict=True)]
+    assert any(differences)
+    documents = {
+        module.trainer.datamodule.collate([record]).document_ids.item(): record.positive for record in records(10)
+    }
+    latest = module.memory.ages == 0
+    texts = [documents[number] for number in module.memory.key_ids[latest].tolist()]
+    torch.testing.assert_close(module.memory.keys[latest], slow(texts, side="document"), rtol=1e-4, atol=1e-5)
+    assert "momentum_encoder.encoder.backbone.pooler.dense.weight" in module.state_dict()
+    with pytest.raises(ValueError, match="expected a memory that the momentum encoder fills, got none"):
+        ContrastiveModule(fast, InfoNCELoss(), LinearDecayAdamW(), total_steps=1, momentum_encoder=slow)
+
+
+def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: Encoder) -> None:
+    class OfPairs(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            if left.shape != right.shape:
+                raise ValueError(f"expected pairs, got {list(left.shape)} and {list(right.shape)}")
+            return left.sum() + right.sum()
+
+    data = ContrastiveData(records(), None, batch_size=4)
+    batch = data.batch(next(iter(data.train_dataloader())))
+    module = alone(tiny_encoder, OfPairs())
+    module.rehearse(batch)
+    module.memory = CrossBatchQueue(size=6, dimension=32)
+    refusal = (
+        r"a loss that uses the further keys of a memory, got OfPairs: expected pairs, got \[4, 32\] and \[72, 32\]"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        module.rehearse(batch)
+    assert len(module.memory) == 0
+
+
+@pytest.mark.parametrize(("name", "options"), all_losses.SETTINGS, ids=str)
+def test_every_loss_uses_a_queue_or_says_before_training_that_it_does_not(
+    name: str, options: dict[str, Any], tiny_encoder: Encoder
+) -> None:
+    of_pairs = not all_losses.takes_a_queue(name, options)
+    taught = [
+        replace(
+            record,
+            teacher_scores=(1.0,) + (0.5,) * len(record.negatives),
+            score=float(i % 2) if of_pairs else None,
+        )
+        for i, record in enumerate(with_negatives(8))
+    ]
+    batch = ContrastiveData(taught, None, batch_size=8, num_negatives=0 if of_pairs else None).collate(taught)
+    loss = all_losses.make(name, options)
+    loss = WithGuide(loss) if "guide_keys" in parameters_of(loss) else loss
+    module = alone(tiny_encoder, loss)
+    module.rehearse(batch)
+    module.memory = CrossBatchQueue(size=6, dimension=32)
+    knows_its_own_only = name in ("MarginMSELoss", "DistillKLLoss") or options.get("mining") == "explicit"
+    if all_losses.takes_a_queue(name, options) and not knows_its_own_only:
+        module.rehearse(batch)
+        assert not module.health.summary()
+        return
+    with pytest.raises(ValueError, match=rf"uses the further keys of a memory, got {name}: (they make|expected left)"):
+        module.rehearse(batch)
+
+
+class WithGuide(nn.Module):
+    """Makes the guide's embeddings up, which training cannot yet."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, queries: Tensor, keys: Tensor, *, owners: Tensor, health: Any = None) -> Tensor:
+        guides = torch.randn(len(keys), 4, generator=torch.Generator().manual_seed(0))
+        guides[owners == -1] = torch.nan
+        given = {"guide_queries": guides[: len(queries)], "guide_keys": guides, "owners": owners, "health": health}
+        return self.loss(queries, keys, **given)
+
+
+def test_momentum_encoder_runs_in_the_precision_of_a_step(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    seen: list[tuple[bool, torch.dtype]] = []
+    module = tiny_encoder.backbone.encoder.layer[0].intermediate.dense
+    module.register_forward_hook(lambda module, _, output: seen.append((module.training, output.dtype)))
+    fit_with_memory(tiny_encoder, InfoNCELoss(), tmp_path, momentum=0.5, precision="bf16-mixed")
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
+
+
+def test_a_resumed_run_has_the_queue_and_the_average_of_one_that_never_stopped(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    def train(**options: Any) -> tuple[ContrastiveModule, lightning.Trainer]:
+        encoder = Encoder.from_pretrained(tiny_model_folder, normalize=True)
+        return fit_with_memory(encoder, InfoNCELoss(), tmp_path, momentum=0.9, size=7, **options)
+
+    straight, _ = train()
+    stopped, trainer = train(max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    resumed, _ = train(resumed=tmp_path / "stopped.ckpt")
+    wanted, found = straight.state_dict(), resumed.state_dict()
+    assert found.keys() == wanted.keys()
+    assert found.pop("memory._extra_state") == wanted.pop("memory._extra_state")
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert not torch.equal(stopped.memory.keys, straight.memory.keys)
+    assert sorted(resumed.memory.ages.tolist()) == [0, 0, 1, 1, 1, 1, 2]
+
+
+class SameOnAllRanks(lightning.Callback):
+    """Compares, at the end, what the ranks hold: weights, the average of the weights, the queue."""
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        for name, value in pl_module.state_dict().items():
+            if trainer.world_size > 1 and isinstance(value, Tensor):
+                first, second = pl_module.all_gather(value)
+                assert torch.equal(first, second), name
+
+
+def test_two_processes_train_like_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The batches have 4, 4 and 1 rows, the last of which one rank has no row of, and 0 to 2 hard negatives a query."""
+    results = []
+    for options in ({}, {"devices": 2, "strategy": "ddp_spawn", "use_distributed_sampler": False}):
+        encoder = Encoder.from_pretrained(tiny_model_folder, normalize=True)
+        loss = InfoNCELoss(symmetric=True, learnable_temperature=True)
+        training = {"momentum": 0.5, "callbacks": [SameOnAllRanks()], **options}
+        module, trainer = fit_with_memory(encoder, loss, tmp_path, items=with_negatives(9), **training)
+        metrics = {name: value for name, value in trainer.callback_metrics.items() if "per_second" not in name}
+        results.append((dict(module.state_dict()), metrics))
+    (one, metrics_of_one), (two, metrics_of_two) = results
+    assert {"train/loss", "train/gradient_norm", "train/effective_negatives"} <= metrics_of_one.keys()
+    torch.testing.assert_close(metrics_of_two, metrics_of_one, rtol=1e-4, atol=1e-6)
+    assert two.pop("memory._extra_state") == one.pop("memory._extra_state")
+    for state in (one, two):  # a bias that softmax cancels: its gradient is rounding, of which AdamW makes full steps
+        for name in [name for name in state if name.endswith("attention.self.key.bias")]:
+            del state[name]
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
