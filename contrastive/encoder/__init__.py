@@ -1,4 +1,4 @@
-"""Encoders of text: a backbone and what makes a vector of its output; loading, saving, embedding any number of texts."""
+"""Encoders of text: a backbone and what makes a vector of its output; loading, saving and embedding."""
 
 from contrastive.encoder.adapters import LoRA
 from contrastive.encoder.checkpoints import embedded_minilm

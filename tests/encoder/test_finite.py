@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from test_training import dev_task, records
+from small_training import dev_task, records
 from torch import Tensor, nn
 
 from contrastive.data import Record

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrastive import losses, masks
-from contrastive.losses import _softmax
-from contrastive.losses.core import blocks, tiles
+from contrastive.losses.core import blocks, softmax, tiles
 from contrastive.losses.core.health import Health
 from contrastive.masks import diagonal, from_tensor, same_label
 from contrastive.similarity import cosine
@@ -359,7 +358,7 @@ def test_no_tensor_of_all_scores_ever_exists(
         if isinstance(options.get(name), Tensor) and options[name].dtype == torch.bool:
             options[name] = from_tensor(options[name])
     monkeypatch.setattr(masks, "MASK_ROWS", 2)
-    monkeypatch.setattr(_softmax, "MASK_ROWS", 2)
+    monkeypatch.setattr(softmax, "MASK_ROWS", 2)
     most = max(2 * (2 * NUM_KEYS + 2 * NUM_QUERIES), NUM_KEYS * WIDTH)  # a block of all four directions; the keys
     assert most < NUM_QUERIES**2
     with LargestTensor() as largest:
