@@ -17,9 +17,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from contrastive import losses
+from contrastive.batch import EmbeddedBatch, loss_arguments
 from contrastive.data import Collator, Record
 from contrastive.testing import WorldSizeCase, assert_world_size_invariant
-from contrastive.training.batch import EmbeddedBatch, loss_arguments
 from contrastive.training.distributed import RankShare, gather, world_size
 from contrastive.training.memory import CrossBatchQueue
 
@@ -192,8 +192,8 @@ def served(rank: int, num_ranks: int = 3) -> list[EmbeddedBatch]:
             batches.append(EmbeddedBatch(torch.zeros(0, 1), torch.zeros(0, 1)))
             continue
         batch = collate([items[row] for row in rows])
-        embeddings = [ids[:, None].float() for ids in (batch.query_ids, batch.document_ids)]
-        ids = {"key_ids": batch.document_ids, "positive_ids": batch.positive_ids}
+        embeddings = [ids[:, None].float() for ids in (batch.query_ids, batch.key_ids)]
+        ids = {"key_ids": batch.key_ids, "positive_ids": batch.positive_ids}
         known = {"owners": batch.owners, "teacher_scores": batch.teacher_scores, **ids}
         batches.append(EmbeddedBatch(*embeddings, **known))
     return batches
