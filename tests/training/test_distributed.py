@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -317,3 +319,8 @@ def test_a_loss_is_given_what_its_signature_names_and_the_batch_has() -> None:
     assert loss_arguments(judge, batch).keys() == {"targets"}
     with pytest.raises(ValueError, match="judge needs targets, which the training records do not have"):
         loss_arguments(judge, replace(batch, targets=None))
+
+
+def test_gathering_and_the_checks_of_a_loss_need_torch_alone() -> None:
+    script = "import sys, contrastive.testing; print({'lightning', 'transformers', 'scipy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "set()"
