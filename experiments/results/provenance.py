@@ -69,7 +69,7 @@ def query_author(data: Mapping[str, Any]) -> str | None:
     targets = _targets(data)
     if not any("data.corpus" in target for target in targets):
         return None
-    return "a language model" if any("query_generation" in t and t.endswith("Writer") for t in targets) else "a program"
+    return "a language model" if any(t.endswith("Writer") for t in targets) else "a program"
 
 
 def hub_data_sets(data: Any) -> list[str]:
