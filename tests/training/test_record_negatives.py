@@ -153,9 +153,11 @@ class Watching(ContrastiveModule):
         return super().training_step(batch, batch_idx)
 
 
-def train(encoder: Encoder, folder: Path, *, epochs: int, resume: Path | None = None) -> tuple[list[set[int]], Any]:
-    """Train on 8 records in batches of 4, with negatives chosen again every 3 steps."""
-    strategy = Following(every=3)
+def train(
+    encoder: Encoder, folder: Path, *, epochs: int, every: int = 3, resume: Path | None = None
+) -> tuple[list[set[int]], Any]:
+    """Train on 8 records in batches of 4, with negatives chosen again every few steps."""
+    strategy = Following(every=every)
     data = ContrastiveData(records(8), None, batch_size=4)
     module = Watching(encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=8)
     module.steps = []
@@ -185,6 +187,18 @@ def test_a_step_has_the_latest_negatives(tiny_encoder: Encoder, tmp_path: Path) 
     assert steps == [{1}, {1}, {1}, {2}, {2}, {2}, {3}, {3}]
     assert [moment.progress for moment in strategy.moments] == [0, 3 / 8, 6 / 8]
     assert strategy.moments[1].encoder is tiny_encoder
+
+
+def test_negatives_are_not_chosen_again_after_the_last_step(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    _, strategy = train(tiny_encoder, tmp_path, epochs=4, every=4)
+    assert [moment.progress for moment in strategy.moments] == [0, 4 / 8]
+
+
+def test_a_run_resumed_where_a_choice_was_due_begins_with_it(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    train(tiny_encoder, tmp_path, epochs=2, every=9)
+    steps, strategy = train(tiny_encoder, tmp_path, epochs=4, every=4, resume=tmp_path / "end.ckpt")
+    assert steps == [{2}] * 4
+    assert [moment.progress for moment in strategy.moments] == [4 / 8]
 
 
 def test_a_resumed_run_goes_on_with_the_negatives_it_had(tiny_encoder: Encoder, tmp_path: Path) -> None:

@@ -238,6 +238,23 @@ def test_documents_of_earlier_batches_are_negatives_of_later_ones(tiny_encoder: 
     assert {"memory.keys", "memory.key_ids"} <= module.state_dict().keys()
 
 
+def test_a_memory_that_nobody_fills_is_refused(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    module = ContrastiveModule(
+        tiny_encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=2, memory=CrossBatchQueue(6, 32)
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(ValueError, match=r"keys of this batch \(callbacks.FillMemory\), got none"):
+        trainer.fit(module, ContrastiveData(records(), None, batch_size=4))
+
+
 def test_momentum_encoder_follows_each_optimiser_step_and_fills_the_queue(
     tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
