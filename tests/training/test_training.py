@@ -337,12 +337,14 @@ def test_momentum_encoder_runs_in_the_precision_of_a_step(tiny_encoder: Encoder,
     assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_resumed_run_has_the_queue_and_the_average_of_one_that_never_stopped(
-    tiny_model_folder: Path, tmp_path: Path
+    accumulate: int, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     def train(**options: Any) -> tuple[ContrastiveModule, lightning.Trainer]:
         encoder = Encoder.from_pretrained(tiny_model_folder, normalize=True)
-        return fit_with_memory(encoder, InfoNCELoss(), tmp_path, momentum=0.9, size=7, **options)
+        options = {"momentum": 0.9, "size": 7, "accumulate_grad_batches": accumulate, **options}
+        return fit_with_memory(encoder, InfoNCELoss(), tmp_path, **options)
 
     straight, _ = train()
     stopped, trainer = train(max_epochs=1)
