@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,7 @@ class Judgement:
 
     def summary(self) -> dict[str, Any]:
         """Return means, 95 % intervals, health and, if known, the grades of `top`, as plain values for a JSON file."""
-        metrics = {
-            name: {"mean": cell.mean, "low": cell.low, "high": cell.high}
-            for name, cell in self.results.intervals.items()
-        }
+        metrics = {name: asdict(interval) for name, interval in self.results.intervals.items()}
         graded = {} if self.top_grades is None else {"top_grades": self.top_grades}
         return {"metrics": metrics, "embedding_health": self.embedding_health, **graded}
 
@@ -149,17 +146,11 @@ def similarities(
 
 def gain(before: Judgement, after: Judgement) -> dict[str, dict[str, float]]:
     """Return the paired difference after - before of each metric over the same queries, with interval and p-value."""
-    queries = list(before.results.per_query)
+    per_query = after.results.per_query, before.results.per_query
     gains = {}
     for metric in before.results.intervals:
-        first, second = ([judged.results.per_query[query][metric] for query in queries] for judged in (after, before))
-        difference = paired_difference(first, second)
-        gains[metric] = {
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-            "p_value": difference.p_value,
-        }
+        first, second = ([scores[query][metric] for query in before.results.per_query] for scores in per_query)
+        gains[metric] = asdict(paired_difference(first, second))
     return gains
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 
 from contrastive.data import RetrievalTask
 from contrastive.encoder import Encoder
@@ -106,7 +107,9 @@ def test_the_gain_is_paired_by_query_and_not_by_order() -> None:
     change = gain(*judgements)
     assert set(change) == set(judgements[0].results.intervals)
     # Reciprocal ranks: q from 1/2 to 1, r from 1 to 1/3.
-    assert change["mrr@10"]["mean"] == pytest.approx((1 / 2 - 2 / 3) / 2)
-    assert change["mrr@10"]["low"] == pytest.approx(-2 / 3)
-    assert change["mrr@10"]["high"] == pytest.approx(1 / 2)
+    mean = (1 / 2 - 2 / 3) / 2
+    widened = math.sqrt(2) * stats.t.ppf(0.975, 1) / stats.norm.ppf(0.975)  # for the spread of two queries
+    assert change["mrr@10"]["mean"] == pytest.approx(mean)
+    assert change["mrr@10"]["low"] == pytest.approx(mean + (-2 / 3 - mean) * widened)
+    assert change["mrr@10"]["high"] == pytest.approx(mean + (1 / 2 - mean) * widened)
     assert change["mrr@10"]["p_value"] == pytest.approx(1)
