@@ -14,7 +14,8 @@ from torch import Tensor
 from contrastive.contracts import Side, Similarity, TextEncoder
 from contrastive.data import RetrievalTask, normalise_text
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
-from contrastive.evaluation.rankings import Rankings, TieBreaker
+from contrastive.evaluation.rankings import Rankings
+from contrastive.evaluation.ties import TieBreaker
 from contrastive.similarity import ProductSimilarity, cosine, similarity_of
 
 _log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def retrieve(
     block_size: int = 2048,
     exclude: Mapping[str, Collection[str]] | None = None,
 ) -> Rankings:
-    """Return the documents closest to each query, ties broken by document id (see `rankings`).
+    """Return the documents closest to each query, ties broken by document id (see `ties`).
 
     Scores are computed in float64: in float32 a sum depends in its last bits on the shape of the block, and now and
     then that moves a score across a boundary of rounding. What counts as a tie, 1e-6 of a cosine, is as small beside

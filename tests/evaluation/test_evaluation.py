@@ -33,6 +33,8 @@ from contrastive.evaluation import (
     triplet_accuracy,
     uniformity,
 )
+from contrastive.evaluation.ties import TieBreaker, best_first
+from contrastive.negatives.top import top_k
 from contrastive.similarity import ProductSimilarity, dot, euclidean
 
 
@@ -209,6 +211,22 @@ def test_scores_closer_than_the_rounding_are_ties() -> None:
     found = retrieve(torch.tensor([[1.0]]), documents, ["q"], ["a", "b", "c"], depth=3, similarity=dot)
     assert found.documents == {"q": ["c", "a", "b"]}
     assert found.scores == {"q": [0.50001, 0.5, 0.5]}
+
+
+def test_whoever_ranks_breaks_ties_alike() -> None:
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 4, (5, 60), generator=random) / 4 + torch.randint(-4, 4, (5, 60), generator=random) * 1e-7
+    order, ids = torch.randperm(60, generator=random), [f"{place:02}" for place in range(60)]
+    ties = TieBreaker([ids[place] for place in order])
+    retrieved = [ties.unpack(row.sort(descending=True).values)[0] for row in ties.pack(scores[:, order])]
+    sorted_ = order.expand(5, -1).gather(1, best_first(scores[:, order], order.expand(5, -1)))
+    assert retrieved == [[ids[place] for place in row] for row in sorted_]
+    assert torch.equal(sorted_, top_k(scores, 60)[1])
+
+
+def test_what_has_no_score_comes_last() -> None:
+    scores = torch.tensor([[math.nan, 0.1, -math.inf, 0.2]])
+    assert best_first(scores, torch.arange(4)[None]).tolist() == [[3, 1, 2, 0]]
 
 
 def test_distances_rank_the_nearest_first() -> None:
