@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from contrastive.evaluation import (
     random_negatives,
     rank_embedded,
     retrieve,
+    self_answers,
     triplet_accuracy,
     uniformity,
 )
@@ -27,6 +29,8 @@ from contrastive.masks import normalise_text
 from contrastive.similarity import similarity_of
 from contrastive.statistics import paired_difference
 from experiments.evaluate.baselines import USER_QUERY, bm25_once
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,15 @@ class Judgement:
 
 
 def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:
-    """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there."""
+    """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there.
+
+    It is judged first, and says how many queries of the task are documents of its own corpus.
+    """
+    if own := self_answers(task):
+        documents = sum(map(len, own.values()))
+        log.info(
+            "%s: %d documents are not ranked for a query, of %d, that is their text", task.name, documents, len(own)
+        )
     ranked = bm25_once(task, user_query, cache)
     rankings = Rankings(
         *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))

@@ -1,5 +1,6 @@
 """Judging one system: what is read off the embeddings beside the ranking."""
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,15 @@ def test_the_users_query_is_answered_from_the_corpus() -> None:
     judgement = judge_bm25(TASK, "a nursing job", num_top=2)
     assert [text for _, text in judgement.top] == ["nursing home"]
     assert set(judgement.summary()) == {"metrics", "embedding_health"}
+
+
+def test_each_run_says_which_queries_are_documents_of_the_corpus(caplog: pytest.LogCaptureFixture) -> None:
+    task = replace(TASK, corpus={**TASK.corpus, "d": "Python ", "e": "python"})
+    with caplog.at_level(logging.INFO, logger="experiments"):
+        judge_bm25(TASK, "chef")
+        for _ in ("a job of a sweep", "the next in the same process"):
+            judge_bm25(task, "chef")
+    assert caplog.messages == ["test: 2 documents are not ranked for a query, of 1, that is their text"] * 2
 
 
 @pytest.mark.parametrize(("asked", "grades"), [(" Python  CHEF", [0, 2]), ("python chef now", None)])
