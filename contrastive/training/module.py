@@ -24,13 +24,14 @@ from contrastive.batch import Batch, EmbeddedBatch, loss_arguments, recall
 from contrastive.data import RetrievalTask
 from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.encoder.encoder import Encoder
-from contrastive.encoder.finite import NotFiniteError, check_gradient, check_loss, check_weights
+from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
 from contrastive.training.accumulation import average_window, rewind_to_step
 from contrastive.training.agreement import check_agreement
 from contrastive.training.distributed import gather, world_size
+from contrastive.training.finite import check_gradient, check_loss
 from contrastive.training.memory import CrossBatchQueue, MomentumEncoder
 from contrastive.training.optimization import LinearDecayAdamW
 from contrastive.training.precision import check_precision
