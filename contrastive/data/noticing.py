@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contrastive.data.cells import is_missing, is_placeholder, looks_like_list, placeholder_remark
+from contrastive.data.columns import Columns, Row
 from contrastive.data.markup import has_markup, markup_fate
 from contrastive.data.shown import clean, listed, percent
-
-if TYPE_CHECKING:
-    from contrastive.data.columns import Columns, Row
 
 _ROLES = ("query", "positive", "negatives", "score", "query_id", "positive_id")
 _FEW = 6
