@@ -22,15 +22,16 @@ from contrastive.losses.core.options import LossOptions, SoftmaxOptions
 from contrastive.losses.core.temperature import LearntTemperature, check_temperature
 from contrastive.similarity import ProductSimilarity, named
 
+_TWO = [[1.0, 0.0], [0.0, 1.0]]
 REHEARSAL = {
-    "queries": torch.eye(2),
-    "keys": torch.eye(2).repeat(2, 1),
-    "left": torch.eye(2),
-    "right": torch.eye(2),
-    "targets": torch.tensor([1.0, 0.0]),
-    "teacher_scores": torch.eye(2),
-    "guide_queries": torch.eye(2),
-    "guide_keys": torch.eye(2).repeat(2, 1),
+    "queries": _TWO,
+    "keys": 2 * _TWO,
+    "left": _TWO,
+    "right": _TWO,
+    "targets": [1.0, 0.0],
+    "teacher_scores": _TWO,
+    "guide_queries": _TWO,
+    "guide_keys": 2 * _TWO,
 }
 """What a loss cannot do without, of two pairs, each with a hard negative."""
 
@@ -102,7 +103,7 @@ class LossModule(nn.Module):
             tried["similarity"] = "cosine"  # a callable may be for embeddings of another width
         needed = inspect.signature(self.forward).parameters.keys() & REHEARSAL.keys()
         with torch.no_grad():
-            self.function(**{name: REHEARSAL[name] for name in needed}, **tried)
+            self.function(**{name: torch.tensor(REHEARSAL[name]) for name in needed}, **tried)
 
     def __getattr__(self, name: str) -> Any:
         """Return a setting."""
