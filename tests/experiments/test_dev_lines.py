@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_training import dev_task
+from small_training import dev_task
 
 from contrastive.data import TextData
 from contrastive.encoder import Encoder

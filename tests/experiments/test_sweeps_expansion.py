@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loss_configs import KEYS, NAMES, QUERIES, configured
+from loss_configs import KEYS, NAMES, QUERIES, configured
 
 from contrastive.training.batch import EmbeddedBatch, loss_arguments
 from experiments.composing import CONFIGS

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_training import dev_task, records, with_negatives
+from small_training import dev_task, records, with_negatives
 
 from contrastive.data import Record, RetrievalTask, TextData
 from contrastive.data.records import Account

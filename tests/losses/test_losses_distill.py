@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from contrastive.contracts import DistillationLoss
-from contrastive.losses import _taught
+from contrastive.losses.core import taught
 from contrastive.losses.core.health import Health
 from contrastive.losses.distill import DistillKLLoss, MarginMSELoss, distill_kl, margin_mse
 from contrastive.masks import from_tensor
@@ -173,8 +173,8 @@ def test_own_negatives_cost_no_scores_of_others(
         shapes.append((len(queries), len(keys)))
         return original(similarity, queries, keys)
 
-    original = _taught.score_pairs
-    monkeypatch.setattr(_taught, "score_pairs", watched)
+    original = taught.score_pairs
+    monkeypatch.setattr(taught, "score_pairs", watched)
     LOSSES[name][0](*embeddings(), **arguments(BATCHES["ragged"]), **options)
     assert shapes == []
 
@@ -183,7 +183,7 @@ def test_own_negatives_cost_no_scores_of_others(
 def test_masks_are_looked_at_in_blocks(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     call = {**arguments(BATCHES["ragged, excluded"]), **options}
     expected = LOSSES[name][0](*embeddings(), **call)
-    monkeypatch.setattr(_taught, "_BLOCK", 3)
+    monkeypatch.setattr(taught, "_BLOCK", 3)
     assert LOSSES[name][0](*embeddings(), **call) == expected
 
 

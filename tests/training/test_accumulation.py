@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from test_training import records
+from small_training import records
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import fit
+from small_training import fit
 
 from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss

@@ -10,7 +10,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from test_training import records
+from small_training import records
 
 from contrastive.data import Batch, Record
 from contrastive.encoder import Encoder

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import alone, records
+from small_training import alone, records
 from torch import Tensor, nn
 
 from contrastive.data import Record

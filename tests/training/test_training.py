@@ -9,81 +9,21 @@ import all_losses
 import lightning
 import pytest
 import torch
-from conftest import WORDS
+from small_training import alone, dev_task, fit, records, with_negatives
 from torch import Tensor, nn
 
-from contrastive.data import Batch, Record, RetrievalTask
+from contrastive.data import Batch, Record
 from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.losses.core.signature import parameters_of
 from contrastive.training import ContrastiveData, ContrastiveModule
 from contrastive.training.memory import CrossBatchQueue, MomentumEncoder
-from contrastive.training.optimization import LinearDecayAdamW, planned_steps
+from contrastive.training.optimization import LinearDecayAdamW
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode at the start of training"
 )
-
-
-def records(count: int = 8) -> list[Record]:
-    """Pairs in which the query is a word of the document."""
-    return [
-        Record(
-            query=f"{WORDS[i % len(WORDS)]} {i}",
-            positive=f"the {WORDS[i % len(WORDS)]} job {i} years",
-            query_id=f"q{i}",
-            positive_id=f"d{i}",
-            grades={f"d{i}": 2},
-        )
-        for i in range(count)
-    ]
-
-
-def dev_task() -> RetrievalTask:
-    """The training pairs as a task."""
-    return RetrievalTask(
-        "dev",
-        {record.query_id: record.query for record in records()},
-        {record.positive_id: record.positive for record in records()},
-        {record.query_id: record.grades for record in records()},
-    )
-
-
-def fit(
-    encoder: Encoder,
-    loss: nn.Module,
-    folder: Path,
-    *,
-    epochs: int = 1,
-    dev: RetrievalTask | None = None,
-    **trainer_options: object,
-) -> lightning.Trainer:
-    """Train on the records above in batches of 4."""
-    lightning.seed_everything(0, verbose=False)
-    options = {
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-    }
-    trainer = lightning.Trainer(
-        max_epochs=epochs, enable_checkpointing=False, default_root_dir=folder, **{**options, **trainer_options}
-    )
-    data = ContrastiveData(records(), dev, batch_size=4, seed=0)
-    steps = planned_steps(len(data.batches), trainer)
-    module = ContrastiveModule(encoder, loss, LinearDecayAdamW(learning_rate=3e-3), total_steps=steps)
-    trainer.fit(module, data)
-    return trainer
-
-
-def alone(encoder: Encoder, loss: nn.Module) -> ContrastiveModule:
-    """A module without a trainer, whose logging goes nowhere."""
-    module = ContrastiveModule(encoder, loss, LinearDecayAdamW(), total_steps=1)
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    return module
 
 
 class RecordingLoss(nn.Module):
@@ -239,18 +179,6 @@ def test_batch_of_one_trains_without_an_answer(tiny_encoder: Encoder) -> None:
 def test_no_records_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one training record, got none"):
         ContrastiveData([], None)
-
-
-def with_negatives(count: int) -> list[Record]:
-    """The records above with 0, 1 or 2 hard negatives each."""
-    return [
-        replace(
-            record,
-            negatives=tuple(f"{WORDS[i % 7]} {WORDS[place]} {i}" for place in range(i % 3)),
-            negative_ids=tuple(f"n{i}-{place}" for place in range(i % 3)),
-        )
-        for i, record in enumerate(records(count))
-    ]
 
 
 def fit_with_memory(

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from test_training import dev_task, records, with_negatives
+from small_training import dev_task, records, with_negatives
 
 from contrastive.data import Record
 from contrastive.encoder import Encoder

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from contrastive.data.queries.query_writers import check_at_least_one, check_prompt, clean_queries
-from contrastive.encoder.micro_batches import check_texts
+from contrastive.data.texts import check_texts
 
 if TYPE_CHECKING:
     from openai import OpenAI

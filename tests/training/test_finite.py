@@ -10,14 +10,15 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from test_training import dev_task, records
+from small_training import dev_task, records
 from torch import Tensor, nn
 
 from contrastive.data import Record
 from contrastive.encoder import Encoder
-from contrastive.encoder.finite import NotFiniteError, check_gradient, check_weights
+from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.losses import InfoNCELoss
 from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.finite import check_gradient
 from contrastive.training.memory import CrossBatchQueue
 from contrastive.training.optimization import LinearDecayAdamW
 
