@@ -295,7 +295,7 @@ def test_what_is_named_is_there(page: str) -> None:
                 missing.append(code)
         if test and (file is None or not file.is_file() or f"def {test}(" not in file.read_text()):
             missing.append(code)
-    assert not missing
+    assert not missing, "\n".join(missing)
 
 
 def rows(text: str) -> dict[str, str]:
