@@ -285,6 +285,8 @@ def test_what_is_named_is_there(page: str) -> None:
     missing, file = [], None
     for code in INLINE.findall(FENCE.sub("", TEXTS[page])):
         path, _, test = code.partition("::")
+        if re.search(r"\b(NAME|CLASS)\b", path):  # to be replaced, as in `contrastive/losses/NAME.py`
+            continue
         if re.fullmatch(rf"{PLACES}/[\w./-]*", path):
             file = ROOT / path
             missing += [] if file.exists() else [code]
