@@ -24,7 +24,7 @@ from contrastive.masks import known_positive
 NAN = float("nan")
 _SCORES = "the score of each pair, as data=files reads it from a column (data.columns.score=NAME, no min_score)"
 _TEACHER = "what a teacher model gave each query's documents (Record.teacher_scores)"
-_GUIDE = "embeddings of the texts by a guide model (training.callbacks.EmbedByGuide)"
+_GUIDE = "embeddings of the {} by a guide model (training.callbacks.EmbedByGuide)"
 
 
 def _of(rows: str, *, padding: float | None = None, source: str = "") -> dict[str, Any]:
@@ -67,8 +67,8 @@ class Known:
     grades: Tensor | None = field(default=None, metadata=_of("queries"))
     targets: Tensor | None = field(default=None, metadata=_of("queries", source=_SCORES))
     teacher_scores: Tensor | None = field(default=None, metadata=_of("queries", padding=NAN, source=_TEACHER))
-    guide_queries: Tensor | None = field(default=None, metadata=_of("queries", source=_GUIDE))
-    guide_keys: Tensor | None = field(default=None, metadata=_of("keys", source=_GUIDE))
+    guide_queries: Tensor | None = field(default=None, metadata=_of("queries", source=_GUIDE.format("queries")))
+    guide_keys: Tensor | None = field(default=None, metadata=_of("keys", source=_GUIDE.format("documents")))
     own_ids: Tensor | None = field(default=None, metadata=_of("queries"))
     onward_ids: Tensor | None = field(default=None, metadata=_of("queries", padding=-1))
 

@@ -1,7 +1,6 @@
 """Training: the module and the data module under Lightning, and what they are made of."""
 
-from __future__ import annotations
-
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,12 +12,6 @@ __all__ = ["ContrastiveData", "ContrastiveModule"]
 
 def __getattr__(name: str) -> Any:
     """Import what needs Lightning when it is asked for: `contrastive.testing`, which gathers, needs torch alone."""
-    if name == "ContrastiveData":
-        from contrastive.training.data_module import ContrastiveData
-
-        return ContrastiveData
-    if name == "ContrastiveModule":
-        from contrastive.training.module import ContrastiveModule
-
-        return ContrastiveModule
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'module' if name == 'ContrastiveModule' else 'data_module'}"), name)

@@ -119,11 +119,8 @@ class ContrastiveData(lightning.LightningDataModule):
         batches: EpochBatches | RankShare = self.batches
         if self.trainer is not None and self.trainer.world_size > 1:
             batches = RankShare(batches, rank=self.trainer.global_rank, num_ranks=self.trainer.world_size)
-        return LateLoader(
-            range(len(self.records)),  # type: ignore[arg-type]
-            batch_sampler=batches,
-            collate_fn=list,
-        )
+        rows: Any = range(len(self.records))
+        return LateLoader(rows, batch_sampler=batches, collate_fn=list)
 
     def val_dataloader(self) -> Iterable[RetrievalTask]:
         """The dev task, whole, as the only item."""

@@ -9,7 +9,6 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import LambdaLR
 
-from contrastive.batch import Batch
 from contrastive.training.module import ContrastiveModule
 
 
@@ -24,25 +23,12 @@ class LogTraining(Callback):
         self._started = 0.0
         self._tokens_before = 0
 
-    def on_train_batch_start(
-        self,
-        trainer: lightning.Trainer,  # noqa: ARG002
-        pl_module: lightning.LightningModule,
-        batch: Batch,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_start(self, _: lightning.Trainer, pl_module: lightning.LightningModule, *__: Any) -> None:
         """Note the time, and the tokens seen before."""
         assert isinstance(pl_module, ContrastiveModule)
         self._started, self._tokens_before = time.perf_counter(), pl_module.encoder.tokens_seen.real
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Batch,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         """Log, if it is time to; the summary waits for the device."""
         assert isinstance(pl_module, ContrastiveModule)
         assert pl_module.latest is not None

@@ -26,12 +26,7 @@ class FillMemory(Callback):
         self._followed = trainer.global_step
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Batch,
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, _outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Follow a step, and push the keys."""
         assert isinstance(pl_module, ContrastiveModule)
