@@ -75,7 +75,7 @@ class FastDropout(nn.Dropout):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the attention known that goes with it, in a process that is sent a backbone."""
         _register()
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
 
 def _is_for_us(values: Tensor, dropout: float) -> bool:

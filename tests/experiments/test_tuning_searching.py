@@ -150,6 +150,7 @@ def test_a_stopped_search_draws_as_one_that_was_not(sampler: str, tmp_path: Path
     run(other, 12, kind=sampler, seed=4)
     drawn = [[trial.params["x"] for trial in study.trials] for study in (whole, parts, other)]
     assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 12
     assert not set(drawn[0]) & set(drawn[2])
 
 

@@ -47,4 +47,4 @@ def k_means(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "One of the clusters is empty")
         _, clusters = kmeans2(centred, centred[start], iter=iterations, minit="matrix")
-    return clusters.astype(np.int64)
+    return np.asarray(clusters, dtype=np.int64)
