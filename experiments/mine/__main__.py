@@ -17,9 +17,8 @@ from experiments.composing import MISTAKES, check_complete, compose, said
 from experiments.interruptions import exit_status, interruptible
 
 if TYPE_CHECKING:
-    from contrastive.contracts import ChosenNegatives, Moment
     from contrastive.data import TextData
-    from contrastive.negatives import Pool
+    from contrastive.negatives import ChosenNegatives, Moment, Pool
     from contrastive.negatives.summary import Summary
     from experiments.mine.quality import Judged
 
@@ -100,9 +99,8 @@ def mine(options: argparse.Namespace) -> None:
     from hydra.utils import instantiate
     from rich.console import Console
 
-    from contrastive.contracts import Moment
     from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
-    from contrastive.negatives import Kept, Mined, Pool
+    from contrastive.negatives import Kept, Mined, Moment, Pool
     from contrastive.negatives.summary import summarise
 
     strategy = instantiate(config.negatives)
