@@ -15,7 +15,6 @@ Shape letters: P pairs, Q distinct queries, N documents.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,15 +160,13 @@ class Pool:
         """Tell for pairs [P] and documents [P, C] whether these have the text of the query, normalised."""
         return self._among(self._self, pairs, documents)
 
-    def digest(self) -> str:
-        """Return a digest, in hexadecimal digits, of everything that a choice of negatives may depend on."""
-        hashed = hashlib.blake2b(digest_size=20)
-        documents = zip(self.document_ids, self.documents, strict=True)
-        pairs = ((p.query_id, p.query, p.positive_id, p.positive or "", *p.known, "", *p.given) for p in self.pairs)
-        for part in (documents, pairs):
-            for texts in part:
-                hashed.update(repr(texts).encode(errors="surrogatepass"))
-        return hashed.hexdigest()
+    def parts(self) -> Iterator[str]:
+        """Yield everything that a choice of negatives may depend on, for `data.store.key_of`."""
+        yield str(len(self.documents))
+        for document in zip(self.document_ids, self.documents, strict=True):
+            yield from document
+        for pair in self.pairs:
+            yield repr((pair.query_id, pair.query, pair.positive_id, pair.positive, pair.known, pair.given))
 
     def _identify(self) -> None:
         """Give numbers to what is one document or one query, and note which pairs of numbers mean what."""
