@@ -3,8 +3,8 @@
 Notable decisions:
 
 - They stand in a `data.store.Store`, whose rules hold: complete or absent, one process computes, the oldest make room.
-- The key has the weights, `encoder.settings`, the side, and the texts in their order. The tokenizer and
-  the kind of network are taken to go with the weights. The device and the sizes of micro-batches, which move the last bits of an
+- The key has the weights, the tokenizers, `encoder.settings`, the side, and the texts in their order. The kind of
+  network is taken to go with the weights. The device and the sizes of micro-batches, which move the last bits of an
   embedding, are not in it.
 - Long lists are encoded in parts. Each is one call of the encoder, which sorts by length within it.
 - A file ends in a CRC-32 of all before it, which is compared when it is opened: 1 s for each GB. Zeros where a disk
@@ -31,6 +31,7 @@ from tqdm import tqdm
 from contrastive.contracts import Side, TextEncoder
 from contrastive.data.store import Store, key_of, user_folder
 from contrastive.encoder.micro_batches import check_texts, positions
+from contrastive.encoder.token_cache import fingerprint
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class EmbeddingCache:
 def embedding_key(encoder: KeyedEncoder, texts: Iterable[str], *, side: Side) -> str:
     """Return the key under which the embeddings of texts are kept.
 
-    It differs if the weights, their precision, a setting, the side, a text or the order of the texts does.
+    It differs if the weights, their precision, a tokenizer, a setting, the side, a text or the order of the texts does.
     """
     # How embeddings are compared does not decide them.
     settings = {name: value for name, value in encoder.settings.items() if name.split(".")[-1] != "similarity"}
@@ -164,6 +165,7 @@ def embedding_key(encoder: KeyedEncoder, texts: Iterable[str], *, side: Side) ->
         "dimension": encoder.dimension,
         "settings": settings,
         "padding": [getattr(tower, "padding", True) for tower in towers],  # done without where it changes embeddings
+        "tokenizers": [fingerprint(tower.tokenizer) for tower in towers if hasattr(tower, "tokenizer")],
     }
     return key_of(described, chain(weight_parts(encoder.state_dict()), texts))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from contrastive.data.store import key_of
 from contrastive.encoder.embedding_cache import weight_parts
+from contrastive.encoder.token_cache import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ class SequenceClassifier:
         """Return what decides the scores."""
         return {
             "weights": key_of(None, weight_parts(self.model.state_dict())),
+            "tokenizer": fingerprint(self.tokenizer),
             "max_length": self.max_length,
             "labels": self.model.config.num_labels,
         }

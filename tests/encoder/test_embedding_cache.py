@@ -1,6 +1,8 @@
 """The cache of embeddings: never computed twice, never mixed up, never half there."""
 
+import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from contrastive.contracts import Side
-from contrastive.encoder import Encoder
+from contrastive.encoder import Encoder, TwoTowers
 from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder, embedding_key
 
 TEXTS = ["data engineer", "nurse", "chef in a kitchen", "nurse", "", "the job \ud83d 👩‍⚕️"]
@@ -182,6 +184,37 @@ def test_the_key_tells_apart_whatever_changes_an_embedding(tiny_model_folder: Pa
     ]
     assert len(set(keys)) == len(keys)
     assert key() == key(tokens_per_batch=32, bucketed=False)
+
+
+def test_the_same_weights_with_another_tokenizer_have_other_embeddings(tiny_model_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    rules = json.loads((other / "tokenizer.json").read_text())
+    ids = rules["model"]["vocab"]
+    ids["nurse"], ids["chef"] = ids["chef"], ids["nurse"]
+    (other / "tokenizer.json").write_text(json.dumps(rules))
+    cache = EmbeddingCache(tmp_path / "cache")
+    for folder in (tiny_model_folder, other):
+        encoder = Encoder.from_pretrained(folder)
+        kept = cache.embed(encoder, ["nurse"], side="document")
+        np.testing.assert_array_equal(kept, encoder.encode(["nurse"], side="document"))
+    assert len(files(cache.folder)) == 2
+
+
+def test_each_of_two_towers_has_its_tokenizer(tiny_model_folder: Path) -> None:
+    keys = []
+    for changed in (None, "query", "document"):
+        towers = TwoTowers(*(Encoder.from_pretrained(tiny_model_folder) for _ in range(2)))
+        if changed:
+            getattr(towers, changed).tokenizer.add_tokens(["zyx"])
+        keys.append(embedding_key(towers, ["nurse"], side="document"))
+    assert len(set(keys)) == 3
+
+
+def test_a_model_that_was_used_and_saved_has_the_key_it_had(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    before = embedding_key(tiny_encoder, ["nurse"], side="document")
+    tiny_encoder.encode(TEXTS)  # tells the tokenizer where to cut
+    tiny_encoder.save_pretrained(tmp_path)
+    assert embedding_key(Encoder.from_pretrained(tmp_path), ["nurse"], side="document") == before
 
 
 @pytest.mark.parametrize(
