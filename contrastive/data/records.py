@@ -34,6 +34,19 @@ class Record:
     teacher_scores: tuple[float, ...] | None = None
     source: str = ""
 
+    def negative_names(self) -> tuple[str, ...]:
+        """Return the id of each negative, "" where there is none.
+
+        Raises:
+            ValueError: If some have an id and others do not.
+        """
+        if self.negative_ids and len(self.negative_ids) != len(self.negatives):
+            raise ValueError(
+                f"query {self.query_id!r}: expected an id for each of {len(self.negatives)} negatives, "
+                f"got {len(self.negative_ids)}"
+            )
+        return self.negative_ids or ("",) * len(self.negatives)
+
 
 @dataclass(frozen=True, slots=True)
 class RetrievalTask:

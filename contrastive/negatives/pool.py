@@ -117,7 +117,8 @@ class Pool:
         documents, pairs = dict(corpus or {}), []
         for record in records:
             positive_id = record.positive_id or made_id("d", text_digest(record.positive))
-            given = _negative_ids(record)
+            named = zip(record.negative_names(), record.negatives, strict=True)
+            given = tuple(id_ or made_id("d", text_digest(text)) for id_, text in named)
             if corpus is None:
                 documents.setdefault(positive_id, record.positive)
                 for id_, text in zip(given, record.negatives, strict=True):
@@ -215,13 +216,3 @@ class Pool:
 def seed_of(seed: int, refresh: int, pair: Pair) -> int:
     """Return 64 bits for what is drawn by chance for a pair, whatever its place among others."""
     return digest(f"{seed} {refresh} {pair.query_id} {pair.positive_id}", b"negatives")
-
-
-def _negative_ids(record: Record) -> tuple[str, ...]:
-    if record.negative_ids and len(record.negative_ids) != len(record.negatives):
-        raise ValueError(
-            f"query {record.query_id!r}: expected an id for each of {len(record.negatives)} negatives, "
-            f"got {len(record.negative_ids)}"
-        )
-    names = record.negative_ids or ("",) * len(record.negatives)
-    return tuple(id_ or made_id("d", text_digest(text)) for id_, text in zip(names, record.negatives, strict=True))
