@@ -32,6 +32,18 @@ def text_digest(text: str) -> int:
     return digest(normalise_text(text))
 
 
+def stirred(keys: Digests) -> Digests:
+    """Return 64 bits for each key that look drawn, others for other keys (finaliser of SplitMix64, Steele et al. 2014).
+
+    Example:
+        >>> stirred(np.array([0, 1], np.uint64))
+        array([                  0, 6238072747940578789], dtype=uint64)
+    """
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        keys = (keys ^ (keys >> np.uint64(shift))) * np.uint64(factor)
+    return keys ^ (keys >> np.uint64(31))
+
+
 def components(count: int, left: Numbers, right: Numbers) -> Numbers:
     """Return, for each of `count` things, the least of all those that the edges `left[i]` - `right[i]` tie it to.
 

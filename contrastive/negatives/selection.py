@@ -24,10 +24,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from contrastive.data.identities import stirred
 from contrastive.data.near_duplicates import Hashes, jaccard, shingles
 from contrastive.negatives.contracts import Candidates, ChosenNegatives
 from contrastive.negatives.filters import REASONS, Filters, refusals
 from contrastive.negatives.pool import Places, Pool, seed_of
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step, lest the key 0 stay 0
 
 Sampling = Literal["top", "uniform", "softmax"]
 
@@ -177,10 +180,6 @@ class Duplicates:
 
 
 def _uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Map 64-bit keys to numbers above 0 and below 1 that look drawn (SplitMix64, Steele et al. 2014)."""
-    mixed = keys + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    drawn: NDArray[np.float64] = ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
+    """Map 64-bit keys to numbers above 0 and below 1 that look drawn."""
+    drawn: NDArray[np.float64] = ((stirred(keys + _ODD) >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
     return drawn
