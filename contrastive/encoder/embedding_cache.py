@@ -151,6 +151,40 @@ class EmbeddingCache:
         return embeddings if len(distinct) == len(texts) else embeddings[positions(distinct, texts)]
 
 
+def embeddings_of(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    *,
+    side: Side,
+    cache: EmbeddingCache | None = None,
+    show_progress: bool = False,
+) -> Tensor:
+    """Return the embeddings of texts where the encoder is, [B, D]: from a cache, or computed anew without one.
+
+    Raises:
+        ValueError: If there is a cache, and the encoder is no `KeyedEncoder`.
+    """
+    if cache is None:
+        embeddings: Tensor = encoder.encode(texts, side=side, show_progress=show_progress, as_numpy=False)
+        return embeddings
+    keyed = check_keyed(encoder)
+    return torch.from_numpy(cache.embed(keyed, texts, side=side, show_progress=show_progress)).to(keyed.device)
+
+
+def check_keyed(encoder: TextEncoder) -> KeyedEncoder:
+    """Return an encoder that says what its embeddings depend on; refuse another.
+
+    Raises:
+        ValueError: If it lacks a member of `KeyedEncoder` that a key is made of.
+    """
+    if not all(hasattr(encoder, name) for name in ("dimension", "settings", "state_dict")):
+        raise ValueError(
+            f"expected an encoder that says what its embeddings depend on, with dimension, settings and state_dict, to "
+            f"keep what it finds; got {type(encoder).__name__}"
+        )
+    return encoder  # type: ignore[return-value]
+
+
 def embedding_key(encoder: KeyedEncoder, texts: Iterable[str], *, side: Side) -> str:
     """Return the key under which the embeddings of texts are kept.
 
