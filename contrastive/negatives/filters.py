@@ -102,7 +102,7 @@ class Filters:
 
 
 def refusals(pool: Pool, block: Candidates, filters: Filters) -> NDArray[np.int64]:
-    """Tell why candidates of the pairs of a block are refused, [P, C], as places in `REASONS`; -1 for those that are not.
+    """Tell why candidates of the pairs of a block are refused, [P, C]: places in `REASONS`, -1 for those that are not.
 
     Near-duplicates and repetitions are not looked at here. Places without a candidate are said to be refused for -2.
 
