@@ -118,7 +118,8 @@ class Store(Generic[Value]):
         found = self._find(key)
         if found is None:
             with self._turn(key):
-                found = self._find(key) or self._made(key, make)  # found: by another process, while this one waited
+                # Another process may have made it while this one waited.
+                found = self._find(key, say_damaged=False) or self._made(key, make)
                 if found.seconds is not None and found.kept:
                     self._tidy(key)
         return found
@@ -128,7 +129,7 @@ class Store(Generic[Value]):
         whole = f"{key}.part-{name}"
         return self._find(whole) or self._made(whole, make)
 
-    def _find(self, name: str) -> Found[Value] | None:
+    def _find(self, name: str, *, say_damaged: bool = True) -> Found[Value] | None:
         """Read a file, and note that it was of use; None if there is none or it is damaged."""
         path = self._path(name)
         try:
@@ -136,7 +137,8 @@ class Store(Generic[Value]):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:  # numpy, gzip and JSON fail in many ways
-            _log.warning("%s is damaged and is computed again (%s: %s)", path, type(error).__name__, error)
+            if say_damaged:
+                _log.warning("%s is damaged and is computed again (%s: %s)", path, type(error).__name__, error)
             return None
         with suppress(OSError):  # somebody else's folder, or the file is just being deleted
             os.utime(path)
