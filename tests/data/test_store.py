@@ -34,21 +34,11 @@ def test_a_value_is_made_once(tmp_path: Path) -> None:
     assert files(tmp_path / "a" / "b") == [".txt"]
 
 
-@pytest.mark.parametrize(
-    ("left", "right"),
-    [
-        (key_of({"a": 1}), key_of({"a": 2})),
-        (key_of({"a": 1}), key_of({"a": "1"})),
-        (key_of(None, ["ab", "c"]), key_of(None, ["a", "bc"])),
-        (key_of(None, ["ab"]), key_of(None, ["ab", ""])),
-        (key_of(None, ["a", "b"]), key_of(None, ["b", "a"])),
-        (key_of(["x"]), key_of("x")),
-        (key_of("\ud83d"), key_of("?")),
-        (key_of(None, ["\ud83d"]), key_of(None, ["?"])),
-    ],
-)
-def test_keys_tell_apart_what_differs(left: str, right: str) -> None:
-    assert left != right
+def test_keys_tell_apart_what_differs() -> None:
+    described = [{"a": 1}, {"a": 2}, {"a": "1"}, ["x"], "x", None, "\ud83d", "?"]
+    contents = [["ab", "c"], ["a", "bc"], ["ab"], ["ab", ""], ["a", "b"], ["b", "a"], ["\ud83d"], ["?"]]
+    keys = [*map(key_of, described), *(key_of(None, content) for content in contents)]
+    assert len(set(keys)) == len(described) + len(contents)
 
 
 def test_equal_things_have_one_key() -> None:
