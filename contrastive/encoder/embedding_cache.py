@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 from contrastive.contracts import Side, TextEncoder
 from contrastive.data.store import Store, key_of, user_folder
-from contrastive.encoder.micro_batches import check_texts, positions
-from contrastive.encoder.token_cache import fingerprint
+from contrastive.data.texts import check_texts
+from contrastive.encoder.micro_batches import positions
+from contrastive.encoder.tokens import fingerprint
 
 _log = logging.getLogger(__name__)
 

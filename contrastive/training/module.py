@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from contrastive.data import Batch, RetrievalTask
 from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.encoder.encoder import Encoder
-from contrastive.encoder.finite import NotFiniteError, check_gradient, check_loss, check_weights
+from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
@@ -34,6 +34,7 @@ from contrastive.training.agreement import check_agreement
 from contrastive.training.batch import EmbeddedBatch, loss_arguments
 from contrastive.training.data_module import ContrastiveData
 from contrastive.training.distributed import gather, world_size
+from contrastive.training.finite import check_gradient, check_loss
 from contrastive.training.memory import CrossBatchQueue, MomentumEncoder, recall
 from contrastive.training.optimization import LinearDecayAdamW
 from contrastive.training.precision import check_precision

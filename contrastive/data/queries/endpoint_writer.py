@@ -14,7 +14,7 @@ from requests import Session
 
 from contrastive.data.queries.chat_completions import Key, RequestError, chat_address, complete, open_session
 from contrastive.data.queries.query_writers import check_at_least_one, check_prompt, clean_queries
-from contrastive.encoder.micro_batches import check_texts
+from contrastive.data.texts import check_texts
 
 DEFAULT_PROMPT = """\
 Below is a document from a collection that people search. Write {n} search queries by people who have not seen it and \

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from contrastive.data.keyed_lines import KeyedLines
 from contrastive.data.store import key_of
-from contrastive.encoder.micro_batches import check_texts
+from contrastive.data.texts import check_texts
 from contrastive.masks import normalise_text
 
 MOST_WORDS = 30

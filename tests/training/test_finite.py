@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from contrastive.data import Record
 from contrastive.encoder import Encoder
-from contrastive.encoder.finite import NotFiniteError, check_gradient, check_weights
+from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.losses import InfoNCELoss
 from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.finite import check_gradient
 from contrastive.training.memory import CrossBatchQueue
 from contrastive.training.optimization import LinearDecayAdamW
 
