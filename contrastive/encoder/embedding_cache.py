@@ -47,7 +47,9 @@ def default_folder() -> Path:
 class KeyedEncoder(TextEncoder, Protocol):
     """A text encoder that says what its embeddings depend on.
 
-    `settings` holds, as plain values, what beside the weights in `state_dict` decides the embedding of a text.
+    `settings` holds, as plain values, what beside the weights in `state_dict` decides the embedding of a text. It need
+    not name a `tokenizer` of transformers, which is an attribute of the encoder, or of its towers `query` and
+    `document`, nor what their `padding` does.
     """
 
     @property
