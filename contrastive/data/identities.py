@@ -32,13 +32,8 @@ def text_digest(text: str) -> int:
     return digest(normalise_text(text))
 
 
-def stirred(keys: Digests) -> Digests:
-    """Return 64 bits for each key that look drawn, others for other keys (finaliser of SplitMix64, Steele et al. 2014).
-
-    Example:
-        >>> stirred(np.array([0, 1], np.uint64))
-        array([                  0, 6238072747940578789], dtype=uint64)
-    """
+def scrambled(keys: Digests) -> Digests:
+    """Map 64-bit numbers to others that look drawn, no two to one (the finaliser of SplitMix64, Steele et al. 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         keys = (keys ^ (keys >> np.uint64(shift))) * np.uint64(factor)
     return keys ^ (keys >> np.uint64(31))

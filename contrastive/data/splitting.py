@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.data.identities import Digests, Numbers, components, digest, stirred
+from contrastive.data.identities import Digests, Numbers, components, digest, scrambled
 from contrastive.data.pairs import DEV, TEST, Pairs
 
 _log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ Rows = NDArray[np.bool_]
 
 def shuffled(keys: Digests, seed: int) -> Digests:
     """Hash digests once more, with a seed; sorting by the result is a shuffle."""
-    return stirred(keys ^ np.uint64(digest(str(seed), b"seed")))
+    return scrambled(keys ^ np.uint64(digest(str(seed), b"seed")))
 
 
 def hold_out(pairs: Pairs, relevant: Rows, *, share: float, max_queries: int, seed: int) -> NDArray[np.uint8]:

@@ -24,13 +24,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.data.identities import stirred
+from contrastive.data.identities import scrambled
 from contrastive.data.near_duplicates import Hashes, jaccard, shingles
 from contrastive.negatives.contracts import Candidates, ChosenNegatives
 from contrastive.negatives.filters import REASONS, Filters, refusals
 from contrastive.negatives.pool import Places, Pool, seed_of
-
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step, lest the key 0 stay 0
 
 Sampling = Literal["top", "uniform", "softmax"]
 
@@ -176,6 +174,7 @@ class Duplicates:
 
 
 def _uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Map 64-bit keys to numbers above 0 and below 1 that look drawn."""
-    drawn: NDArray[np.float64] = ((stirred(keys + _ODD) >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
+    """Map 64-bit keys to numbers above 0 and below 1 that look drawn (SplitMix64, Steele et al. 2014)."""
+    mixed = scrambled(keys + np.uint64(0x9E3779B97F4A7C15))
+    drawn: NDArray[np.float64] = ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
     return drawn
