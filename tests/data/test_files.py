@@ -536,8 +536,8 @@ def test_scores_are_kept_for_losses_that_want_them(write: Write, caplog: pytest.
     assert (data.dev, data.test) == (None, None)
     assert "min_score says which are relevant" in caplog.text
     batch = Collator(data.train)(data.train[:3])
-    assert batch.scores is not None
-    assert batch.scores.tolist() == [0, 0.25, 0.5]
+    assert batch.targets is not None
+    assert batch.targets.tolist() == [0, 0.25, 0.5]
 
 
 def test_a_least_score_makes_plain_pairs(write: Write) -> None:
