@@ -61,11 +61,11 @@ class Collator:
         against, negatives = array("q"), array("q")
         without = Counter[str]()
         for record in tqdm(records, desc="Indexing", unit=" records", delay=5, leave=False, disable=None):
-            _check_lengths(record)
+            _check_teacher_scores(record)
             without.update(_lacking(record))
             query = queries.add(record.query_id, record.query)
             positives = [documents.add(record.positive_id, record.positive)]
-            for name, text in zip(record.negative_ids or ("",) * len(record.negatives), record.negatives, strict=True):
+            for name, text in zip(record.negative_names(), record.negatives, strict=True):
                 against.append(query)
                 negatives.append(documents.add(name, text))
             further = (name for name, grade in record.grades.items() if grade > 0 and name != record.positive_id)
@@ -189,12 +189,7 @@ def _lacking(record: Record) -> list[str]:
     return [name for name, missing in lacks.items() if missing]
 
 
-def _check_lengths(record: Record) -> None:
-    if record.negative_ids and len(record.negative_ids) != len(record.negatives):
-        raise ValueError(
-            f"query {record.query_id!r}: expected an id for each of {len(record.negatives)} negatives, "
-            f"got {len(record.negative_ids)}"
-        )
+def _check_teacher_scores(record: Record) -> None:
     if record.teacher_scores is not None and len(record.teacher_scores) != 1 + len(record.negatives):
         raise ValueError(
             f"query {record.query_id!r}: expected {1 + len(record.negatives)} teacher scores, for the positive and "

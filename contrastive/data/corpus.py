@@ -140,8 +140,7 @@ def _source(read: Documents, near_duplicate: float) -> _Source:
 
 
 def _best_answers(tasks: Iterable[RetrievalTask]) -> set[str]:
-    judged = (grades for task in tasks for grades in task.qrels.values())
-    return {id_ for grades in judged for id_, grade in grades.items() if grade == max(grades.values()) > 0}
+    return {document_id for task in tasks for _, document_id in task.best_pairs()}
 
 
 def _not_answers(source: _Source, tasks: Iterable[RetrievalTask]) -> list[str]:

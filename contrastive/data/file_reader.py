@@ -41,7 +41,7 @@ def files(
     Without files for dev and test their queries are held out of train: rows that share a query or a positive stay
     together, and a row's place depends on its text and the seed alone. With either file nothing is held out. The tasks
     ask for the positives of their queries among all documents of dev and test and some of train; a row's own negatives
-    are not judged, so that they count like any other document. Texts are kept on disk (see `StoredRows`) and read when
+    are not judged, so that they count like any other document. Texts are kept on disk (see `RowsOnDisk`) and read when
     they are asked for.
 
     Args:

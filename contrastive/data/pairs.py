@@ -15,8 +15,8 @@ from contrastive.data.columns import Columns, Row
 from contrastive.data.identities import Digests, Numbers, digest, text_digest, word_order_key
 from contrastive.data.noticing import Notes
 from contrastive.data.row_reader import RowReader
+from contrastive.data.rows_on_disk import RowsOnDisk
 from contrastive.data.shown import listed
-from contrastive.data.stored import StoredRows
 
 SPLITS = ("train", "dev", "test")
 TRAIN, DEV, TEST = range(3)
@@ -40,7 +40,7 @@ class Pairs:
         notes: What was noticed about the rows.
     """
 
-    rows: StoredRows
+    rows: RowsOnDisk
     splits: NDArray[np.uint8]
     queries: Digests
     words: Digests
@@ -61,7 +61,7 @@ def read_pairs(tables: Mapping[str, Table], columns: Columns, *, strip_html: boo
         ValueError: If a row is malformed (see `RowReader`), or an id stands for two texts.
     """
     noting = _Noting(RowReader(columns, strip_html=strip_html))
-    rows = StoredRows(noting.take(tables))
+    rows = RowsOnDisk(noting.take(tables))
     pairs = noting.pairs(rows)
     _refuse_ambiguous("query", noting.query_ids, pairs.queries, np.arange(len(rows)), rows)
     _refuse_ambiguous("positive", noting.positive_ids, pairs.positives, pairs.numbers, rows)
@@ -111,7 +111,7 @@ class _Noting:
             negative_ids=made[count:],
         )
 
-    def pairs(self, rows: StoredRows) -> Pairs:
+    def pairs(self, rows: RowsOnDisk) -> Pairs:
         return Pairs(
             rows,
             splits=np.array(self.splits),
@@ -126,7 +126,7 @@ class _Noting:
         )
 
 
-def _refuse_ambiguous(what: str, given: array[int], texts: Digests, numbers: Numbers, rows: StoredRows) -> None:
+def _refuse_ambiguous(what: str, given: array[int], texts: Digests, numbers: Numbers, rows: RowsOnDisk) -> None:
     """Refuse an id, by digest, that rows give to different texts; 0 is no id."""
     ids = np.array(given)
     order = np.argsort(ids, kind="stable")

@@ -77,7 +77,7 @@ def beir(
         split: RetrievalTask(split, {query_id: queries[query_id] for query_id in judged}, corpus, judged)
         for split, (judged, _) in qrels.items()
     }
-    best = records = _best_pairs(tasks[train]) if train in tasks else ()
+    best = records = _best_records(tasks[train]) if train in tasks else ()
     if max_train_pairs is not None and max_train_pairs < len(records):
         kept = sorted(random.Random(seed).sample(range(len(records)), max_train_pairs))
         records = tuple(records[i] for i in kept)
@@ -156,7 +156,7 @@ def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error
 
 def leaks(data: TextData, *, near: bool = False) -> Iterator[tuple[str, bool]]:
     """Yield a sentence for all that two splits share, and whether one answers the other; see `check_disjoint`."""
-    pairs = {split: _best_pairs(task) for split, task in (("dev", data.dev), ("test", data.test)) if task is not None}
+    pairs = {split: _best_records(task) for split, task in (("dev", data.dev), ("test", data.test)) if task is not None}
     for (what, left, right), names in _common("train", data.train, pairs).items():
         if names:
             some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
@@ -228,12 +228,9 @@ def _keys(record: Record) -> Iterator[tuple[tuple[str, str | int], str]]:
     yield (_REORDERED, digest(word_order_key(record.query))), record.query
 
 
-def _best_pairs(task: RetrievalTask) -> tuple[Record, ...]:
-    """Return a record for each query of a task and each document of its highest grade, if that is above 0."""
+def _best_records(task: RetrievalTask) -> tuple[Record, ...]:
+    """Return the records of `RetrievalTask.best_pairs`."""
     return tuple(
-        Record(task.queries[query_id], task.corpus[i], query_id=query_id, positive_id=i, grades=grades)
-        for query_id, grades in task.qrels.items()
-        for best in [max(grades.values())]
-        for i, grade in grades.items()
-        if grade == best > 0
+        Record(task.queries[query], task.corpus[i], query_id=query, positive_id=i, grades=task.qrels[query])
+        for query, i in task.best_pairs()
     )

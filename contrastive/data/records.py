@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -34,6 +34,19 @@ class Record:
     teacher_scores: tuple[float, ...] | None = None
     source: str = ""
 
+    def negative_names(self) -> tuple[str, ...]:
+        """Return the id of each negative, "" where there is none.
+
+        Raises:
+            ValueError: If some have an id and others do not.
+        """
+        if self.negative_ids and len(self.negative_ids) != len(self.negatives):
+            raise ValueError(
+                f"query {self.query_id!r}: expected an id for each of {len(self.negatives)} negatives, "
+                f"got {len(self.negative_ids)}"
+            )
+        return self.negative_ids or ("",) * len(self.negatives)
+
 
 @dataclass(frozen=True, slots=True)
 class RetrievalTask:
@@ -50,6 +63,12 @@ class RetrievalTask:
     queries: Mapping[str, str]
     corpus: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
+
+    def best_pairs(self) -> Iterator[tuple[str, str]]:
+        """Yield the ids of each query and each document of its highest grade, if that is above 0."""
+        for query_id, grades in self.qrels.items():
+            best = max(grades.values(), default=0)
+            yield from ((query_id, document_id) for document_id, grade in grades.items() if grade == best > 0)
 
 
 @dataclass(frozen=True, slots=True)

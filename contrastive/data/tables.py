@@ -16,8 +16,8 @@ from contrastive.data.pairs import DEV, SPLITS, TEST, TRAIN, Pairs, Table, read_
 from contrastive.data.readers import check_disjoint
 from contrastive.data.records import Account, TextData
 from contrastive.data.retrieval_tasks import judged_rows, retrieval_tasks
+from contrastive.data.rows_on_disk import RecordsOnDisk
 from contrastive.data.splitting import Rows, hold_out, sampled
-from contrastive.data.stored import StoredRecords
 
 _log = logging.getLogger(__name__)
 
@@ -94,20 +94,20 @@ def _relevant(name: str, pairs: Pairs, min_score: float | None) -> Rows | None:
     return relevant
 
 
-def _records(pairs: Pairs, relevant: Rows, choices: Choices, *, scored: bool = False) -> StoredRecords:
+def _records(pairs: Pairs, relevant: Rows, choices: Choices, *, scored: bool = False) -> RecordsOnDisk:
     """Return a training record for each relevant pair of train, or for a sample of them."""
     chosen = np.flatnonzero((relevant & (pairs.splits == TRAIN))[pairs.numbers])
     kept, further = chosen, {}
     if choices.max_train_pairs is not None and choices.max_train_pairs < len(chosen):
         kept = sampled(pairs, chosen, choices.max_train_pairs, choices.seed)
         further = {} if scored else _positives_left_out(pairs, chosen, kept)
-    return StoredRecords(pairs.rows, pairs.numbers[kept], pairs.places[kept], further=further, scored=scored)
+    return RecordsOnDisk(pairs.rows, pairs.numbers[kept], pairs.places[kept], further=further, scored=scored)
 
 
 def _account(
     pairs: Pairs,
     relevant: Rows,
-    train: StoredRecords,
+    train: RecordsOnDisk,
     choices: Choices,
     remarks: Sequence[str],
     *,

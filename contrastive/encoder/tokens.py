@@ -13,7 +13,7 @@ Shape letters: T tokens of a text, F further inputs of a token.
 from __future__ import annotations
 
 import inspect
-import os
+import json
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 from torch.nn import Module
+
+from contrastive.data.store import key_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +37,7 @@ _MOST_TOKENS = 1 << 25
 
 _kept: dict[bytes, Row] = {}
 _room = _MOST_TOKENS
-_fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, bytes] = WeakKeyDictionary()
+_fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()
 
 
 def cached_token_ids(
@@ -50,7 +52,7 @@ def cached_token_ids(
         further: Inputs of the model besides the ids.
     """
     global _room
-    start = blake2b(_fingerprint(tokenizer) + " ".join(["", str(max_length), *further]).encode()).digest()
+    start = blake2b(" ".join([fingerprint(tokenizer), str(max_length), *further]).encode()).digest()
     keys = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=start).digest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in _kept}
     made = token_rows(tokenizer, list(missing.values()), max_length=max_length, further=further) if missing else []
@@ -87,7 +89,7 @@ def whole_token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str])
     """Count the tokens of texts that are not cut, and leave the tokenizer as it was."""
     if not texts:
         return []
-    # A fast tokenizer keeps the truncation of its last call, by which the cache of token ids tells it from others.
+    # A fast tokenizer keeps the truncation of its last call, and saves it.
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     before = None if backend is None else backend.truncation
     counts = [len(ids) for ids in token_ids(tokenizer, texts, max_length=None)]
@@ -128,12 +130,21 @@ def _encoded(
     )
 
 
-def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """Return bytes that differ between tokenizers that may give other ids."""
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a digest that differs between tokenizers that may give other ids, the same one in every process.
+
+    Its rules must not change after the first call; tokens may be added.
+    """
+    size = len(tokenizer)
+    if _fingerprints.get(tokenizer, (-1, ""))[0] != size:
+        _fingerprints[tokenizer] = size, key_of([type(tokenizer).__qualname__, _rules(tokenizer)])
+    return _fingerprints[tokenizer][1]
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> object:
+    """Return all that a tokenizer says of itself but how it cut and padded last, which whoever calls it decides."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if tokenizer not in _fingerprints:
-        # Without a description in one piece, a tokenizer shares with nobody but itself.
-        described = os.urandom(16) if backend is None else f"{type(tokenizer).__name__} {backend.to_str()}".encode()
-        _fingerprints[tokenizer] = blake2b(described, digest_size=16).digest()
-    size = 0 if backend is None else backend.get_vocab_size()
-    return _fingerprints[tokenizer] + f" {size}".encode()
+    if backend is None:
+        return [tokenizer.get_vocab(), repr(sorted(tokenizer.init_kwargs.items()))]
+    described = json.loads(backend.to_str())
+    return {name: value for name, value in described.items() if name not in ("truncation", "padding")}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from contrastive.contracts import Side, Similarity, TextEncoder
 from contrastive.data import RetrievalTask, normalise_text
-from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.encoder.embedding_cache import EmbeddingCache, embeddings_of
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.ties import TieBreaker
 from contrastive.similarity import ProductSimilarity, cosine, similarity_of
@@ -31,18 +30,8 @@ class TaskEmbeddings:
     similarity: ProductSimilarity = cosine
 
 
-@overload
-def embed(encoder: TextEncoder, task: RetrievalTask, *, show_progress: bool = ...) -> TaskEmbeddings: ...
-
-
-@overload
 def embed(
-    encoder: KeyedEncoder, task: RetrievalTask, *, show_progress: bool = ..., cache: EmbeddingCache | None
-) -> TaskEmbeddings: ...
-
-
-def embed(
-    encoder: Any, task: RetrievalTask, *, show_progress: bool = False, cache: EmbeddingCache | None = None
+    encoder: TextEncoder, task: RetrievalTask, *, show_progress: bool = False, cache: EmbeddingCache | None = None
 ) -> TaskEmbeddings:
     """Embed the queries and the corpus of a task once, for everything that is to be measured on them.
 
@@ -51,16 +40,13 @@ def embed(
         task: Its queries and corpus.
         show_progress: Show a progress bar.
         cache: Has the embeddings if the same encoder, unchanged, made them before; see `EmbeddingCache`.
+
+    Raises:
+        ValueError: If there is a cache, and the encoder does not say what its embeddings depend on.
     """
 
     def encode(texts: Mapping[str, str], side: Side) -> Tensor:
-        if cache is None:
-            embeddings: Tensor = encoder.encode(
-                list(texts.values()), side=side, show_progress=show_progress, as_numpy=False
-            )
-            return embeddings
-        kept = cache.embed(encoder, list(texts.values()), side=side, show_progress=show_progress)
-        return torch.from_numpy(kept).to(encoder.device)
+        return embeddings_of(encoder, list(texts.values()), side=side, cache=cache, show_progress=show_progress)
 
     return TaskEmbeddings(
         tuple(task.queries),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from contrastive.contracts import TextEncoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
-from contrastive.negatives.pool import Pool
+from contrastive.negatives.pool import Places, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,12 @@ class Candidates:
     documents: NDArray[np.int64]
     scores: NDArray[np.float32]
     positive_scores: NDArray[np.float32] | None
+
+    def of_pairs(self, pool: Pool) -> tuple[Places, Places, NDArray[np.float32]]:
+        """Return the pairs of a pool that ask these queries, [P], their candidates and the scores of those, [P, C]."""
+        pairs = pool.pairs_of(self.rows)
+        rows = pool.query_of[pairs] - self.rows.start
+        return pairs, self.documents[rows], self.scores[rows]
 
 
 class CandidateSource(Protocol):

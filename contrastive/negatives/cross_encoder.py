@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from contrastive.evaluation.ties import best_first
 from contrastive.negatives.contracts import Candidates, CandidateSource, Moment
 from contrastive.negatives.pool import Places, Pool
 
@@ -72,7 +74,7 @@ class CrossEncoder:
         scores[rows, columns] = found[: len(rows)]
         positive_scores = np.full(len(pairs), np.nan, np.float32)
         positive_scores[answered] = found[len(rows) :]
-        order = np.lexsort((block.documents, -scores.astype(np.float64).round(6)))  # NaN comes last
+        order = best_first(torch.from_numpy(scores), torch.from_numpy(block.documents)).numpy()
         return Candidates(
             block.rows,
             np.take_along_axis(block.documents, order, axis=1),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contrastive.contracts import Side, TextEncoder
-from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embedding_key
+from contrastive.encoder.embedding_cache import EmbeddingCache, check_keyed, embedding_key, embeddings_of
 from contrastive.negatives.contracts import Candidates, Moment
 from contrastive.negatives.pool import Pool
 from contrastive.negatives.top import block_rows, top_k
@@ -40,7 +40,7 @@ class Dense:
     def describe(self, moment: Moment) -> Mapping[str, object]:
         """Return what decides the ranking: the weights and settings of the encoder, and its similarity."""
         encoder = self._encoder(moment)
-        key = embedding_key(_keyed(encoder), [], side="document")
+        key = embedding_key(check_keyed(encoder), [], side="document")
         return {"source": self.name, "encoder": key, "similarity": similarity_of(encoder).name}
 
     def __call__(self, pool: Pool, depth: int, moment: Moment) -> Iterator[Candidates]:
@@ -71,11 +71,7 @@ class Dense:
 @torch.no_grad()
 def _embed(encoder: TextEncoder, texts: Sequence[str], side: Side, cache: EmbeddingCache | None) -> Tensor:
     """Return embeddings prepared for the encoder's similarity, where the encoder is; NaN those that are not finite."""
-    if cache is None:
-        embeddings = encoder.encode(texts, side=side, show_progress=False, as_numpy=False).float()
-    else:
-        keyed = _keyed(encoder)
-        embeddings = torch.from_numpy(cache.embed(keyed, texts, side=side)).to(keyed.device)
+    embeddings = embeddings_of(encoder, texts, side=side, cache=cache).float()
     bad = ~embeddings.isfinite().all(dim=1)
     if bad.any():
         _log.warning("%s of %s %s embeddings are not finite", f"{int(bad.sum()):,}", f"{len(texts):,}", side)
@@ -104,12 +100,3 @@ def _ranked(
     scores[:, documents[:, 0].isnan()] = -torch.inf
     best, places = top_k(scores, depth)
     return Candidates(rows, places.cpu().numpy(), best.cpu().numpy(), positive_scores.cpu().numpy().astype(np.float32))
-
-
-def _keyed(encoder: TextEncoder) -> KeyedEncoder:
-    if not all(hasattr(encoder, name) for name in ("dimension", "settings", "state_dict")):
-        raise ValueError(
-            f"expected an encoder that says what its embeddings depend on, with dimension, settings and state_dict, to "
-            f"keep what it finds; got {type(encoder).__name__}"
-        )
-    return encoder  # type: ignore[return-value]

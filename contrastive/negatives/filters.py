@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contrastive.negatives.contracts import Candidates
-from contrastive.negatives.pool import Flags, Places, Pool
+from contrastive.negatives.pool import Flags, Pool
 
 REASONS = (
     "itself",
@@ -101,19 +101,17 @@ class Filters:
         return min(wanted, len(pool.documents))
 
 
-def refusals(pool: Pool, pairs: Places, block: Candidates, filters: Filters) -> NDArray[np.int64]:
-    """Tell why each candidate of some pairs is refused, [P, C], as places in `REASONS`; -1 for those that are not.
+def refusals(pool: Pool, block: Candidates, filters: Filters) -> NDArray[np.int64]:
+    """Tell why candidates of the pairs of a block are refused, [P, C]: places in `REASONS`, -1 for those that are not.
 
     Near-duplicates and repetitions are not looked at here. Places without a candidate are said to be refused for -2.
 
     Args:
         pool: What the candidates are taken from.
-        pairs: The pairs of the block, `pool.pairs_of(block.rows)`.
         block: The candidates.
         filters: What is asked of them.
     """
-    rows = pool.query_of[pairs] - block.rows.start
-    documents, scores = block.documents[rows], block.scores[rows]
+    pairs, documents, scores = block.of_pairs(pool)
     positive_scores = None if block.positive_scores is None else block.positive_scores[:, None]
     found = np.full(documents.shape, -1)
     found[documents < 0] = -2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contrastive.encoder.embedding_cache import add_weights
+from contrastive.data.store import key_of
+from contrastive.encoder.embedding_cache import weight_parts
+from contrastive.encoder.tokens import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,9 +85,12 @@ class SequenceClassifier:
 
     def describe(self) -> Mapping[str, object]:
         """Return what decides the scores."""
-        digest = hashlib.blake2b(digest_size=20)
-        add_weights(digest, self.model.state_dict())
-        return {"weights": digest.hexdigest(), "max_length": self.max_length, "labels": self.model.config.num_labels}
+        return {
+            "weights": key_of(None, weight_parts(self.model.state_dict())),
+            "tokenizer": fingerprint(self.tokenizer),
+            "max_length": self.max_length,
+            "labels": self.model.config.num_labels,
+        }
 
     def _scores(self, queries: list[str], documents: list[str]) -> Tensor:
         encoded: Any = self.tokenizer(

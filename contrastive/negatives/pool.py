@@ -15,7 +15,6 @@ Shape letters: P pairs, Q distinct queries, N documents.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,7 +117,8 @@ class Pool:
         documents, pairs = dict(corpus or {}), []
         for record in records:
             positive_id = record.positive_id or made_id("d", text_digest(record.positive))
-            given = _negative_ids(record)
+            named = zip(record.negative_names(), record.negatives, strict=True)
+            given = tuple(id_ or made_id("d", text_digest(text)) for id_, text in named)
             if corpus is None:
                 documents.setdefault(positive_id, record.positive)
                 for id_, text in zip(given, record.negatives, strict=True):
@@ -161,15 +161,13 @@ class Pool:
         """Tell for pairs [P] and documents [P, C] whether these have the text of the query, normalised."""
         return self._among(self._self, pairs, documents)
 
-    def digest(self) -> str:
-        """Return a digest, in hexadecimal digits, of everything that a choice of negatives may depend on."""
-        hashed = hashlib.blake2b(digest_size=20)
-        documents = zip(self.document_ids, self.documents, strict=True)
-        pairs = ((p.query_id, p.query, p.positive_id, p.positive or "", *p.known, "", *p.given) for p in self.pairs)
-        for part in (documents, pairs):
-            for texts in part:
-                hashed.update(repr(texts).encode(errors="surrogatepass"))
-        return hashed.hexdigest()
+    def parts(self) -> Iterator[str]:
+        """Yield everything that a choice of negatives may depend on, for `data.store.key_of`."""
+        yield str(len(self.documents))
+        for document in zip(self.document_ids, self.documents, strict=True):
+            yield from document
+        for pair in self.pairs:
+            yield repr((pair.query_id, pair.query, pair.positive_id, pair.positive, pair.known, pair.given))
 
     def _identify(self) -> None:
         """Give numbers to what is one document or one query, and note which pairs of numbers mean what."""
@@ -218,13 +216,3 @@ class Pool:
 def seed_of(seed: int, refresh: int, pair: Pair) -> int:
     """Return 64 bits for what is drawn by chance for a pair, whatever its place among others."""
     return digest(f"{seed} {refresh} {pair.query_id} {pair.positive_id}", b"negatives")
-
-
-def _negative_ids(record: Record) -> tuple[str, ...]:
-    if record.negative_ids and len(record.negative_ids) != len(record.negatives):
-        raise ValueError(
-            f"query {record.query_id!r}: expected an id for each of {len(record.negatives)} negatives, "
-            f"got {len(record.negative_ids)}"
-        )
-    names = record.negative_ids or ("",) * len(record.negatives)
-    return tuple(id_ or made_id("d", text_digest(text)) for id_, text in zip(names, record.negatives, strict=True))

@@ -74,9 +74,7 @@ class Selection:
             refresh: See `contracts.Moment`.
             duplicates: Finds near-duplicates; keep one for all blocks of a pool.
         """
-        pairs = pool.pairs_of(block.rows)
-        rows = pool.query_of[pairs] - block.rows.start
-        documents, scores = block.documents[rows], block.scores[rows]
+        _, documents, scores = block.of_pairs(pool)
         judged = self.judge(pool, block, refresh=refresh, duplicates=duplicates)
         for row, (pair, ranks, reasons) in enumerate(judged):
             yield (
@@ -99,10 +97,8 @@ class Selection:
         The reasons are places in `REASONS`, -1 for those that are not refused or not needed, -2 where there is none.
         """
         duplicates = duplicates or Duplicates(pool, self.filters.near_duplicate)
-        pairs = pool.pairs_of(block.rows)
-        rows = pool.query_of[pairs] - block.rows.start
-        documents, scores = block.documents[rows], block.scores[rows]
-        reasons = refusals(pool, pairs, block, self.filters)
+        pairs, documents, scores = block.of_pairs(pool)
+        reasons = refusals(pool, block, self.filters)
         order = np.argsort(np.where(reasons == -1, self._costs(pool, pairs, documents, scores, refresh), np.inf))
         allowed = (reasons == -1).sum(axis=1)
         for row, pair in enumerate(pairs.tolist()):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contrastive.contracts import Side
 from contrastive.data import Batch, Collator, Record
-from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embeddings_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,11 +49,9 @@ class GuideEmbeddings:
         """
 
         def table(texts: Mapping[int, str], side: Side) -> Tensor:
-            listed = list(texts.values())
-            if cache is None:
-                embeddings = guide.encode(listed, side=side, show_progress=show_progress, as_numpy=False).cpu()
-            else:
-                embeddings = torch.from_numpy(cache.embed(guide, listed, side=side, show_progress=show_progress))
+            embeddings = embeddings_of(
+                guide, list(texts.values()), side=side, cache=cache, show_progress=show_progress
+            ).cpu()
             rows = torch.full((max(texts, default=-1) + 1, guide.dimension), float("nan"))
             rows[torch.tensor(list(texts), dtype=torch.long)] = embeddings
             return rows

@@ -140,7 +140,7 @@ def inspect(
     duplicates |= {name: task_duplicates(task, show_progress=show_progress) for name, task in tasks.items()}
     sample = [data.train[row] for row in _sampled(range(len(data.train)))]
     pairs = {"train": [(record.query, record.positive) for record in sample]}
-    pairs |= {name: best_pairs(task) for name, task in tasks.items()}
+    pairs |= {name: best_texts(task) for name, task in tasks.items()}
     lengths = {}
     for kind, side, texts in kinds_of_text(sample, tasks):
         desc = f"measuring {kind}" if show_progress else None
@@ -181,16 +181,9 @@ def task_duplicates(task: RetrievalTask, *, show_progress: bool = False) -> Dupl
     return Duplicates(*repeated)
 
 
-def best_pairs(task: RetrievalTask) -> list[tuple[str, str]]:
-    """Return the texts of a sample of the queries with each document of their highest grade, if that is above 0."""
-    pairs = [
-        (query, document)
-        for query, grades in task.qrels.items()
-        for best in [max(grades.values(), default=0)]
-        for document, grade in grades.items()
-        if grade == best > 0
-    ]
-    return [(task.queries[query], task.corpus[document]) for query, document in _sampled(pairs)]
+def best_texts(task: RetrievalTask) -> list[tuple[str, str]]:
+    """Return the texts of a sample of `RetrievalTask.best_pairs`."""
+    return [(task.queries[query], task.corpus[document]) for query, document in _sampled(list(task.best_pairs()))]
 
 
 def kinds_of_text(

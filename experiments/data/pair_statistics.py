@@ -119,7 +119,7 @@ def pair_table(records: Sequence[Record], *, show_progress: bool = False) -> Pai
     scored, negative, graded = array("b"), array("b"), array("b")
     bar = tqdm(records, desc="reading pairs", unit=" pairs", delay=1, leave=False, disable=not show_progress)
     for number, record in enumerate(bar):
-        ids = record.negative_ids or ("",) * len(record.negatives)
+        ids = record.negative_names()
         queries.add(record.query_id, record.query)
         documents.add(record.positive_id, record.positive)
         for id_, text in zip(ids, record.negatives, strict=True):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from contrastive.data import RetrievalTask
-from contrastive.encoder.embedding_cache import optional
+from contrastive.data.json_files import read_lines, write_lines
+from contrastive.data.store import Store, key_of
 from contrastive.evaluation import Rankings, bm25_rankings, self_answers
-from experiments.results.files import write_json
-
-log = logging.getLogger(__name__)
 
 USER_QUERY = "user-query"
 """Id of the user's own query in the rankings."""
@@ -27,39 +22,33 @@ def bm25_once(task: RetrievalTask, user_query: str, folder: Path | None, depth: 
     Args:
         task: The queries and the corpus.
         user_query: A further query.
-        folder: Where rankings are kept; None keeps none.
+        folder: Where rankings are kept, see `data.store`; None keeps none.
         depth: At most this many documents a query.
     """
     asked = replace(task, queries={**task.queries, USER_QUERY: user_query})
     if folder is None:
         return bm25_rankings(asked, depth)
-    path = folder / f"bm25-{_digest(asked, depth)}.json"
-    try:
-        return Rankings(**json.loads(path.read_text(encoding="utf-8")))
-    except OSError:  # there is none, or none that may be read
-        pass
-    except (ValueError, TypeError) as error:
-        log.warning("%s is damaged and is computed again (%s)", path, error)
-    rankings = bm25_rankings(asked, depth)
-    with optional(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"documents": dict(rankings.documents), "scores": dict(rankings.scores)})
-    return rankings
+    store = Store(folder, ".bm25.json.gz", _read, _write)
+    return store.find_or_make(_key(asked, depth), lambda: bm25_rankings(asked, depth)).value
 
 
-def _digest(task: RetrievalTask, depth: int) -> str:
-    """Name the rankings by what decides them, which documents are not ranked for a query that is one included."""
+def _key(task: RetrievalTask, depth: int) -> str:
+    """Return a key of what decides the rankings, which documents are not ranked for a query that is one included."""
+    itself = {query: sorted(documents) for query, documents in self_answers(task).items()}
+    described = {"depth": depth, "bm25s": version("bm25s"), "queries": len(task.queries), "itself": itself}
+    return key_of(described, (text for texts in (task.queries, task.corpus) for item in texts.items() for text in item))
 
-    def parts() -> Iterable[str]:
-        yield f"{depth} {version('bm25s')}"
-        for texts in (task.queries, task.corpus):
-            yield str(len(texts))
-            for name, text in texts.items():
-                yield from (name, text)
-        yield json.dumps({query: sorted(documents) for query, documents in self_answers(task).items()}, sort_keys=True)
 
-    digest = hashlib.blake2b(digest_size=20)
-    for part in parts():
-        content = part.encode("utf-8", "surrogatepass")
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
+def _read(path: Path) -> Rankings:
+    documents, scores = {}, {}
+    for query, *ranked in read_lines(path):
+        documents[query], scores[query] = ranked
+    return Rankings(documents, scores)
+
+
+def _write(path: Path, rankings: Rankings) -> None:
+    def rows() -> Iterator[tuple[object, ...]]:
+        for query, documents in rankings.documents.items():
+            yield query, documents, rankings.scores[query]
+
+    write_lines(path, rows())

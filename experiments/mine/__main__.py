@@ -18,7 +18,7 @@ from experiments.interruptions import exit_status, interruptible
 
 if TYPE_CHECKING:
     from contrastive.data import TextData
-    from contrastive.negatives import ChosenNegatives, Moment, Pool
+    from contrastive.negatives import ChosenNegatives, Pool
     from contrastive.negatives.summary import Summary
     from experiments.mine.quality import Judged
 
@@ -102,7 +102,7 @@ def mine(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
-    from contrastive.negatives import Kept, Mined, Moment, Pool
+    from contrastive.negatives import Kept, Moment, Pool
     from contrastive.negatives.summary import summarise
 
     strategy = instantiate(config.negatives)
@@ -118,7 +118,9 @@ def mine(options: argparse.Namespace) -> None:
     console = Console()
     print_summary(summarise(negatives), console)
     if options.judge_filters:
-        print_quality(quality(data, strategy, moment, Mined), console)
+        from experiments.mine.quality import judge_filters
+
+        print_quality(judge_filters(data.train, strategy, moment), console)
     console.print(f"written: {options.out}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -159,15 +161,6 @@ def write(path: Path, pool: Pool, chosen: Sequence[ChosenNegatives]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         parquet.write_table(table, temporary)
-
-
-def quality(data: TextData, strategy: Any, moment: Moment, judgeable: type) -> dict[str, Judged]:
-    """Judge the filters of a strategy of one source."""
-    from experiments.mine.quality import judge_filters
-
-    if not isinstance(strategy, judgeable):
-        raise ValueError("expected a strategy of one source for --judge-filters, got a mixture")
-    return judge_filters(data.train, strategy, moment)
 
 
 def print_summary(summary: Summary, console: Any) -> None:

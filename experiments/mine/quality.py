@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from contrastive.data import Record
-from contrastive.negatives import REASONS, Mined, Moment, Pool
+from contrastive.negatives import REASONS, Mined, Moment, NegativeStrategy, Pool
 
 CHOSEN = "chosen"
 
@@ -36,7 +36,7 @@ class Judged:
         return self.relevant / self.count if self.count else float("nan")
 
 
-def judge_filters(records: Sequence[Record], strategy: Mined, moment: Moment) -> dict[str, Judged]:
+def judge_filters(records: Sequence[Record], strategy: NegativeStrategy, moment: Moment) -> dict[str, Judged]:
     """Judge a strategy's choice by the grades of the records.
 
     Args:
@@ -47,7 +47,12 @@ def judge_filters(records: Sequence[Record], strategy: Mined, moment: Moment) ->
     Returns:
         By the name of the filter those that it refused, and those `chosen`. What must never be chosen whatever the
         filters (known positives, the query itself) is left out.
+
+    Raises:
+        ValueError: If the strategy mixes several sources.
     """
+    if not isinstance(strategy, Mined):
+        raise ValueError("expected a strategy of one source for --judge-filters, got a mixture")
     pool = Pool.of_records(records, only_own=True)
     relevant = _relevant(records, pool)
     counts = np.zeros((len(REASONS) + 1, 2), np.int64)

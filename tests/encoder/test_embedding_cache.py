@@ -1,14 +1,11 @@
 """The cache of embeddings: never computed twice, never mixed up, never half there."""
 
-import errno
+import json
 import logging
-import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
-from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ import torch
 from torch import Tensor
 
 from contrastive.contracts import Side
-from contrastive.encoder import Encoder
+from contrastive.encoder import Encoder, TwoTowers
 from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder, embedding_key
 
 TEXTS = ["data engineer", "nurse", "chef in a kitchen", "nurse", "", "the job \ud83d 👩‍⚕️"]
@@ -144,65 +141,10 @@ def test_a_damaged_file_is_computed_again(
     assert file.read_bytes() == intact
 
 
-def test_a_file_that_is_half_written_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(file: BinaryIO, _: object) -> None:
-        file.write(b"half")
-        assert files(tmp_path) == [".lock", ".tmp"]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="document")
-    assert files(tmp_path) == []
-
-
-def test_a_file_gets_its_name_by_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
-    save = np.save
-
-    def noted(file: BinaryIO, embeddings: np.ndarray) -> None:
-        save(file, embeddings)
-        written.append(os.fstat(file.fileno()).st_ino)
-
-    monkeypatch.setattr(np, "save", noted)
-    EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="document")
-    assert [path.stat().st_ino for path in tmp_path.iterdir()] == written[-1:]
-
-
-def test_of_those_that_want_the_same_at_once_one_computes(tmp_path: Path) -> None:
-    together = Barrier(4)
-    encoders = [Counting(before=lambda _: time.sleep(0.05)) for _ in range(4)]
-
-    def embed(encoder: Counting) -> np.ndarray:
-        together.wait(10)
-        return EmbeddingCache(tmp_path, part_size=2).embed(encoder, TEXTS, side="query")
-
-    with ThreadPoolExecutor(4) as pool:
-        for embeddings in pool.map(embed, encoders):
-            np.testing.assert_array_equal(embeddings, expected(TEXTS))
-    assert sorted(len(encoder.calls) for encoder in encoders) == [0, 0, 0, 3]
-    assert files(tmp_path) == [".npy"]
-
-
-def test_a_lock_that_a_killed_process_left_stops_nobody(tmp_path: Path) -> None:
-    (tmp_path / f"{embedding_key(Counting(), TEXTS, side='query')}.lock").touch()
-    np.testing.assert_array_equal(EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="query"), expected(TEXTS))
-    assert files(tmp_path) == [".npy"]
-
-
-def test_the_files_used_least_recently_make_room(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path)
-    for number, text in enumerate("abc"):
-        cache.embed(Counting(), [text], side="query")
-        path = tmp_path / f"{embedding_key(Counting(), [text], side='query')}.npy"
-        os.utime(path, (number, number))
-    cache.embed(Counting(), ["a"], side="query")  # which is now the latest
-    size = path.stat().st_size
-    EmbeddingCache(tmp_path, max_bytes=2 * size).embed(Counting(), ["d"], side="query")
-    kept = {f"{embedding_key(Counting(), [text], side='query')}.npy" for text in "ad"}
-    assert {file.name for file in tmp_path.iterdir()} == kept
-    EmbeddingCache(tmp_path, max_bytes=0).embed(Counting(), ["e"], side="query")
-    assert len(files(tmp_path)) == 1
+def test_embeddings_have_a_limit(tmp_path: Path) -> None:
+    for text in "ab":
+        EmbeddingCache(tmp_path, max_bytes=200).embed(Counting(), [text], side="query")
+    assert [file.stem for file in tmp_path.iterdir()] == [embedding_key(Counting(), ["b"], side="query")]
 
 
 def test_the_key_does_not_depend_on_the_order_of_settings_or_weights() -> None:
@@ -244,6 +186,37 @@ def test_the_key_tells_apart_whatever_changes_an_embedding(tiny_model_folder: Pa
     assert key() == key(tokens_per_batch=32, bucketed=False)
 
 
+def test_the_same_weights_with_another_tokenizer_have_other_embeddings(tiny_model_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    rules = json.loads((other / "tokenizer.json").read_text())
+    ids = rules["model"]["vocab"]
+    ids["nurse"], ids["chef"] = ids["chef"], ids["nurse"]
+    (other / "tokenizer.json").write_text(json.dumps(rules))
+    cache = EmbeddingCache(tmp_path / "cache")
+    for folder in (tiny_model_folder, other):
+        encoder = Encoder.from_pretrained(folder)
+        kept = cache.embed(encoder, ["nurse"], side="document")
+        np.testing.assert_array_equal(kept, encoder.encode(["nurse"], side="document"))
+    assert len(files(cache.folder)) == 2
+
+
+def test_each_of_two_towers_has_its_tokenizer(tiny_model_folder: Path) -> None:
+    keys = []
+    for changed in (None, "query", "document"):
+        towers = TwoTowers(*(Encoder.from_pretrained(tiny_model_folder) for _ in range(2)))
+        if changed:
+            getattr(towers, changed).tokenizer.add_tokens(["zyx"])
+        keys.append(embedding_key(towers, ["nurse"], side="document"))
+    assert len(set(keys)) == 3
+
+
+def test_a_model_that_was_used_and_saved_has_the_key_it_had(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    before = embedding_key(tiny_encoder, ["nurse"], side="document")
+    tiny_encoder.encode(TEXTS)  # tells the tokenizer where to cut
+    tiny_encoder.save_pretrained(tmp_path)
+    assert embedding_key(Encoder.from_pretrained(tmp_path), ["nurse"], side="document") == before
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -283,11 +256,6 @@ def test_no_texts_have_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_is_made_below_others(tmp_path: Path) -> None:
-    EmbeddingCache(tmp_path / "a" / "b").embed(Counting(), TEXTS, side="query")
-    assert files(tmp_path / "a" / "b") == [".npy"]
-
-
 @pytest.mark.parametrize(
     "folder", ["file", pytest.param("/proc/self", marks=pytest.mark.skipif("not sys.platform.startswith('linux')"))]
 )
@@ -301,32 +269,6 @@ def test_a_folder_that_cannot_be_written_is_done_without(
     said = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
     assert len(said) == 1
     assert str(tmp_path / folder) in said[0]
-
-
-def test_a_disk_that_fills_up_on_the_way_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    embeddings = EmbeddingCache(tmp_path, part_size=2).embed(Counting(), TEXTS, side="query")
-    np.testing.assert_array_equal(embeddings, expected(TEXTS))
-    assert f"in {tmp_path}, which cannot be written" in caplog.text
-    assert files(tmp_path) == []
-
-
-def test_what_is_kept_elsewhere_is_read_where_nothing_can_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    EmbeddingCache(tmp_path).embed(Counting(), TEXTS, side="query")
-
-    def read_only(*_: object, **__: object) -> None:
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr("contrastive.encoder.embedding_cache.tempfile.TemporaryFile", read_only)
-    again = EmbeddingCache(tmp_path).embed(Counting(before=pytest.fail), TEXTS, side="query")
-    np.testing.assert_array_equal(again, expected(TEXTS))
 
 
 def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
@@ -352,9 +294,6 @@ def test_parts_have_a_size(tmp_path: Path) -> None:
 def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "contrastive" / "embeddings"
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_folder() == tmp_path / "home" / ".cache" / "contrastive" / "embeddings"
 
 
 def test_how_embeddings_are_compared_does_not_decide_them() -> None:

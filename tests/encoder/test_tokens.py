@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import vocabulary
-from transformers import BertTokenizer, PreTrainedTokenizerBase
+from transformers import BertTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from contrastive.encoder import Encoder, tokens
-from contrastive.encoder.tokens import Row, cached_token_ids, token_ids, token_rows
+from contrastive.encoder.tokens import Row, cached_token_ids, fingerprint, token_ids, token_rows
 
 TEXTS = ["data engineer", "nurse", "", "a nurse 👩‍⚕️ \ud83d", "nurse"]
 
@@ -69,6 +69,19 @@ def test_added_tokens_are_seen() -> None:
     bert.add_tokens(["zyx"])
     after = lists(cached_token_ids(bert, ["zyx job"], max_length=8))
     assert after == token_ids(bert, ["zyx job"], max_length=8) != before
+
+
+def test_how_a_tokenizer_was_last_called_is_no_rule_of_it() -> None:
+    called = tokenizer()
+    called(TEXTS[:1], truncation=True, max_length=7, padding=True)
+    assert fingerprint(called) == fingerprint(tokenizer()) != fingerprint(tokenizer(do_lower_case=False))
+
+
+def test_tokenizers_in_plain_python_have_fingerprints_too() -> None:
+    plain = [ByT5Tokenizer(**rules) for rules in ({}, {}, {"extra_ids": 1}, {"do_lower_case": True})]
+    first, same, *others = map(fingerprint, plain)
+    assert first == same
+    assert len({first, *others}) == 3
 
 
 def test_what_does_not_fit_is_made_each_time(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

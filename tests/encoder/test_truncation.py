@@ -46,7 +46,7 @@ def test_measuring_leaves_tokenizer_and_cache_as_they_were(tiny_model_folder: Pa
     one, other = (Encoder.from_pretrained(tiny_model_folder, max_length=7) for _ in range(2))
     long = "nurse " * 20
     assert whole_token_counts(one.tokenizer, [long, "chef"]) == [22, 3]
-    tokens._fingerprint(one.tokenizer)
+    tokens.fingerprint(one.tokenizer)
     cached_token_ids(one.tokenizer, ["chef"], max_length=7)
     before = one.tokenizer.backend_tokenizer.to_str()
     assert whole_token_counts(one.tokenizer, [long]) == [22]

@@ -1,8 +1,6 @@
 """Mined negatives on disk: mined once, never out of date."""
 
 import gzip
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,12 +21,11 @@ POOL = pool_of("python developer", "python nurse", "a chef", "python data")
 class Counting:
     """BM25 that counts how often it is asked."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.strategy, self.calls, self.seconds = Mined(BM25()), 0, seconds
+    def __init__(self) -> None:
+        self.strategy, self.calls = Mined(BM25()), 0
 
     def __call__(self, pool: Pool, moment: Moment = Moment()) -> list[ChosenNegatives]:  # noqa: B008
         self.calls += 1
-        time.sleep(self.seconds)
         return self.strategy(pool, moment)
 
     def describe(self, moment: Moment) -> Mapping[str, object]:
@@ -65,27 +62,22 @@ def test_a_damaged_file_is_made_again(content: bytes | None, tmp_path: Path, cap
     file.write_bytes(file.read_bytes()[:-20] if content is None else content)
     assert Kept(strategy, tmp_path)(POOL) == first
     assert strategy.calls == 2
-    assert "damaged and is made again" in caplog.text
+    assert "damaged and is computed again" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     strategy = Counting()
+    kept = Kept(strategy, tmp_path / "file")
     for _ in range(2):
-        assert Kept(strategy, tmp_path / "file")(POOL) == Counting()(POOL)
+        assert kept(POOL) == Counting()(POOL)
     assert caplog.text.count("which cannot be written") == 1
 
 
-def test_those_that_want_the_same_wait_for_the_first(tmp_path: Path) -> None:
-    strategy = Counting(seconds=0.3)
-    found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(Kept(strategy, tmp_path)(POOL))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert strategy.calls == 1
-    assert found[0] == found[1] == found[2]
+def test_mined_negatives_have_a_limit(tmp_path: Path) -> None:
+    for text in ("a chef", "a cook"):
+        Kept(Counting(), tmp_path, max_bytes=10)(pool_of(text))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_failure_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,9 @@ def test_what_the_scores_depend_on_is_described(folder: Path) -> None:
     again, shorter = load_pair_scorer(folder, device="cpu"), load_pair_scorer(folder, max_length=8, device="cpu")
     assert first.describe() == again.describe()
     assert first.describe() != shorter.describe()
+    other = load_pair_scorer(folder, device="cpu")
+    other.tokenizer.add_tokens(["zyx"])
+    assert first.describe() != other.describe()
     with torch.no_grad():
         next(again.model.parameters()).add_(1)
     assert first.describe() != again.describe()

@@ -7,17 +7,17 @@ A writer is a callable from documents to the queries written for each, with `set
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Never, Protocol, runtime_checkable
+from typing import Never, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
+from contrastive.data.keyed_lines import KeyedLines
+from contrastive.data.store import key_of
 from contrastive.data.texts import check_texts
 from contrastive.masks import normalise_text
 
@@ -30,7 +30,6 @@ _NUMBER = r"(?:(?:search )?query\s*)?\(?\d{1,2}[.):]\s+"
 _LABELS = re.compile(rf"^(?:{_BULLET}|{_NUMBER}|(?:search )?query:\s*)+", re.IGNORECASE)
 _QUOTES = r"[\"'`\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb]+"
 _QUOTED = re.compile(rf"{_QUOTES}\s*([^\"\u201c\u201d]*?)\s*{_QUOTES}")
-_LINE_START = '{"key": "'
 
 
 class QueryWriter(Protocol):
@@ -98,12 +97,12 @@ def write_queries(
     # Half an emoji, out of a text that was cut, is refused by tokenizers and by some servers; it becomes "?".
     documents = [document.encode("utf-8", "replace").decode("utf-8") for document in documents]
     settings = dict(writer.settings)
-    keys = [_key(document, settings) for document in documents]
+    keys = [key_of([settings, document]) for document in documents]
     wanted = {key: document for key, document in zip(keys, documents, strict=True) if document.strip()}
-    file = Path(path)
-    written = _read(file)
+    lines = KeyedLines(path, "queries")
+    written = lines.read(say_torn=False)
     if wanted.keys() - written.keys():
-        _write_missing(writer, wanted, written, file, batch_size, show_progress)
+        written = _write_missing(writer, wanted, lines, batch_size, show_progress)
     nothing = sum(not written[key] for key in wanted)
     if nothing:
         _log.warning("%d of %d documents got no query", nothing, len(wanted))
@@ -154,53 +153,50 @@ def check_at_least_one(**numbers: int | None) -> None:
             raise ValueError(f"expected {name} of at least 1, got {number}")
 
 
-def _key(document: str, settings: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps([settings, document], sort_keys=True).encode()).hexdigest()
-
-
 def _write_missing(
     writer: QueryWriter,
     wanted: Mapping[str, str],
-    written: dict[str, list[str]],
-    file: Path,
+    lines: KeyedLines,
     batch_size: int,
     show_progress: bool,
-) -> None:
-    """Have queries written for the wanted documents that have none, and add them to `written` and to the file."""
-    missing = [key for key in wanted if key not in written]
-    finished = _finished(writer, [wanted[key] for key in missing], batch_size)
-    bar: tqdm[Never] = tqdm(
-        total=len(wanted),
-        initial=len(wanted) - len(missing),
-        desc="writing queries",
-        unit=" documents",
-        disable=not show_progress,
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _open_to_append(file) as lines, closing(finished), bar:
-            for index, queries in finished:
-                _append(lines, missing[index], queries)
-                written[missing[index]] = queries
-                bar.update()
-        if wanted.keys() - written.keys():
-            raise ValueError(f"expected the writer to write for {len(missing)} documents, got fewer")
-    except (ConnectionError, KeyboardInterrupt) as error:
-        done = (
-            f"{sum(key in written for key in wanted)} of {len(wanted)} documents have their queries, kept in {file}; "
-            "the same command continues with the rest"
+) -> dict[str, list[str]]:
+    """Have queries written for the wanted documents that have none, add them to the file, and return what is there."""
+    with lines.appending() as append:
+        written = lines.read()  # what another process wrote while this one waited included
+        missing = [key for key in wanted if key not in written]
+        finished = _finished(writer, [wanted[key] for key in missing], batch_size)
+        bar: tqdm[Never] = tqdm(
+            total=len(wanted),
+            initial=len(wanted) - len(missing),
+            desc="writing queries",
+            unit=" documents",
+            disable=not show_progress,
         )
-        if isinstance(error, ConnectionError):
-            raise ConnectionError(f"{error}\n{done}") from error
-        _log.warning("stopped: %s", done)
-        raise
+        try:
+            with closing(finished), bar:
+                for index, queries in finished:
+                    append(missing[index], queries)
+                    written[missing[index]] = queries
+                    bar.update()
+            if wanted.keys() - written.keys():
+                raise ValueError(f"expected the writer to write for {len(missing)} documents, got fewer")
+        except (ConnectionError, KeyboardInterrupt) as error:
+            done = (
+                f"{sum(key in written for key in wanted)} of {len(wanted)} documents have their queries, kept in "
+                f"{lines.path}; the same command continues with the rest"
+            )
+            if isinstance(error, ConnectionError):
+                raise ConnectionError(f"{error}\n{done}") from error
+            _log.warning("stopped: %s", done)
+            raise
+    return written
 
 
 def _finished(
     writer: QueryWriter, documents: Sequence[str], batch_size: int
 ) -> Generator[tuple[int, list[str]], None, None]:
     """Yield the index of each document and its queries as soon as the writer hands them over."""
-    if isinstance(writer, StreamingWriter):
+    if documents and isinstance(writer, StreamingWriter):
         yield from writer.stream(documents)
         return
     for start in range(0, len(documents), batch_size):
@@ -209,40 +205,3 @@ def _finished(
         if len(queries) != len(batch):
             raise ValueError(f"expected the writer to return {len(batch)} lists of queries, got {len(queries)}")
         yield from enumerate(queries, start)
-
-
-def _read(file: Path) -> dict[str, list[str]]:
-    """Read the queries of each key; later lines win. A line torn by a killed process is passed over."""
-    if not file.exists():
-        return {}
-    written: dict[str, list[str]] = {}
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
-            match row:
-                case {"key": str(key), "queries": list(queries)}:
-                    written[key] = queries
-                case None if line.startswith(_LINE_START) or _LINE_START.startswith(line.rstrip("\n")):
-                    _log.warning("%s, line %d: torn, its document is asked for again", file, number)
-                case _:
-                    raise ValueError(f"{file}, line {number}: expected a key and its queries, got {line[:60]!r}")
-    return written
-
-
-def _open_to_append(file: Path) -> IO[bytes]:
-    """Open a file of whole lines to append to; a torn last line is ended first, lest the next be glued to it."""
-    lines = file.open("a+b")
-    if lines.tell() > 0:
-        lines.seek(-1, 2)
-        if lines.read() != b"\n":
-            lines.write(b"\n")
-    return lines
-
-
-def _append(lines: IO[bytes], key: str, queries: Sequence[str]) -> None:
-    # ASCII keeps half an emoji, which UTF-8 cannot. One write of a whole line is safe beside another process.
-    lines.write(json.dumps({"key": key, "queries": queries}).encode() + b"\n")
-    lines.flush()

@@ -20,7 +20,7 @@ from contrastive.data.identities import Numbers
 from contrastive.data.records import Record
 
 
-class StoredRows:
+class RowsOnDisk:
     """Rows in a temporary file that is deleted with this object, at the latest at the end of the process.
 
     The file is about as large as what it was made from. It is in the folder for temporary files, which the environment
@@ -58,7 +58,7 @@ def _remove(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class StoredRecords(Sequence[Record]):
+class RecordsOnDisk(Sequence[Record]):
     """Records made of stored rows when they are asked for, one for each positive of a row.
 
     Args:
@@ -71,7 +71,7 @@ class StoredRecords(Sequence[Record]):
 
     def __init__(
         self,
-        rows: StoredRows,
+        rows: RowsOnDisk,
         numbers: Numbers,
         places: NDArray[np.int32],
         *,
