@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from experiments.composing import MISTAKES, compose, said
+from experiments import cli
+from experiments.composing import compose, said
 from experiments.results.received import build_data, read_config
 
 if TYPE_CHECKING:
     from contrastive.search import Hit, SearchIndex
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
 
 log = logging.getLogger("experiments.search")
 
@@ -45,41 +42,24 @@ _BATCH = 8  # queries of a file, so that results appear as they are found
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Search, and say what is wrong in one line."""
-    options = parser().parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in (
+    """Search, and print what is found."""
+    heard = (
         "experiments.search",
         "experiments.results.received",
-        "contrastive.search.index",
+        "contrastive.search",
         "contrastive.encoder.embedding_cache",
-    ):
-        logging.getLogger(name).setLevel(logging.INFO)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # half an emoji, or a terminal that knows few characters
-    try:
-        search(options)
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except MISTAKES as error:
-        sys.exit(f"error: {said(error)}")
-    except KeyboardInterrupt:
-        log.warning("interrupted")
-        sys.exit(130)
+    )
+    cli.start(search, parser().parse_intermixed_args(arguments), heard=heard)
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m experiments.search",
-        usage="%(prog)s [query] [options] [name=value ...]",
-        description="Search documents with an encoder, exactly, and show the closest passage of each.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Search documents with an encoder, exactly, and show the closest passage of each."
+    described = cli.parser("search", description, USAGE, usage="%(prog)s [query] [options] [name=value ...]")
+    cli.add_model(described)
+    cli.add_device(described)
     add = described.add_argument
     add("words", nargs="*", metavar="query, name=value", help="what to search for; values for the encoder and the data")
-    add("--model", default="minilm", help="folder of a run, folder of a model, hub name, or minilm (%(default)s)")
     add(
         "--data",
         help="a file of documents or of pairs (jsonl, csv, parquet, ...), a folder with corpus.jsonl, or a choice of "
@@ -93,7 +73,6 @@ def parser() -> argparse.ArgumentParser:
     add("--dimension", type=int, metavar="N", help="search with the first N dimensions, for models trained for it")
     add("--cache", type=Path, metavar="DIR", help="where embeddings of documents are kept (~/.cache/contrastive/...)")
     add("--no-cache", action="store_true", help="neither read nor keep embeddings")
-    add("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
     return described
 
 
@@ -228,18 +207,12 @@ def run_config(model: str) -> Path | None:
 
 def build_index(options: argparse.Namespace, overrides: Sequence[str], documents: Mapping[str, str]) -> SearchIndex:
     """Load the encoder and embed the documents, or find their embeddings in the cache."""
-    import torch
     from hydra.utils import instantiate
 
     from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
     from contrastive.search import SearchIndex
 
-    encoder = instantiate(compose(model=options.model, overrides=overrides).encoder)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        encoder.to(device)
-    except (RuntimeError, AssertionError) as error:  # an unknown word, no such GPU, a torch without CUDA
-        raise ValueError(f"expected a device that torch has here, got {device!r} ({error})") from error
+    encoder = cli.on_device(instantiate(compose(model=options.model, overrides=overrides).encoder), options.device)
     cache = None if options.no_cache else EmbeddingCache(options.cache or default_folder())
     return SearchIndex(encoder, documents, cache=cache, show_progress=sys.stderr.isatty())
 

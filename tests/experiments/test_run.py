@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -626,15 +624,6 @@ def test_an_interruption_is_said_without_a_traceback(
         run.main.__wrapped__(configure())
     assert stopped.value.code == 130
     assert "interrupted" in caplog.messages
-
-
-def test_help_answers_without_loading_torch() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "experiments.run", "--help"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python -m experiments.run loss=infonce" in answer.stdout
-    modules = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
-    assert "hydra" in modules
-    assert not modules & {"torch", "numpy", "lightning", "transformers", "wandb"}
 
 
 def test_evaluate_repeats_the_numbers_of_the_run(configure: Configure, tmp_path: Path) -> None:
