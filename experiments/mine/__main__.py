@@ -72,7 +72,7 @@ def mine(options: argparse.Namespace) -> None:
         raise ValueError(f"expected --out to end in .parquet, got {options.out}")
     chosen = [f"negatives={options.strategy}", f"negatives.count={options.count}"]
     config = compose(model=options.model, data=options.data, overrides=[*chosen, *options.overrides])
-    check_complete(config, ["negatives"])
+    check_complete(config, "negatives")
 
     from hydra.utils import instantiate
     from rich.console import Console

@@ -13,7 +13,7 @@ import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
@@ -42,19 +42,17 @@ class Parts:
     module: ContrastiveModule
     datamodule: ContrastiveData
     trainer: lightning.Trainer
-    loggers: list[Any]
     cache: EmbeddingCache | None
     trained_on: dict[str, Any]
 
 
-def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), opened: list[Any] | None = None) -> Parts:
-    """Build every part, cheap ones first, and refuse what cannot work before anything long starts.
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
+    """Build every part but the trackers, cheap ones first; refuse what cannot work before anything long starts.
 
     Args:
         config: What to build.
         folder: Of the run.
         further: Callbacks beside those of the configuration.
-        opened: Takes the trackers once they are open, for the caller to close them if something else is refused.
     """
     check_precision(config.trainer.precision)
     optimizer = instantiate(config.optimizer)
@@ -68,8 +66,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
     cache = embedding_cache(config.cache)
     validates = data.dev is not None and config.trainer.limit_val_batches != 0
     callbacks = [*build_callbacks(config, validates=validates), *further]
-    loggers = _open_loggers(config, folder, [] if opened is None else opened)
-    trainer = _trainer(config, folder, callbacks, loggers)
+    trainer = _trainer(config, folder, callbacks)
     negatives = _kept(strategy, config.cache)
     datamodule = _datamodule(config, data, trainer, negatives=negatives, encoder=encoder, guide=guide, cache=cache)
     total_steps = planned_steps(len(datamodule.batches), trainer)
@@ -80,7 +77,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
     )
     module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
     account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
-    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache, account)
+    return Parts(data, task, encoder, module, datamodule, trainer, cache, account)
 
 
 def _loss_and_guide(config: DictConfig, encoder: Encoder) -> tuple[nn.Module, Any]:
@@ -110,24 +107,13 @@ def _data_and_task(config: DictConfig) -> tuple[TextData, RetrievalTask]:
     return data, task
 
 
-def _open_loggers(config: DictConfig, folder: Path, opened: list[Any]) -> list[Any]:
-    """Open the trackers, put them into `opened` at once, and tell them the configuration."""
-    loggers: list[Any] = instantiate(config.logger, folder=folder)
-    opened += loggers
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
-    return loggers
-
-
-def _trainer(
-    config: DictConfig, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Any]
-) -> lightning.Trainer:
+def _trainer(config: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> lightning.Trainer:
     """Build the trainer, which writes whole checkpoints unless its configuration has a plugin that writes others."""
     plugins = list(instantiate(config.trainer.get("plugins") or []))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeCheckpoints())
     trainer: lightning.Trainer = instantiate(
-        config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, default_root_dir=str(folder)
+        config.trainer, callbacks=callbacks, logger=False, plugins=plugins, default_root_dir=str(folder)
     )
     return trainer
 

@@ -8,12 +8,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 
 from experiments import cli
 from experiments.composing import compose, said
@@ -37,7 +36,7 @@ disk, those of an interrupted call too; delete them whenever you like.
 """
 
 _OVERRIDE = re.compile(r"\+{0,2}([a-z_]+(\.\w+)+|encoder|data)=")
-_CORPUS = "contrastive.data.corpus.corpus"  # its queries are not needed, and take long or a language model
+_CORPUS, _DOCUMENTS = "contrastive.data.corpus.corpus", "contrastive.data.documents.documents"
 _BATCH = 8  # queries of a file, so that results appear as they are found
 
 
@@ -135,18 +134,20 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
     A folder with a corpus needs neither queries nor judgements. A file holds documents if it does not hold pairs.
     Overrides speak to the reader of a data set, so with them nothing else is tried.
     """
+    from hydra.utils import instantiate
+
     from contrastive.data.documents import documents
 
     chosen = options.data is not None or any(override.startswith("data=") for override in overrides)
     if not chosen and (config := run_config(options.model)) is not None:
         if overrides:
             raise ValueError(f"expected --data with {overrides[0]}: the data of a run are searched as they were")
-        return run_corpus(config, options.split)
+        return corpus_of(read_config(config).get("data"), options.split, build_data)
     path = Path(options.data) if options.data is not None and not overrides else None
     if path is not None and (path / "corpus.jsonl").is_file():
         return path.name, documents(path)
     try:
-        return corpus_of(compose(data=options.data, overrides=overrides).data, options.split)
+        return corpus_of(compose(data=options.data, overrides=overrides).data, options.split, instantiate)
     except (HydraException, ValueError) as error:
         if path is None or not path.is_file():
             raise
@@ -157,30 +158,16 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
         raise ValueError(f"expected {path} to hold documents ({error}) or pairs ({no_pairs})") from error
 
 
-def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, str]]:
-    """Return name and corpus of the data set that was typed; see `of_split`."""
-    from hydra.utils import instantiate
+def corpus_of(described: Any, split: str | None, build: Callable[[Any], Any]) -> tuple[str, Mapping[str, str]]:
+    """Return name and corpus of a data set that a configuration describes; see `of_split`.
 
-    from contrastive.data.documents import documents
-
-    if config._target_ == _CORPUS:
-        return Path(config.path).stem, documents(config.path, **_document_settings(config))
-    return of_split(instantiate(config), split)
-
-
-def run_corpus(config: Path, split: str | None) -> tuple[str, Mapping[str, str]]:
-    """Return name and corpus of the data that the configuration of a run names; see `received` for what it may name."""
-    data = read_config(config).get("data")
-    if isinstance(data, dict) and data.get("_target_") == _CORPUS:
-        path = str(data.get("path"))
-        reader = "contrastive.data.documents.documents"
-        return Path(path).stem, build_data({"_target_": reader, "path": path, **_document_settings(data)})
-    return of_split(build_data(data), split)
-
-
-def _document_settings(corpus: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those settings of `data=corpus` that are of its documents: queries are not needed, and take long."""
-    return {name: corpus[name] for name in ("columns", "separator", "encoding", "strip_html") if name in corpus}
+    Of `data=corpus` the documents alone are read: its queries are not needed, and take long.
+    """
+    if isinstance(described, Mapping) and described.get("_target_") == _CORPUS:
+        of_the_documents = ("path", "columns", "separator", "encoding", "strip_html")
+        settings = {name: described[name] for name in of_the_documents if name in described}
+        return Path(str(settings.get("path"))).stem, build({"_target_": _DOCUMENTS, **settings})
+    return of_split(build(described), split)
 
 
 def of_split(data: Any, split: str | None) -> tuple[str, Mapping[str, str]]:

@@ -35,17 +35,10 @@ def test_help_answers_without_loading_torch() -> None:
     assert not modules & heavy
 
 
-@pytest.mark.parametrize(
-    ("program", "word"),
-    [
-        ("run", "python -m experiments.run loss=infonce"),
-        ("search", "data scientis 6 years expierience, LLMs"),
-        ("tune", "python -m experiments.tune loss=infonce --name temperature"),
-    ],
-)
-def test_help_shows_commands(program: str, word: str) -> None:
-    command = [sys.executable, "-m", f"experiments.{program}", "--help"]
-    assert word in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_help_of_a_run_shows_commands() -> None:
+    command = [sys.executable, "-m", "experiments.run", "--help"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "python -m experiments.run loss=infonce" in answer.stdout
 
 
 def started(error: BaseException) -> None:

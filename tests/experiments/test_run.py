@@ -249,7 +249,7 @@ def test_a_tracker_that_dies_and_a_card_that_cannot_be_made_cost_nothing(
         raise ConnectionResetError("Connection lost")
 
     monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", broken)
-    monkeypatch.setattr("experiments.run.training_run.write_card", broken)
+    monkeypatch.setattr("experiments.run.report.write_card", broken)
     config = configure("logger=wandb")
     train_and_judge(config)
     assert report(config)["status"] == "finished"
@@ -264,7 +264,7 @@ def test_a_finished_run_stays_finished_whatever_showing_it_does(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("experiments.run.training_run.illustrate", broken)
+    monkeypatch.setattr("experiments.run.report.illustrate", broken)
     config = configure("before=false")
     with pytest.raises(RuntimeError, match="no fonts"):
         train_and_judge(config)
@@ -520,14 +520,28 @@ def better_each_time() -> Callable[..., SimpleNamespace]:
 
 
 @pytest.mark.usefixtures("without_key")
-def test_a_job_that_is_refused_while_it_is_built_has_failed_for_the_tracker(configure: Configure) -> None:
-    config = configure("logger=wandb", "trainer.max_epochs=-1")
-    with pytest.raises(CompactHydraException, match="to bound the run"):
+@pytest.mark.parametrize("refused", ["trainer.max_epochs=-1", "loss.mining=explicit"])  # by the trainer, by a batch
+def test_a_job_that_is_refused_while_it_is_built_is_tracked_nowhere(refused: str, configure: Configure) -> None:
+    config = configure("logger=wandb", "loss=triplet", refused)
+    with pytest.raises(CompactHydraException, match=r"to bound the run|negatives"):
+        train_and_judge(config)
+    assert [path.name for path in Path(config.folder).iterdir()] == ["metrics.json"]
+    assert report(config)["status"].startswith("failed: ")
+
+
+@pytest.mark.usefixtures("without_key")
+def test_a_job_that_fails_has_failed_for_the_tracker(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr("experiments.run.training_run.judge_bm25", broken)
+    config = configure("logger=wandb")
+    with pytest.raises(ArithmeticError):
         train_and_judge(config)
     _, tracked = read_back(Path(config.folder))
     assert tracked["exit_code"] == 1
     assert tracked["config"]["loss"]["temperature"] == 0.05
-    assert report(config)["status"].startswith("failed: ")
+    assert "versions" in tracked["config"]
 
 
 @pytest.mark.parametrize(
