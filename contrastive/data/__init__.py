@@ -12,7 +12,8 @@ from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.data.rows import rows
 
 if TYPE_CHECKING:
-    from contrastive.data.collation import Batch, Collator
+    from contrastive.batch import Batch
+    from contrastive.data.collation import Collator
     from contrastive.data.file_reader import files
     from contrastive.data.hub_reader import hub
     from contrastive.data.identities import Identities
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Batch": "contrastive.data.collation",
+    "Batch": "contrastive.batch",
     "Collator": "contrastive.data.collation",
     "Identities": "contrastive.data.identities",
     "beir": "contrastive.data.readers",

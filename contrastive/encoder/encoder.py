@@ -159,6 +159,7 @@ class Encoder(nn.Module):
         lora: LoRA | None = None,
         frozen_layers: int = 0,
         gradient_checkpointing: bool = False,
+        fast_dropout: bool = True,
         check: bool = True,
     ) -> Encoder:
         """Load a sentence-transformers or plain transformers model or an adapter, in float32 and eval mode.
@@ -183,6 +184,8 @@ class Encoder(nn.Module):
                 get no adapters either. 0 freezes nothing.
             gradient_checkpointing: Whether to compute activations again in the backward pass, rather than keep them:
                 less memory for the time of one more forward pass.
+            fast_dropout: Whether to replace the dropout of the model, where it runs on a processor, see `cpu_dropout`:
+                faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
 
@@ -213,7 +216,8 @@ class Encoder(nn.Module):
         ).eval()
         if check:
             encoder._try_out()
-        use_fast_dropout(backbone)
+        if fast_dropout:
+            use_fast_dropout(backbone)
         freeze_layers(backbone, frozen_layers)
         if lora is not None and lora.rank > 0:
             encoder.backbone = add_adapters(backbone, lora)

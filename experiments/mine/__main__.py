@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrastive.data.whole_files import whole_file
 from experiments import cli
-from experiments.composing import check_complete, compose
+from experiments.composing import CONFIGS, check_complete, compose
 
 if TYPE_CHECKING:
     from contrastive.data import TextData
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("experiments.mine")
 
-STRATEGIES = ("random", "bm25", "dense", "cross_encoder", "mixed")
+OF_TRAINING = ("in_batch", "queue", "refresh")
+STRATEGIES = sorted(path.stem for path in (CONFIGS / "negatives").glob("*.yaml") if path.stem not in OF_TRAINING)
+"""What can be mined without a model in training."""
 
 USAGE = """\
 examples:

@@ -47,15 +47,15 @@ def opening(config: DictConfig, parts: Parts, command: Sequence[str] | None) -> 
         "systems": {},
     }
     tell(parts.trained_on, parts.data.name)
-    if parts.datamodule.negatives is not None:
-        log.info("Negatives: %s", negatives_described(parts.datamodule.negatives.summary))
+    if parts.negatives is not None:
+        log.info("Negatives: %s", negatives_described(parts.negatives.summary))
     note_negatives(parts, report)
     return report
 
 
 def note_negatives(parts: Parts, report: dict[str, Any]) -> None:
     """Note what came of each choice of negatives: when it was made, how long it took, what it gave."""
-    negatives = parts.datamodule.negatives
+    negatives = parts.negatives
     if negatives is not None:
         report["negatives"] = [
             {"step": choice.step, "seconds": choice.seconds, **asdict(choice.summary)} for choice in negatives.history
