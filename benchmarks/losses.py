@@ -28,7 +28,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
+from experiments.cli import WAIT_POLICY
+
+os.environ.setdefault(*WAIT_POLICY)
 
 import torch
 from tqdm import tqdm

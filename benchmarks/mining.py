@@ -33,7 +33,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
+from experiments.cli import WAIT_POLICY
+
+os.environ.setdefault(*WAIT_POLICY)
 
 import numpy as np
 import torch

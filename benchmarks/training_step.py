@@ -19,7 +19,9 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as experiments.run does
+from experiments.cli import WAIT_POLICY
+
+os.environ.setdefault(*WAIT_POLICY)
 
 import torch
 from torch import Tensor

@@ -6,13 +6,14 @@ import difflib
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.errors import CompactHydraException, HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -44,20 +45,19 @@ def compose(*, model: str | None = None, data: str | None = None, overrides: Seq
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose_config("config", overrides=[*_encoder(model), *_data(data), *overrides])
     check_known(config)
-    check_complete(config, ("encoder", "data"))  # the rest has interpolations that only a run resolves
+    check_complete(config, "encoder", "data")  # the rest has interpolations that only a run resolves
     return config
 
 
-def check_complete(config: DictConfig, parts: Iterable[Any]) -> None:
-    """Refuse parts of a configuration in which a setting that has no default is not given.
+def check_complete(config: DictConfig, *parts: str) -> None:
+    """Refuse parts of a configuration, or all of it, in which a setting that has no default is not given.
 
     Raises:
         ValueError: If there is one; it names the first.
     """
-    for part in parts:
-        if not isinstance(config[part], DictConfig):
-            continue
-        for name in sorted(OmegaConf.missing_keys(config[part])):
+    for part in parts or config:
+        missing = OmegaConf.missing_keys(config[part]) if isinstance(config[part], DictConfig) else ()
+        for name in sorted(missing):
             raise ValueError(f"expected a value for {name}, which has no default: add {name}=...")
 
 
@@ -133,6 +133,15 @@ def said(error: Exception) -> str:
     if isinstance(error, OmegaConfBaseException):  # the setting and its type follow on lines of their own
         return clean(str(error)).splitlines()[0]
     return clean(str(error))
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Turn a mistake inside the block into what Hydra shows in one line, without a traceback."""
+    try:
+        yield
+    except MISTAKES as error:
+        raise CompactHydraException(f"error: {said(error)}") from error
 
 
 def check_overrides(arguments: Iterable[str]) -> None:

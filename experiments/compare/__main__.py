@@ -6,12 +6,11 @@ Runs that differ in their seed only are one system. The first is the baseline un
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contrastive.data.whole_files import whole_file
-from experiments.composing import MISTAKES, said
+from experiments import cli
 
 if TYPE_CHECKING:
     from experiments.compare.comparison import Report
@@ -28,23 +27,13 @@ Intervals and p-values are over queries and, where a system has several seeds, o
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compare, and say what is wrong in one line."""
-    options = parser().parse_args(arguments)
-    try:
-        report = compare(options)
-        show(report, options)
-    except MISTAKES as error:
-        sys.exit(f"error: {said(error)}")
+    """Compare, and show how the systems differ."""
+    cli.start(lambda options: show(compare(options), options), parser().parse_args(arguments))
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m experiments.compare",
-        description="Compare finished runs query by query.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    described = cli.parser("compare", "Compare finished runs query by query.", USAGE)
     add = described.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     add("--baseline", help="what to compare with: folder of a run, name of a system, before or BM25 (the first run)")

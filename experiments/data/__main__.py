@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,15 +12,14 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
-from experiments.composing import MISTAKES, compose, said
+from experiments import cli
+from experiments.composing import compose
 
 if TYPE_CHECKING:
     from contrastive.contracts import Side
     from contrastive.encoder import Encoder
     from contrastive.encoder.two_towers import TwoTowers
     from experiments.data.inspection import CountTokens
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
 
 USAGE = """\
 examples:
@@ -40,20 +36,13 @@ Splits that share queries or answers are reported and not refused, as they would
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Inspect data, and say what is wrong in one line."""
-    options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # half an emoji, or a terminal that knows few characters
-    try:
-        inspect(options)
-    except MISTAKES as error:
-        sys.exit(f"error: {said(error)}")
+    """Inspect data."""
+    cli.start(inspect, parser().parse_args(arguments))
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(prog="python -m experiments.data", description="Look at data before training.")
+    described = cli.parser("data", "Look at data before training.")
     commands = described.add_subparsers(required=True, metavar="command")
     inspecting = commands.add_parser(
         "inspect",
@@ -62,17 +51,11 @@ def parser() -> argparse.ArgumentParser:
         epilog=USAGE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    inspecting.add_argument(
-        "--data",
-        default="jobs",
-        help="a file of pairs, a folder of them (train.*, ...) or in the BEIR layout, or a choice of configs/data",
-    )
-    inspecting.add_argument(
-        "--model", default="minilm", help="whose tokens count: folder of a run or model, hub name, or minilm"
-    )
+    cli.add_data(inspecting)
+    cli.add_model(inspecting, "whose tokens count: ")
     inspecting.add_argument("--examples", type=int, default=3, help="how many examples to show (%(default)s)")
     inspecting.add_argument("--json", action="store_true", help="print everything as one JSON object instead")
-    inspecting.add_argument("overrides", nargs="*", metavar="name=value", help="values for the data and the encoder")
+    inspecting.add_argument("overrides", nargs="*", metavar="name=value", help=cli.OVERRIDES)
     return described
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import sys
 from pathlib import Path
 
-from experiments.composing import MISTAKES, compose, said
-from experiments.interruptions import exit_status, interruptible
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
+from experiments import cli
+from experiments.composing import compose
 
 USAGE = """\
 examples:
@@ -22,47 +17,26 @@ examples:
 """
 
 
-def main(arguments: list[str] | None = None) -> float:
+def main(arguments: list[str] | None = None) -> float | None:
     """Judge one model; print the table, write the results; return its nDCG@10."""
-    options = parser().parse_args(arguments)
-    console = logging.StreamHandler()
-    console.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG, which only a handler can stop
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console])
-    try:
-        with interruptible():
-            return evaluate(options)
-    except MISTAKES as error:
-        sys.exit(f"error: {said(error)}")
-    except KeyboardInterrupt as error:
-        logging.getLogger(__name__).warning("interrupted")
-        sys.exit(exit_status(error))
+    return cli.start(evaluate, parser().parse_args(arguments), heard=("contrastive", "experiments"))
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m experiments.evaluate",
-        description="Judge an encoder, beside BM25, by ranking a whole corpus.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    described.add_argument("--model", required=True, help="folder of a run, folder of a model, hub name, or minilm")
-    described.add_argument(
-        "--data",
-        default="jobs",
-        help="a file of pairs, a folder of them (train.*, ...) or in the BEIR layout, or a choice of configs/data",
-    )
+    described = cli.parser("evaluate", "Judge an encoder, beside BM25, by ranking a whole corpus.", USAGE)
+    cli.add_model(described, required=True)
+    cli.add_data(described)
     described.add_argument("--split", default="test", choices=["dev", "test"], help="split to judge on (%(default)s)")
     described.add_argument("--query", default=None, help="also print the best documents for this query")
     described.add_argument("--output", type=Path, default=None, help="folder for the results (outputs/evaluations/...)")
-    described.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
-    described.add_argument("overrides", nargs="*", metavar="name=value", help="values for the data and the encoder")
+    cli.add_device(described)
+    described.add_argument("overrides", nargs="*", metavar="name=value", help=cli.OVERRIDES)
     return described
 
 
 def evaluate(options: argparse.Namespace) -> float:
     """Build model and task, judge, write and print."""
-    import torch
     from hydra.utils import instantiate
     from rich.console import Console
 
@@ -75,7 +49,7 @@ def evaluate(options: argparse.Namespace) -> float:
     task = data.dev if options.split == "dev" else data.test
     if task is None:
         raise ValueError(f"expected data {data.name!r} to have a {options.split} split, it has none")
-    encoder = instantiate(config.encoder).to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoder = cli.on_device(instantiate(config.encoder), options.device)
     folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
     folder.mkdir(parents=True, exist_ok=True)
     judged = {"BM25": judge_bm25(task, query)}

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
 from contrastive.data.whole_files import whole_file
-from experiments.composing import CONFIGS, MISTAKES, check_complete, compose, said
-from experiments.interruptions import exit_status, interruptible
+from experiments import cli
+from experiments.composing import CONFIGS, check_complete, compose
 
 if TYPE_CHECKING:
     from contrastive.data import TextData
     from contrastive.negatives import ChosenNegatives, Pool
     from contrastive.negatives.summary import Summary
     from experiments.mine.quality import Judged
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
 
 log = logging.getLogger("experiments.mine")
 
@@ -46,39 +40,23 @@ Embeddings and what was mined are kept on disk; delete them whenever you like.
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Mine, and say what is wrong in one line."""
-    options = parser().parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in ("experiments.mine", "contrastive.negatives", "contrastive.encoder.embedding_cache"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    logging.getLogger("bm25s").disabled = True  # it sets its own level on import
-    try:
-        with interruptible():
-            mine(options)
-    except MISTAKES as error:
-        sys.exit(f"error: {said(error)}")
-    except KeyboardInterrupt as error:
-        log.warning("interrupted")
-        sys.exit(exit_status(error))
+    """Mine, and write what was mined."""
+    heard = ("experiments.mine", "contrastive.negatives", "contrastive.encoder.embedding_cache")
+    cli.start(mine, parser().parse_intermixed_args(arguments), heard=heard)
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m experiments.mine",
-        usage="%(prog)s [options] [name=value ...]",
-        description="Choose hard negatives for the training pairs of a data set and write them to a Parquet file.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Choose hard negatives for the training pairs of a data set and write them to a Parquet file."
+    described = cli.parser("mine", description, USAGE, usage="%(prog)s [options] [name=value ...]")
+    cli.add_data(described)
+    cli.add_model(described)
+    cli.add_device(described)
     add = described.add_argument
     add("overrides", nargs="*", metavar="name=value", help="values for negatives, the encoder and the data")
-    add("--data", default="jobs", help="a file of pairs, a folder, or a choice of configs/data (%(default)s)")
-    add("--model", default="minilm", help="folder of a run, folder of a model, hub name, or minilm (%(default)s)")
     add("--strategy", choices=STRATEGIES, default="dense", help="where negatives come from (%(default)s)")
     add("--count", type=int, default=4, help="negatives a pair (%(default)s)")
     add("--out", type=Path, default=Path("negatives.parquet"), metavar="FILE", help="what to write (%(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
     add(
         "--judge-filters",
         action="store_true",
@@ -96,7 +74,7 @@ def mine(options: argparse.Namespace) -> None:
         raise ValueError(f"expected --out to end in .parquet, got {options.out}")
     chosen = [f"negatives={options.strategy}", f"negatives.count={options.count}"]
     config = compose(model=options.model, data=options.data, overrides=[*chosen, *options.overrides])
-    check_complete(config, ["negatives"])
+    check_complete(config, "negatives")
 
     from hydra.utils import instantiate
     from rich.console import Console
@@ -112,7 +90,7 @@ def mine(options: argparse.Namespace) -> None:
     pool = Pool.of_records(data.train)
     sizes = f"{len(pool):,} pairs, {len(pool.documents):,} documents"
     log.info("mining %s for %s: %s", options.strategy, data.name, sizes)
-    moment = Moment(load_encoder(config, options.device), cache=EmbeddingCache(default_folder()))
+    moment = Moment(cli.on_device(instantiate(config.encoder), options.device), cache=EmbeddingCache(default_folder()))
     negatives = Kept(strategy)(pool, moment)
     write(options.out, pool, negatives)
     console = Console()
@@ -122,19 +100,6 @@ def mine(options: argparse.Namespace) -> None:
 
         print_quality(judge_filters(data.train, strategy, moment), console)
     console.print(f"written: {options.out}", markup=False, highlight=False, soft_wrap=True)
-
-
-def load_encoder(config: DictConfig, device: str | None) -> Any:
-    """Load the encoder onto a device."""
-    import torch
-    from hydra.utils import instantiate
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = instantiate(config.encoder)
-    try:
-        return encoder.to(device)
-    except (RuntimeError, AssertionError) as error:  # an unknown word, no such GPU, a torch without CUDA
-        raise ValueError(f"expected a device that torch has here, got {device!r} ({error})") from error
 
 
 def write(path: Path, pool: Pool, chosen: Sequence[ChosenNegatives]) -> None:

@@ -6,9 +6,7 @@ no path of the machine that trained gets into it.
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,19 +30,6 @@ NOT_THE_RECIPE = {"folder", "logger", "callbacks", "judge", "before", "query", "
 OF_THE_TRAINER = ("max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "gradient_clip_val")
 OF_THE_FOLDER = ("pooling", "normalize", "dimension", "query_prompt", "document_prompt", "max_length", "similarity")
 NOT_OF_THE_ENCODER = {*OF_THE_FOLDER, "name_or_path", "tokens_per_batch", "bucketed", "check", "_target_"}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write the card of one run again."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.model_card", description="Write a run's model card.")
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--repo-id", default=None, help="name on the hub, for the examples in the card")
-    parser.add_argument("--licence", default=None, help="licence on the hub, such as apache-2.0 (the base model's)")
-    options = parser.parse_args(arguments)
-    try:
-        print(write_card(options.run, repo_id=options.repo_id, licence=options.licence))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def write_card(run: Path, *, repo_id: str | None = None, licence: str | None = None) -> Path:
@@ -228,7 +213,3 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _short(target: str) -> str:
     return target.rpartition(".")[2]
-
-
-if __name__ == "__main__":
-    main()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive.data.shown import clean
+from experiments import cli
 
 if TYPE_CHECKING:  # --help answers without the client
     from huggingface_hub import CommitOperationAdd
@@ -45,7 +46,11 @@ FILES = (*WEIGHTS, *SETTINGS, *TOKENIZER, *TEXTS)
 
 def main(arguments: list[str] | None = None) -> None:
     """Publish one model, or show what would be."""
-    options = parser().parse_args(arguments)
+    cli.start(publish, parser().parse_args(arguments))
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Publish, and say what the hub refuses."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     lost = f"Nothing is lost: the model is in {options.run}; the same command tries again"
@@ -57,18 +62,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: HF_HUB_OFFLINE is set, so the hub was not asked; unset it to publish. {lost}")
     except HTTPError as error:
         sys.exit(f"error: the hub cannot be reached ({type(error).__name__}: {error}). {lost}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m experiments.push",
-        description="Publish the model of a finished run, with its card, on the Hugging Face hub.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Publish the model of a finished run, with its card, on the Hugging Face hub."
+    described = cli.parser("push", description, USAGE)
     described.add_argument("run", type=Path, help="folder of a finished run, or of a model")
     described.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="the repository, made if it is new")
     described.add_argument("--private", action="store_true", help="make a new repository private")

@@ -61,7 +61,7 @@ def base_models(encoder: Mapping[str, Any]) -> list[dict[str, str | None]]:
 
 def generated(data: Mapping[str, Any]) -> bool:
     """Whether some of the data comes from the generator of job postings."""
-    return any("experiments.postings" in t or "experiments.jobs" in t for t in _targets(data))  # the name before
+    return any("experiments.postings" in target for target in _targets(data))
 
 
 def query_author(data: Mapping[str, Any]) -> str | None:

@@ -32,6 +32,18 @@ READERS = (
 )
 """All that the configuration of a run may name to be built."""
 
+RENAMED = {
+    "contrastive.adapters.": "contrastive.encoder.",
+    "contrastive.memory.": "contrastive.training.memory.",
+    "contrastive.optimization.": "contrastive.training.optimization.",
+    "contrastive.query_generation.": "contrastive.data.queries.",
+    "contrastive.two_towers.": "contrastive.encoder.",
+    "experiments.callbacks.": "experiments.run.callbacks.",
+    "experiments.jobs.": "experiments.postings.",
+    "experiments.tracking.": "experiments.run.tracking.",
+}
+"""How names begin in the configurations of earlier runs, and how they begin now."""
+
 _WITHOUT_EFFECT = {"_convert_"}  # values are plain whatever it says
 
 log = logging.getLogger(__name__)
@@ -47,7 +59,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the configuration of a run as plain values, as they stand there.
+    """Read the configuration of a run as plain values, as they stand there; what was renamed since has its new name.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -62,7 +74,21 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise ValueError(f"expected {path} to hold settings by name, got {config!r:.80}")
-    return config
+    return {key: _renamed(value) for key, value in config.items()}
+
+
+def _renamed(value: Any) -> Any:
+    """Return a value in which what an earlier run names to be built has the name of today."""
+    if isinstance(value, list):
+        return [_renamed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _renamed(item) for key, item in value.items()}
+    target = value.get("_target_")
+    for old, new in RENAMED.items():
+        if isinstance(target, str) and target.startswith(old):
+            value["_target_"] = new + target.removeprefix(old)
+    return value
 
 
 def build_data(described: Any) -> Any:

@@ -12,14 +12,11 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.composing import check_known, said
-from experiments.interruptions import exit_status, interruptible, interruption
+from experiments.cli import WAIT_POLICY, ended
+from experiments.composing import MISTAKES, check_known, check_overrides, in_one_line, said
 from experiments.run.run_folder import new_folder
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; steps on shared cores get much faster
 
 
 @hydra.main(version_base="1.3", config_path="../../configs", config_name="config")
@@ -27,25 +24,12 @@ def main(config: DictConfig) -> float:
     """Run one training job; return the monitored metric."""
     logging.raiseExceptions = False  # else a full disk is a traceback for every line of the log
     command = ["python", "-m", "experiments.run", *HydraConfig.get().overrides.task]
-    with interruptible():
-        try:
-            _check(config)
-            from experiments.run.training_run import train_and_judge
+    with ended():
+        with in_one_line():
+            check_known(config)
+        from experiments.run.training_run import train_and_judge
 
-            return train_and_judge(config, command=command)
-        except (KeyboardInterrupt, SystemExit) as error:  # what is kept has been said where it is kept
-            interrupted = interruption(error)
-            if interrupted is None:
-                raise
-            logging.getLogger(__name__).warning("interrupted")
-            sys.exit(exit_status(interrupted))
-
-
-def _check(config: DictConfig) -> None:
-    try:
-        check_known(config)
-    except ValueError as error:  # Hydra shows this one without a traceback
-        raise CompactHydraException(f"error: {said(error)}") from error
+        return train_and_judge(config, command=command)
 
 
 def is_sweep(arguments: list[str]) -> bool:
@@ -54,12 +38,11 @@ def is_sweep(arguments: list[str]) -> bool:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault(*WAIT_POLICY)
     if is_sweep(sys.argv[1:]):
         from experiments.sweeps import program
 
         sys.exit(program.main(sys.argv[1:]))
-    from experiments.composing import MISTAKES, check_overrides
-
     try:
         check_overrides(sys.argv[1:])
     except MISTAKES as error:

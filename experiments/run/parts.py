@@ -13,7 +13,7 @@ import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
@@ -45,19 +45,17 @@ class Parts:
     datamodule: ContrastiveData
     negatives: MineNegatives | None
     trainer: lightning.Trainer
-    loggers: list[Any]
     cache: EmbeddingCache | None
     trained_on: dict[str, Any]
 
 
-def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), opened: list[Any] | None = None) -> Parts:
-    """Build every part, cheap ones first, and refuse what cannot work before anything long starts.
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
+    """Build every part but the trackers, cheap ones first; refuse what cannot work before anything long starts.
 
     Args:
         config: What to build.
         folder: Of the run.
         further: Callbacks beside those of the configuration.
-        opened: Takes the trackers once they are open, for the caller to close them if something else is refused.
     """
     check_precision(config.trainer.precision)
     optimizer, strategy = instantiate(config.optimizer), instantiate(config.negatives)
@@ -82,8 +80,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
         negatives,  # last: what it takes is not the time of a step
         *further,
     ]
-    loggers = _open_loggers(config, folder, [] if opened is None else opened)
-    trainer = _trainer(config, folder, [callback for callback in callbacks if callback is not None], loggers)
+    trainer = _trainer(config, folder, [callback for callback in callbacks if callback is not None])
     total_steps = planned_steps(len(datamodule.batches), trainer)
     _fit_validations(trainer, len(datamodule.batches))
     module = ContrastiveModule(
@@ -95,7 +92,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
     tried = datamodule.rehearsals() if guided is None else guided.rehearsed(datamodule.rehearsals())
     rehearse(loss, tried, encoder.dimension, remembers=memory is not None)
     account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
-    return Parts(data, task, encoder, module, datamodule, negatives, trainer, loggers, cache, account)
+    return Parts(data, task, encoder, module, datamodule, negatives, trainer, cache, account)
 
 
 def _loss_and_guide(config: DictConfig, encoder: Encoder) -> tuple[nn.Module, Any]:
@@ -125,24 +122,13 @@ def _data_and_task(config: DictConfig) -> tuple[TextData, RetrievalTask]:
     return data, task
 
 
-def _open_loggers(config: DictConfig, folder: Path, opened: list[Any]) -> list[Any]:
-    """Open the trackers, put them into `opened` at once, and tell them the configuration."""
-    loggers: list[Any] = instantiate(config.logger, folder=folder)
-    opened += loggers
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
-    return loggers
-
-
-def _trainer(
-    config: DictConfig, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Any]
-) -> lightning.Trainer:
+def _trainer(config: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> lightning.Trainer:
     """Build the trainer, which writes whole checkpoints unless its configuration has a plugin that writes others."""
     plugins = list(instantiate(config.trainer.get("plugins") or []))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeCheckpoints())
     trainer: lightning.Trainer = instantiate(
-        config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, default_root_dir=str(folder)
+        config.trainer, callbacks=callbacks, logger=False, plugins=plugins, default_root_dir=str(folder)
     )
     return trainer
 

@@ -110,7 +110,7 @@ def claimed(path: Path, *, writes: bool) -> Iterator[RunFolder]:
         return
     path.mkdir(parents=True, exist_ok=True)
     with _held(path / LOCK):
-        if _status(path) == "finished":
+        if read_report(path).get("status") == "finished":
             raise FileExistsError(
                 f"expected a folder without a finished run, there is one in {path}: take another, or delete that one"
             )
@@ -137,8 +137,17 @@ def _held(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _status(folder: Path) -> object:
+def read_report(folder: Path) -> dict[str, Any]:
+    """Return what a run has written of itself so far, empty if that is nothing."""
     try:
-        return read_object(folder / "metrics.json").get("status")
+        return read_object(folder / "metrics.json")
     except (OSError, ValueError):
-        return None
+        return {}
+
+
+def monitored(report: Mapping[str, Any]) -> tuple[str, float]:
+    """Return name and value of what a finished run is judged by: the monitored metric, else the final nDCG@10."""
+    best = report.get("monitored")
+    if best:
+        return best["metric"], best["value"]
+    return "ndcg@10", report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import logging
-import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 
-from experiments.composing import MISTAKES, compose, said
+from experiments import cli
+from experiments.composing import compose, said
 from experiments.results.received import build_data, read_config
 
 if TYPE_CHECKING:
     from contrastive.search import Hit, SearchIndex
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; work on shared cores gets much faster
 
 log = logging.getLogger("experiments.search")
 
@@ -40,46 +36,29 @@ disk, those of an interrupted call too; delete them whenever you like.
 """
 
 _OVERRIDE = re.compile(r"\+{0,2}([a-z_]+(\.\w+)+|encoder|data)=")
-_CORPUS = "contrastive.data.corpus.corpus"  # its queries are not needed, and take long or a language model
+_CORPUS, _DOCUMENTS = "contrastive.data.corpus.corpus", "contrastive.data.documents.documents"
 _BATCH = 8  # queries of a file, so that results appear as they are found
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Search, and say what is wrong in one line."""
-    options = parser().parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in (
+    """Search, and print what is found."""
+    heard = (
         "experiments.search",
         "experiments.results.received",
-        "contrastive.search.index",
+        "contrastive.search",
         "contrastive.encoder.embedding_cache",
-    ):
-        logging.getLogger(name).setLevel(logging.INFO)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # half an emoji, or a terminal that knows few characters
-    try:
-        search(options)
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except MISTAKES as error:
-        sys.exit(f"error: {said(error)}")
-    except KeyboardInterrupt:
-        log.warning("interrupted")
-        sys.exit(130)
+    )
+    cli.start(search, parser().parse_intermixed_args(arguments), heard=heard)
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m experiments.search",
-        usage="%(prog)s [query] [options] [name=value ...]",
-        description="Search documents with an encoder, exactly, and show the closest passage of each.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Search documents with an encoder, exactly, and show the closest passage of each."
+    described = cli.parser("search", description, USAGE, usage="%(prog)s [query] [options] [name=value ...]")
+    cli.add_model(described)
+    cli.add_device(described)
     add = described.add_argument
     add("words", nargs="*", metavar="query, name=value", help="what to search for; values for the encoder and the data")
-    add("--model", default="minilm", help="folder of a run, folder of a model, hub name, or minilm (%(default)s)")
     add(
         "--data",
         help="a file of documents or of pairs (jsonl, csv, parquet, ...), a folder with corpus.jsonl, or a choice of "
@@ -93,7 +72,6 @@ def parser() -> argparse.ArgumentParser:
     add("--dimension", type=int, metavar="N", help="search with the first N dimensions, for models trained for it")
     add("--cache", type=Path, metavar="DIR", help="where embeddings of documents are kept (~/.cache/contrastive/...)")
     add("--no-cache", action="store_true", help="neither read nor keep embeddings")
-    add("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
     return described
 
 
@@ -156,18 +134,20 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
     A folder with a corpus needs neither queries nor judgements. A file holds documents if it does not hold pairs.
     Overrides speak to the reader of a data set, so with them nothing else is tried.
     """
+    from hydra.utils import instantiate
+
     from contrastive.data.documents import documents
 
     chosen = options.data is not None or any(override.startswith("data=") for override in overrides)
     if not chosen and (config := run_config(options.model)) is not None:
         if overrides:
             raise ValueError(f"expected --data with {overrides[0]}: the data of a run are searched as they were")
-        return run_corpus(config, options.split)
+        return corpus_of(read_config(config).get("data"), options.split, build_data)
     path = Path(options.data) if options.data is not None and not overrides else None
     if path is not None and (path / "corpus.jsonl").is_file():
         return path.name, documents(path)
     try:
-        return corpus_of(compose(data=options.data, overrides=overrides).data, options.split)
+        return corpus_of(compose(data=options.data, overrides=overrides).data, options.split, instantiate)
     except (HydraException, ValueError) as error:
         if path is None or not path.is_file():
             raise
@@ -178,30 +158,16 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
         raise ValueError(f"expected {path} to hold documents ({error}) or pairs ({no_pairs})") from error
 
 
-def corpus_of(config: DictConfig, split: str | None) -> tuple[str, Mapping[str, str]]:
-    """Return name and corpus of the data set that was typed; see `of_split`."""
-    from hydra.utils import instantiate
+def corpus_of(described: Any, split: str | None, build: Callable[[Any], Any]) -> tuple[str, Mapping[str, str]]:
+    """Return name and corpus of a data set that a configuration describes; see `of_split`.
 
-    from contrastive.data.documents import documents
-
-    if config._target_ == _CORPUS:
-        return Path(config.path).stem, documents(config.path, **_document_settings(config))
-    return of_split(instantiate(config), split)
-
-
-def run_corpus(config: Path, split: str | None) -> tuple[str, Mapping[str, str]]:
-    """Return name and corpus of the data that the configuration of a run names; see `received` for what it may name."""
-    data = read_config(config).get("data")
-    if isinstance(data, dict) and data.get("_target_") == _CORPUS:
-        path = str(data.get("path"))
-        reader = "contrastive.data.documents.documents"
-        return Path(path).stem, build_data({"_target_": reader, "path": path, **_document_settings(data)})
-    return of_split(build_data(data), split)
-
-
-def _document_settings(corpus: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those settings of `data=corpus` that are of its documents: queries are not needed, and take long."""
-    return {name: corpus[name] for name in ("columns", "separator", "encoding", "strip_html") if name in corpus}
+    Of `data=corpus` the documents alone are read: its queries are not needed, and take long.
+    """
+    if isinstance(described, Mapping) and described.get("_target_") == _CORPUS:
+        of_the_documents = ("path", "columns", "separator", "encoding", "strip_html")
+        settings = {name: described[name] for name in of_the_documents if name in described}
+        return Path(str(settings.get("path"))).stem, build({"_target_": _DOCUMENTS, **settings})
+    return of_split(build(described), split)
 
 
 def of_split(data: Any, split: str | None) -> tuple[str, Mapping[str, str]]:
@@ -228,18 +194,12 @@ def run_config(model: str) -> Path | None:
 
 def build_index(options: argparse.Namespace, overrides: Sequence[str], documents: Mapping[str, str]) -> SearchIndex:
     """Load the encoder and embed the documents, or find their embeddings in the cache."""
-    import torch
     from hydra.utils import instantiate
 
     from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
     from contrastive.search import SearchIndex
 
-    encoder = instantiate(compose(model=options.model, overrides=overrides).encoder)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        encoder.to(device)
-    except (RuntimeError, AssertionError) as error:  # an unknown word, no such GPU, a torch without CUDA
-        raise ValueError(f"expected a device that torch has here, got {device!r} ({error})") from error
+    encoder = cli.on_device(instantiate(compose(model=options.model, overrides=overrides).encoder), options.device)
     cache = None if options.no_cache else EmbeddingCache(options.cache or default_folder())
     return SearchIndex(encoder, documents, cache=cache, show_progress=sys.stderr.isatty())
 

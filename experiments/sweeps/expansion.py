@@ -84,7 +84,7 @@ def _combination(
     check_known(config)
     kept = [text for text in varied if text not in left_out]
     job = make_job(config, [*fixed, *kept], ",".join(kept or fixed) or name, root=root, group=name)
-    check_complete(job.config, job.config)
+    check_complete(job.config)
     if "ddp" in str(job.config.trainer.strategy):  # Lightning starts the others with the command line, the sweep's
         raise ValueError(f"expected runs of one process in a sweep, got trainer.strategy={job.config.trainer.strategy}")
     return _Combination(tuple(varied), left_out, job)

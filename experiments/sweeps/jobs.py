@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from contrastive.data.json_files import read_object
 from experiments.composing import CONFIGS, MISTAKES, said
 from experiments.results.files import write_json
+from experiments.run.run_folder import monitored, read_report
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -117,22 +117,6 @@ def state(folder: Path) -> State:
     if status.startswith("failed"):
         return "failed"
     return "interrupted" if folder.exists() else "missing"
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """Return what a job has written of itself so far, empty if that is nothing."""
-    try:
-        return read_object(folder / "metrics.json")
-    except (OSError, ValueError):
-        return {}
-
-
-def monitored(report: dict[str, Any]) -> tuple[str, float]:
-    """Return name and value of what a finished run is judged by: the monitored metric, else the final nDCG@10."""
-    best = report.get("monitored")
-    if best:
-        return best["metric"], best["value"]
-    return "ndcg@10", report["systems"]["after"]["metrics"]["ndcg@10"]["mean"]
 
 
 def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False, capture: bool = False) -> float:

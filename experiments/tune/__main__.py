@@ -6,15 +6,14 @@ Several processes started with the same command share the trials, and a stopped 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.composing import MISTAKES, said
-from experiments.interruptions import exit_status, interruptible
+from experiments import cli
+from experiments.interruptions import exit_status
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
     from experiments.sweeps.composer import Composer
     from experiments.tune.plan import Plan
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; steps on shared cores get much faster
 
 USAGE = """\
 examples:
@@ -58,29 +55,15 @@ not want. A job that is finished there is read and not run again.
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Search, and say what is wrong in one line."""
-    options = parser().parse_intermixed_args(arguments)
-    try:
-        with interruptible():
-            status = tune(options)
-    except MISTAKES as error:
-        sys.exit(f"error: {said(error)}")
-    except KeyboardInterrupt as error:  # outside a trial
-        print("interrupted", file=sys.stderr)
-        sys.exit(exit_status(error))
-    if status:
+    """Search, and report what was found."""
+    if status := cli.start(tune, parser().parse_intermixed_args(arguments)):
         sys.exit(status)
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    described = argparse.ArgumentParser(
-        prog="python -m experiments.tune",
-        usage="%(prog)s [options] [name=value ...]",
-        description="Search for the settings with the best validation, with Optuna.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Search for the settings with the best validation, with Optuna."
+    described = cli.parser("tune", description, USAGE, usage="%(prog)s [options] [name=value ...]")
     add = described.add_argument
     add("values", nargs="*", metavar="name=value", help="values for all trials, as for experiments.run")
     add("--space", default="default", help="a choice of configs/tune, or a YAML file (%(default)s)")

@@ -31,6 +31,7 @@ def parts(encoder: Any, **trainer: Any) -> Any:
         "progress_bar_callback": None,
         "strategy": SimpleNamespace(root_device="cpu"),
         "callbacks": ["last"],
+        "loggers": [Logger()],
         **trainer,
     }
     task = dev_task()
@@ -41,7 +42,6 @@ def parts(encoder: Any, **trainer: Any) -> Any:
         encoder=encoder,
         trainer=SimpleNamespace(**trainer),
         cache=None,
-        loggers=[Logger()],
     )
 
 
@@ -62,7 +62,7 @@ def test_nothing_is_measured_where_nothing_is_validated_or_another_process_does(
     run = parts(None, **change)
     assert dev_means(run, "nurse", {}) == {}
     draw_lines(run, {})
-    assert run.loggers[0].logged == []
+    assert run.trainer.loggers[0].logged == []
     assert run.trainer.callbacks == ["last"]
 
 
@@ -70,7 +70,7 @@ def test_lines_start_the_history_and_come_with_every_validation() -> None:
     run = parts(None)
     draw_lines(run, {"BM25": {"ndcg@10": 0.5, "map": 0.1}, "untuned": {"ndcg@10": 0.4, "map": 0.2}})
     lines = {"dev/bm25_ndcg@10": 0.5, "dev/untuned_ndcg@10": 0.4}
-    assert run.loggers[0].logged == [({"dev/ndcg@10": 0.4, "dev/map": 0.2, **lines}, 0)]
+    assert run.trainer.loggers[0].logged == [({"dev/ndcg@10": 0.4, "dev/map": 0.2, **lines}, 0)]
     callback, _ = run.trainer.callbacks
     assert isinstance(callback, DrawLines)
     assert callback.values == lines

@@ -18,6 +18,7 @@ from transformers import T5Config, T5EncoderModel
 from contrastive.encoder import Encoder
 from contrastive.encoder.two_towers import TwoTowers
 from contrastive.similarity import similarity_of
+from experiments.model_card import __main__ as program
 from experiments.model_card import card as model_card
 from experiments.results.provenance import base_models, generated, hub_data_sets, portable
 
@@ -322,12 +323,12 @@ def test_only_finished_runs_get_a_card(
 
 def test_the_command_line(tiny_encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished_run(tmp_path / "run", tiny_encoder)
-    model_card.main([str(run), "--repo-id", "me/help", "--licence", "mit"])
+    program.main([str(run), "--repo-id", "me/help", "--licence", "mit"])
     path = Path(capsys.readouterr().out.strip())
     assert path == run / "model" / "README.md"
     assert ModelCard.load(path).data.license == "mit"
     with pytest.raises(SystemExit, match="error: expected the folder of a run"):
-        model_card.main([str(tmp_path)])
+        program.main([str(tmp_path)])
 
 
 HOSTILE = (

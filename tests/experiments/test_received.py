@@ -37,6 +37,31 @@ def test_every_reader_of_the_configurations_is_known() -> None:
     assert {config["_target_"] for config in configs if "_target_" in config} <= {*READERS}
 
 
+EARLIER = (
+    "contrastive.adapters.LoRA",
+    "contrastive.memory.with_queue",
+    "contrastive.memory.without_queue",
+    "contrastive.optimization.LinearDecayAdamW",
+    "contrastive.query_generation.pseudo_queries.PseudoQueries",
+    "contrastive.query_generation.text2text_writer.Text2TextWriter",
+    "contrastive.two_towers.load_encoder",
+    "experiments.callbacks.SpreadValidations",
+    "experiments.jobs.generator.jobs",
+    "experiments.tracking.csv_logger",
+)
+
+
+def test_what_an_earlier_run_names_has_the_name_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"data": {**JOBS, "_target_": "experiments.jobs.generator.jobs"}, "seed": 1}))
+    assert read_config(path) == {"data": JOBS, "seed": 1}
+    path.write_text(yaml.safe_dump({"all": [{"inner": {"_target_": target}} for target in EARLIER]}))
+    found = {each["inner"]["_target_"] for each in read_config(path)["all"]}
+    text = "".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
+    assert found == {target for target in found if f"_target_: {target}\n" in text}
+    assert len(found) == len(EARLIER)
+
+
 def never_called() -> None:
     """Stand in for what does harm."""
     raise AssertionError

@@ -201,15 +201,6 @@ def ask(tiny_model_folder: Path, folder: Path, tmp_path: Path, capsys: pytest.Ca
     return run
 
 
-def test_help_answers_without_loading_torch() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "experiments.search", "--help"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "data scientis 6 years expierience, LLMs" in answer.stdout
-    modules = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
-    assert "hydra" in modules
-    assert not modules & {"torch", "numpy", "transformers", "rich"}
-
-
 def test_hits_are_printed_plainly_with_title_id_and_passage(
     ask: Ask, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,12 +220,3 @@ def test_a_setting_without_a_place_is_refused(composer: Composer) -> None:
     written = {"loss": "infonce,dcl", "loss.margin": "interval(0.1,0.2)"}
     with pytest.raises(ValueError, match=r"expected settings that the configuration has .*, got loss\.margin"):
         make_plan(written, [], 4, composer)
-
-
-def test_help_answers_without_loading_torch() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "experiments.tune", "--help"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python -m experiments.tune loss=infonce --name temperature" in answer.stdout
-    modules = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
-    assert "argparse" in modules
-    assert not modules & {"torch", "numpy", "lightning", "optuna"}
