@@ -13,8 +13,9 @@ taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -23,6 +24,10 @@ from torch import Tensor
 from contrastive.contracts import Similarity
 
 SimilarityName = Literal["cosine", "dot", "euclidean"]
+
+
+AddGradients = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], None]
+"""Called with the gradient of a block of scores, [r, K]; adds to those of queries, keys and temperature, if wanted."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,6 +70,27 @@ class ProductSimilarity:
         """Map prepared queries [Q, D] and keys [K, D] to scores [Q, K]."""
         return -_distances(queries, keys) if self.lengths_matter else queries @ keys.T
 
+    def score_block(
+        self, queries: Tensor, keys: Tensor, temperature: float | Tensor, *, out: Tensor, graph: bool
+    ) -> AddGradients:
+        """Write the scores of prepared queries [r, D] and keys [K, D], divided by the temperature, into `out` [r, K].
+
+        Returns:
+            What brings a gradient of these, [r, K], to both sides; only with `graph`.
+        """
+        if not self.lengths_matter:
+            queries = queries / temperature  # a pass over these, and not over the scores
+            torch.mm(queries, keys.T, out=out)
+            return partial(_add_of_products, queries, keys, temperature)
+        # Autograd follows distances down to the embeddings: a gradient that is made of products of long vectors has no
+        # digits left for the differences of close ones.
+        temperature = torch.as_tensor(temperature, dtype=keys.dtype)
+        leaves = [each.detach().requires_grad_(graph) for each in (queries, keys, temperature)]
+        with torch.set_grad_enabled(graph):
+            logits = self.scores(leaves[0], leaves[1]) / leaves[2]
+        out.copy_(logits.detach())
+        return partial(_add_of_graph, logits, leaves)
+
     def of_pairs(self, left: Tensor, right: Tensor) -> Tensor:
         """Return the scores of left [..., D] and right [..., D], row by row: [...], in float32 or better."""
         return self.scores_of_pairs(self.prepare(left), self.prepare(right))
@@ -89,6 +115,33 @@ class ProductSimilarity:
         lengths = [torch.linalg.vector_norm(vectors - middle, dim=-1).max().item() for vectors in (queries, keys)]
         bound = sum(lengths) if self.lengths_matter else math.prod(lengths)
         return 2.0 ** round(math.log2(bound)) if 0 < bound < math.inf else 1.0
+
+
+def _add_of_products(
+    queries: Tensor,
+    keys: Tensor,
+    temperature: float | Tensor,
+    of_scores: Tensor,
+    of_queries: Tensor | None,
+    of_keys: Tensor | None,
+    of_temperature: Tensor | None,
+) -> None:
+    """Add to the gradients, see `AddGradients`, for scores that are products of queries divided by a temperature."""
+    if of_queries is not None or of_temperature is not None:
+        divided = of_scores @ keys / temperature
+        if of_queries is not None:
+            of_queries += divided
+        if of_temperature is not None:
+            of_temperature -= (divided * queries).sum()
+    if of_keys is not None:
+        of_keys.addmm_(of_scores.T, queries)
+
+
+def _add_of_graph(scores: Tensor, leaves: Sequence[Tensor], of_scores: Tensor, *gradients: Tensor | None) -> None:
+    """Add to the gradients, see `AddGradients`, for scores that have a graph."""
+    for gradient, more in zip(gradients, torch.autograd.grad(scores, leaves, of_scores), strict=True):
+        if gradient is not None:
+            gradient += more
 
 
 def full_precision(embeddings: Tensor) -> Tensor:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.logits import RowStatistics
 from contrastive.losses.core.module import SoftmaxModule
 from contrastive.losses.core.options import LossOptions, SoftmaxOptions
-from contrastive.losses.core.softmax import softmax_loss, without_positive
+from contrastive.losses.core.ranking import ranking_loss
 from contrastive.similarity import check_shapes, full_precision, unit
 
 
@@ -52,7 +51,7 @@ def decoupled_contrastive(
         tensor(-1.)
     """
     if sigma is None:
-        return softmax_loss(without_positive, queries, keys, options)
+        return ranking_loss(lambda rows: rows.sums.negatives, queries, keys, options, by_log_sums=True)
     if not 0 < sigma < math.inf:
         raise ValueError(f"expected a finite sigma above 0, got {sigma}")
     if options.get("positives") is not None:
@@ -63,10 +62,10 @@ def decoupled_contrastive(
         agreement = (unit(queries[: len(heads)]) * unit(heads)).sum(1) / sigma
         weights = 2 - len(queries) * agreement.softmax(0)
 
-    def weighted(rows: Rows, statistics: RowStatistics) -> Tensor:
-        return statistics.negatives + (1 - full_precision(weights)[rows.rows]) * statistics.target
+    def weighted(rows: Rows) -> Tensor:
+        return rows.sums.negatives + (1 - full_precision(weights)[rows.rows]) * rows.sums.target
 
-    return softmax_loss(weighted, queries, keys, options)
+    return ranking_loss(weighted, queries, keys, options, by_log_sums=True)
 
 
 class DecoupledContrastiveLoss(SoftmaxModule):

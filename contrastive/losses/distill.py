@@ -15,8 +15,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from contrastive.contracts import MaskLike, Reduction, Similarity
-from contrastive.losses.core.health import Health
+from contrastive.contracts import Health, MaskLike, Reduction, Similarity
 from contrastive.losses.core.rows import check_choice, reduce_rows
 from contrastive.losses.core.taught import record_taught, taught_candidates
 from contrastive.losses.core.temperature import check_temperature

@@ -12,13 +12,11 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from contrastive.contracts import MaskLike
-from contrastive.losses.core.directions import Direction
+from contrastive.contracts import Health, MaskLike
 from contrastive.losses.core.guides import guide_margin
-from contrastive.losses.core.health import Health
 from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import SoftmaxOptions
-from contrastive.losses.core.softmax import cross_entropy, softmax_loss
+from contrastive.losses.core.options import Direction, SoftmaxOptions
+from contrastive.losses.core.ranking import cross_entropy, ranking_loss
 from contrastive.masks import Mask, columns_from
 from contrastive.similarity import SimilarityName, product_similarity
 
@@ -102,7 +100,9 @@ def gist(
         directions.append("key_to_key")
         left_out["key_to_key"] = suspicious(heads, guide_keys) | columns_from(len(queries))
     partitions: list[list[Direction]] = [directions, ["key_to_query"]] if symmetric else [directions]
-    return softmax_loss(cross_entropy, queries, keys, options, partitions=partitions, also_exclude=left_out)
+    return ranking_loss(
+        cross_entropy, queries, keys, options, by_log_sums=True, partitions=partitions, also_exclude=left_out
+    )
 
 
 class GISTLoss(SoftmaxModule):

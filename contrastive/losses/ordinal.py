@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from contrastive.contracts import Health
 from contrastive.losses.core.differentiation import differentiable_once
-from contrastive.losses.core.health import Health
 from contrastive.losses.core.pairs import check_pairs
 from contrastive.losses.core.temperature import check_temperature
 from contrastive.similarity import ProductSimilarity, cosine, unit

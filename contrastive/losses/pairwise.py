@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from contrastive.contracts import Reduction
+from contrastive.contracts import Health, Reduction
 from contrastive.losses.core.distance import Distance, distances_of_pairs, margin_of_pairs, similarity_of_distance
-from contrastive.losses.core.health import Health
 from contrastive.losses.core.pairs import check_pairs
 from contrastive.losses.core.rows import check_choice, reduce_rows
 from contrastive.similarity import ProductSimilarity

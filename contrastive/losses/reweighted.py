@@ -12,11 +12,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from contrastive.losses.core.blocks import Formula
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.logits import RowStatistics
 from contrastive.losses.core.module import SoftmaxModule
 from contrastive.losses.core.options import LossOptions, SoftmaxOptions
-from contrastive.losses.core.softmax import Formula, softmax_loss
+from contrastive.losses.core.ranking import ranking_loss
 from contrastive.similarity import cosine, named
 
 
@@ -60,7 +60,7 @@ def debiased_contrastive(
         tensor(0.5514)
     """
     formula = _formula(0.0, positive_prior, _least(lowest_score, options), options.get("temperature", 0.05))
-    return softmax_loss(formula, queries, keys, options)
+    return ranking_loss(formula, queries, keys, options)
 
 
 def hard_weighted(
@@ -101,7 +101,7 @@ def hard_weighted(
         tensor(0.5514)
     """
     formula = _formula(concentration, positive_prior, _least(lowest_score, options), options.get("temperature", 0.05))
-    return softmax_loss(formula, queries, keys, options)
+    return ranking_loss(formula, queries, keys, options)
 
 
 class DebiasedContrastiveLoss(SoftmaxModule):
@@ -185,23 +185,23 @@ def _formula(concentration: float, prior: float, lowest_score: float, temperatur
         raise ValueError(f"expected a finite concentration of at least 0, got {concentration}")
     lowest = lowest_score / (temperature.detach() if isinstance(temperature, Tensor) else temperature)
 
-    def formula(rows: Rows, statistics: RowStatistics) -> Tensor:
+    def formula(rows: Rows) -> Tensor:
         log_count = rows.count_negatives().clamp_min(1).log()
-        negatives = statistics.negatives
+        negatives = rows.sums.negatives
         if concentration:
             # Relative to the positive at (1 + beta), beta and 1: what is taken off cancels.
             tilted = rows.tilted(1 + concentration).negatives - rows.tilted(concentration).negatives
             negatives = log_count + tilted
         if not prior:
-            return torch.logaddexp(statistics.positives, negatives)
-        mean_positive = statistics.positives
+            return torch.logaddexp(rows.sums.positives, negatives)
+        mean_positive = rows.sums.positives
         if rows.positive.dtype == torch.bool:
             mean_positive = mean_positive - rows.positive.sum(1, dtype=rows.logits.dtype).clamp_min(1).log()
         false = log_count + math.log(prior) + mean_positive
-        floor = log_count + lowest - statistics.target
+        floor = log_count + lowest - rows.sums.target
         above = false < negatives
         gap = torch.where(above, false - negatives, -1.0)
         true = negatives + (-gap.expm1()).log() - math.log1p(-prior)
-        return torch.logaddexp(statistics.positives, torch.where(above & (true > floor), true, floor))
+        return torch.logaddexp(rows.sums.positives, torch.where(above & (true > floor), true, floor))
 
     return formula

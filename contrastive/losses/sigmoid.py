@@ -6,20 +6,16 @@ Shape letters: Q queries, K >= Q keys, D width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from contrastive.losses.core.blocks import Segment, Summarise, judge_rows
-from contrastive.losses.core.choice import Choice
-from contrastive.losses.core.directions import parts_of
-from contrastive.losses.core.health import Health
+from contrastive.losses.core.choice import Rows
 from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import LossOptions, SoftmaxOptions, read
-from contrastive.similarity import cosine, named
+from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.ranking import ranking_loss
 
 
 def siglip(queries: Tensor, keys: Tensor, *, bias: float | Tensor = -10.0, **options: Unpack[SoftmaxOptions]) -> Tensor:
@@ -54,20 +50,18 @@ def siglip(queries: Tensor, keys: Tensor, *, bias: float | Tensor = -10.0, **opt
             raise ValueError(f"expected pairs of a query and a key, each judged once, got {name}=True")
     if not isinstance(bias, Tensor) and not math.isfinite(bias):
         raise ValueError(f"expected a finite bias, got {bias}")
-    temperature = options.setdefault("temperature", 0.1)
-    sides, selection = read(queries, keys, options, {})
-    (part,) = parts_of(sides, ["query_to_key"])
-    return judge_rows(
-        SigmoidJudge(bias, Choice(temperature, [part], selection)),
-        [Segment(part.anchors, part.candidates)],
-        similarity=named(options.get("similarity", cosine)),
-        temperature=temperature,
-        weights=options.get("weights"),
-        reduction=options.get("reduction", "mean"),
-        tiled=options.get("tiled"),
-        health=options.get("health"),
-        parameters=[bias] if isinstance(bias, Tensor) else [],
-    )
+
+    def formula(rows: Rows) -> tuple[Tensor, Tensor]:
+        positive, biased = rows.is_positive(), rows.logits + bias
+        losses = softplus(torch.where(positive, -biased, biased))
+        if rows.log_weights is not None:
+            losses = losses * torch.where(positive, 1, rows.log_weights.exp())
+        if rows.negative is not None:
+            losses = torch.where(positive | rows.negative, losses, 0)
+        return losses.sum(1), positive.any(1)
+
+    parameters = [bias] if isinstance(bias, Tensor) else []
+    return ranking_loss(formula, queries, keys, {"temperature": 0.1, **options}, parameters=parameters)
 
 
 class SigLIPLoss(SoftmaxModule):
@@ -104,34 +98,3 @@ class SigLIPLoss(SoftmaxModule):
     def extra_repr(self) -> str:
         """Describe the settings."""
         return super().extra_repr() + (" (learnt)" if self.bias is not None else "")
-
-
-@dataclass(frozen=True, slots=True)
-class SigmoidJudge:
-    """Judges every pair of a block on its own; see `blocks.Judge`."""
-
-    bias: float | Tensor
-    choose: Choice
-
-    by_log_sums: ClassVar[bool] = False
-
-    def __call__(
-        self,
-        logits: Tensor,
-        rows: Tensor,
-        health: Health | None,
-        summarise: Summarise,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
-        """Map logits [r, K] of rows [r] to the sum over their pairs, and to whether there is a positive."""
-        block = self.choose(logits, rows)
-        positive = block.is_positive()
-        biased = logits + self.bias
-        losses = softplus(torch.where(positive, -biased, biased))
-        if block.log_weights is not None:
-            losses = losses * torch.where(positive, 1, block.log_weights.exp())
-        if block.negative is not None:
-            losses = torch.where(positive | block.negative, losses, 0)
-        answered = positive.any(1)
-        if health is not None:
-            self.choose.record(block, health)
-        return torch.where(answered, losses.sum(1), 0), answered

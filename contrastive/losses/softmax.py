@@ -13,13 +13,12 @@ from typing import Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
+from contrastive.losses.core.blocks import Formula
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.directions import Direction
-from contrastive.losses.core.logits import RowStatistics
 from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.options import Direction, LossOptions, SoftmaxOptions
+from contrastive.losses.core.ranking import cross_entropy, ranking_loss
 from contrastive.losses.core.reduction import check_choice
-from contrastive.losses.core.softmax import Formula, cross_entropy, softmax_loss
 
 Partition = Literal["joint", "per_direction"]
 
@@ -61,7 +60,8 @@ def info_nce(
         >>> info_nce(queries, torch.cat([positives, hard_negatives]), temperature=1.0)
         tensor(1.0497)
     """
-    return softmax_loss(_with_label_smoothing(label_smoothing), queries, keys, options)
+    formula = _with_label_smoothing(label_smoothing)
+    return ranking_loss(formula, queries, keys, options, by_log_sums=not label_smoothing)
 
 
 def multiple_negatives_ranking(
@@ -111,8 +111,8 @@ def multiple_negatives_ranking(
     for name in ("symmetric", "same_side"):
         if options.get(name):
             raise ValueError(f"expected directions to say what is compared, got {name}=True")
-    partitions = _partitions(directions, partition)
-    return softmax_loss(_with_label_smoothing(label_smoothing), queries, keys, options, partitions=partitions)
+    formula, partitions = _with_label_smoothing(label_smoothing), _partitions(directions, partition)
+    return ranking_loss(formula, queries, keys, options, by_log_sums=not label_smoothing, partitions=partitions)
 
 
 class InfoNCELoss(SoftmaxModule):
@@ -193,19 +193,19 @@ def _with_label_smoothing(label_smoothing: float) -> Formula:
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"expected label_smoothing from 0 to below 1, got {label_smoothing}")
 
-    def smoothed(rows: Rows, statistics: RowStatistics) -> Tensor:
-        return cross_entropy(rows, statistics) - label_smoothing * _mean_candidate(rows, statistics.target)
+    def smoothed(rows: Rows) -> Tensor:
+        return cross_entropy(rows) - label_smoothing * _mean_candidate(rows)
 
     return smoothed if label_smoothing else cross_entropy
 
 
-def _mean_candidate(rows: Rows, target: Tensor) -> Tensor:
+def _mean_candidate(rows: Rows) -> Tensor:
     """Return the mean logit of each row's positives and negatives, relative to its target, [r]."""
     candidate = torch.ones_like(rows.logits, dtype=torch.bool) if rows.negative is None else rows.negative
     if rows.log_weights is not None:
         candidate = candidate & (rows.log_weights > -torch.inf)
     candidate = candidate | rows.is_positive()
-    relative = torch.where(candidate, rows.logits - target[:, None], 0)
+    relative = torch.where(candidate, rows.logits - rows.sums.target[:, None], 0)
     return relative.sum(1) / candidate.sum(1).clamp_min(1)
 
 

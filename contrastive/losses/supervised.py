@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.logits import RowStatistics
 from contrastive.losses.core.module import SoftmaxModule
 from contrastive.losses.core.options import LossOptions, SoftmaxOptions
-from contrastive.losses.core.softmax import cross_entropy, softmax_loss
+from contrastive.losses.core.ranking import cross_entropy, ranking_loss
 
 
 def sup_con(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) -> Tensor:
@@ -52,7 +51,7 @@ def sup_con(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) ->
         >>> sup_con(embeddings, embeddings, positives=positives, exclude=diagonal())
         tensor(1.0986)
     """
-    return softmax_loss(cross_entropy, queries, keys, {"temperature": 0.1, **options})
+    return ranking_loss(cross_entropy, queries, keys, {"temperature": 0.1, **options}, by_log_sums=True)
 
 
 def nt_xent(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) -> Tensor:
@@ -84,7 +83,7 @@ def nt_xent(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) ->
     """
     views = options.get("positives") is None
     defaults: SoftmaxOptions = {"temperature": 0.5, "symmetric": views, "same_side": views}
-    return softmax_loss(_pairwise, queries, keys, {**defaults, **options})
+    return ranking_loss(_pairwise, queries, keys, {**defaults, **options})
 
 
 class SupConLoss(SoftmaxModule):
@@ -134,10 +133,10 @@ class NTXentLoss(SoftmaxModule):
         super().__init__(nt_xent, temperature, learnable_temperature, temperature_bounds, {**options})
 
 
-def _pairwise(rows: Rows, statistics: RowStatistics) -> Tensor | tuple[Tensor, Tensor]:
+def _pairwise(rows: Rows) -> Tensor | tuple[Tensor, Tensor]:
     """Return the sum over each row's positive pairs, and how many they are."""
     if rows.positive.dtype != torch.bool:
-        return softplus(statistics.negatives)
-    log_negatives = statistics.negatives + statistics.target
+        return softplus(rows.sums.negatives)
+    log_negatives = rows.sums.negatives + rows.sums.target
     losses = torch.where(rows.positive, softplus(log_negatives[:, None] - rows.logits), 0)
-    return losses.sum(1), rows.positive.sum(1)
+    return losses.sum(1), torch.where(rows.sums.answered, rows.positive.sum(1), 0)

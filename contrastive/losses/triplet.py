@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from contrastive.contracts import MaskLike, Reduction
+from contrastive.contracts import Health, MaskLike, Reduction
 from contrastive.losses.core.distance import Distance, check_distance, distances, similarity_of_distance
-from contrastive.losses.core.health import Health
 from contrastive.losses.core.mining import Mining, log_inverse_density, mine
 from contrastive.losses.core.rows import check_choice, exclude_mask, key_owners, positive_mask, reduce_rows
 from contrastive.masks import dense, owned

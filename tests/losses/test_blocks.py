@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from contrastive import losses, masks
-from contrastive.losses.core import blocks, softmax, tiles
+from contrastive.losses.core import blocks, ranking
 from contrastive.losses.core.health import Health
 from contrastive.masks import diagonal, from_tensor, same_label
-from contrastive.similarity import cosine
 
 NUM_QUERIES, NUM_KEYS, WIDTH = 21, 45, 7
 Loss = Callable[..., Tensor]
@@ -27,8 +26,8 @@ Loss = Callable[..., Tensor]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 8 rows, so that 21 rows make three, the last one uneven."""
-    monkeypatch.setattr(tiles, "LEAST_ROWS", 8)
-    monkeypatch.setattr(tiles, "MOST_ROWS", 8)
+    monkeypatch.setattr(blocks, "LEAST_ROWS", 8)
+    monkeypatch.setattr(blocks, "MOST_ROWS", 8)
 
 
 def embeddings(dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -171,8 +170,8 @@ def test_equals_the_dense_path_at_any_size_temperature_and_mask(
     keys = torch.randn(num_queries + further, 4, generator=generator, dtype=torch.float64).requires_grad_()
     exclude = torch.rand(num_queries, num_queries + further, generator=generator) < share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "LEAST_ROWS", rows)
-        patch.setattr(tiles, "MOST_ROWS", rows)
+        patch.setattr(blocks, "LEAST_ROWS", rows)
+        patch.setattr(blocks, "MOST_ROWS", rows)
         results = []
         for tiled in (True, False):
             value = losses.info_nce(
@@ -189,8 +188,8 @@ def test_distances_of_close_and_long_vectors_keep_their_digits(
     tiled: bool, spots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nine queries and keys of length 300, at one spot, at two, or a pair at each."""
-    monkeypatch.setattr(tiles, "LEAST_ROWS", 4)
-    monkeypatch.setattr(tiles, "MOST_ROWS", 4)
+    monkeypatch.setattr(blocks, "LEAST_ROWS", 4)
+    monkeypatch.setattr(blocks, "MOST_ROWS", 4)
     generator = torch.Generator().manual_seed(0)
     spot = 50 * torch.randn(spots, 40, generator=generator)[torch.arange(9) % spots]
     sides = [(spot + 0.02 * torch.randn(9, 40, generator=generator)).requires_grad_() for _ in range(2)]
@@ -238,11 +237,10 @@ def test_second_derivative_is_refused(function: Loss, options: dict[str, Any]) -
         gradient.square().sum().backward()
 
 
-def test_second_derivative_of_the_dense_path_is_right_or_refused() -> None:
+def test_second_derivative_of_a_mere_callable_is_refused() -> None:
     queries, keys = embeddings()
-    queries, keys = queries[:3].detach().requires_grad_(), keys[:5].detach().requires_grad_()
-    assert torch.autograd.gradgradcheck(losses.info_nce, (queries, keys))
-    (gradient,) = torch.autograd.grad(losses.decoupled_contrastive(queries, keys), queries, create_graph=True)
+    value = losses.info_nce(queries, keys, similarity=lambda a, b: a @ b.T)
+    (gradient,) = torch.autograd.grad(value, queries, create_graph=True)
     with pytest.raises(RuntimeError, match="contrastive losses can be differentiated once"):
         gradient.square().sum().backward()
 
@@ -251,7 +249,7 @@ def test_second_derivative_of_the_dense_path_is_right_or_refused() -> None:
 def test_without_gradients_nothing_is_differentiated(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys = embeddings()
     expected = losses.info_nce(queries, keys, **options, tiled=True)
-    monkeypatch.setattr(torch.autograd, "grad", lambda *_: pytest.fail("a gradient was asked for"))
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: pytest.fail("a gradient was asked for"))
     with torch.no_grad():
         value = losses.info_nce(queries, keys, **options, tiled=True)
     assert not value.requires_grad
@@ -350,15 +348,15 @@ class LargestTensor(TorchDispatchMode):
 def test_no_tensor_of_all_scores_ever_exists(
     function: Loss, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "LEAST_ROWS", 2)
-    monkeypatch.setattr(tiles, "MOST_ROWS", 2)
+    monkeypatch.setattr(blocks, "LEAST_ROWS", 2)
+    monkeypatch.setattr(blocks, "MOST_ROWS", 2)
     queries, keys = embeddings()
     options = dict(options)
     for name in ("exclude", "positives"):  # a bool [Q, K] that a caller makes is the caller's
         if isinstance(options.get(name), Tensor) and options[name].dtype == torch.bool:
             options[name] = from_tensor(options[name])
     monkeypatch.setattr(masks, "MASK_ROWS", 2)
-    monkeypatch.setattr(softmax, "MASK_ROWS", 2)
+    monkeypatch.setattr(ranking, "MASK_ROWS", 2)
     most = max(2 * (2 * NUM_KEYS + 2 * NUM_QUERIES), NUM_KEYS * WIDTH)  # a block of all four directions; the keys
     assert most < NUM_QUERIES**2
     with LargestTensor() as largest:
@@ -375,35 +373,30 @@ def test_memory_is_linear_in_the_number_of_texts() -> None:
     assert max(kept) <= NUM_KEYS * WIDTH
 
 
-def test_size_decides_unless_the_caller_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[str] = []
-    real = blocks.sum_of_rows
-    monkeypatch.setattr(blocks, "sum_of_rows", lambda *call: (used.append("tiled"), real(*call))[1])
-    queries, keys = embeddings()
-    losses.info_nce(queries, keys)
-    assert used == []
-    losses.info_nce(queries, keys, tiled=True)
-    assert used == ["tiled"]
-    monkeypatch.setattr(blocks, "DENSE_SCORES", NUM_QUERIES * NUM_KEYS)
-    losses.info_nce(queries, keys)
-    assert used == ["tiled"]
-    monkeypatch.setattr(blocks, "DENSE_SCORES", NUM_QUERIES * NUM_KEYS - 1)
-    losses.info_nce(queries, keys)
-    assert used == ["tiled"] * 2
-    losses.info_nce(queries, keys, similarity=lambda a, b: a @ b.T)  # a mere callable cannot be tiled
-    assert used == ["tiled"] * 2
+def rows_of_blocks(**options: Any) -> list[int]:
+    """The number of rows of every block that a loss goes through."""
+    sizes: list[int] = []
+
+    def noted(rows: Tensor, columns: Tensor) -> Tensor:
+        sizes.append(len(rows))
+        return torch.zeros(len(rows), columns.shape[1], dtype=torch.bool)
+
+    losses.info_nce(*embeddings(), exclude=masks.Mask(noted), **options)
+    return sizes
 
 
-def test_a_gpu_has_larger_blocks_and_keeps_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_can_have_one_block() -> None:
+    assert rows_of_blocks() == rows_of_blocks(tiled=True) == [8, 8, 5]
+    assert rows_of_blocks(tiled=False) == [NUM_QUERIES]
+    assert rows_of_blocks(similarity=lambda a, b: a @ b.T) == [NUM_QUERIES]
+
+
+def test_a_gpu_has_larger_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [tiles.block_rows(2**16, columns, cpu) for columns in (100, 2**13, 2**16)] == [1024, 512, 256]
-    assert [tiles.block_rows(2**16, columns, gpu) for columns in (100, 2**13, 2**20)] == [2**16, 2**13, 256]
-    assert tiles.block_rows(7, 100, cpu) == tiles.block_rows(7, 100, gpu) == 7
-    for device, most in (("cpu", 2**23), ("meta", 2**24)):  # meta stands for any other device
-        for columns, tiled in ((most // 2**11, False), (most // 2**11 + 1, True)):
-            segment = blocks.Segment(torch.empty(2**11, 2, device=device), torch.empty(columns, 2, device=device))
-            assert blocks.is_tiled([segment], cosine, None) is tiled
+    assert [blocks.block_rows(2**16, columns, cpu) for columns in (100, 2**13, 2**16)] == [1024, 512, 256]
+    assert [blocks.block_rows(2**16, columns, gpu) for columns in (100, 2**13, 2**20)] == [2**16, 2**13, 256]
+    assert blocks.block_rows(7, 100, cpu) == blocks.block_rows(7, 100, gpu) == 7
 
 
 def test_tiles_of_a_mere_callable_are_refused() -> None:

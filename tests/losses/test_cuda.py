@@ -15,7 +15,7 @@ from contrastive.data import Record
 from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.losses import InfoNCELoss
-from contrastive.losses.core import tiles
+from contrastive.losses.core import blocks
 from contrastive.masks import Mask, dense, from_tensor
 from contrastive.negatives import Dense, Mined, Moment, Pool
 from experiments.run.training_run import train_and_judge
@@ -68,7 +68,7 @@ def test_nothing_waits_for_the_gpu(name: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("tiled", [True, False])
 def test_a_large_batch_in_bfloat16_is_close(tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "GPU_BLOCK_SCORES", 2**20)  # nine blocks
+    monkeypatch.setattr(blocks, "GPU_BLOCK_SCORES", 2**20)  # nine blocks
     generator = torch.Generator().manual_seed(0)
     queries = torch.nn.functional.normalize(torch.randn(3000, 64, generator=generator), dim=1)
     keys = torch.nn.functional.normalize(queries + 0.1 * torch.randn(3000, 64, generator=generator), dim=1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from contrastive.losses.core import tiles
+from contrastive.losses.core import blocks
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
 
@@ -130,8 +130,8 @@ def test_filling_it_asks_nothing_of_the_device(name: str, options: dict[str, Any
 def test_blocks_tell_what_the_whole_tells(
     name: str, options: dict[str, Any], reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "LEAST_ROWS", 32)
-    monkeypatch.setattr(tiles, "BLOCK_SCORES", 1)
+    monkeypatch.setattr(blocks, "LEAST_ROWS", 32)
+    monkeypatch.setattr(blocks, "BLOCK_SCORES", 1)
     options, given = {**options, "reduction": reduction}, batch(100, 200)
     summaries, pieces = [], []
     for tiled in (False, True):

@@ -6,23 +6,23 @@ Shape letters: r rows of a block, C candidates of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from functools import cached_property
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from contrastive.contracts import Health
 from contrastive.losses.core.directions import Part
-from contrastive.losses.core.health import Health
-from contrastive.losses.core.logits import RowStatistics, record_rows, row_statistics
+from contrastive.losses.core.log_sums import LogSums, log_sums
+from contrastive.losses.core.options import Hardened, SoftmaxOptions
 from contrastive.losses.core.reduction import check_choice
 from contrastive.masks import Mask, diagonal
 
-Hardened = Literal["all", "in_batch", "hard"]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Rows:
     """A block of rows, and who counts in it.
 
@@ -38,13 +38,24 @@ class Rows:
     rows: Tensor
     logits: Tensor
     positive: Tensor
-    eligible: Tensor | None
-    negative: Tensor | None
-    log_weights: Tensor | None
+    eligible: Tensor | None = None
+    negative: Tensor | None = None
+    log_weights: Tensor | None = None
 
-    def tilted(self, factor: float) -> RowStatistics:
+    @cached_property
+    def sums(self) -> LogSums:
+        """The log-sums of each row."""
+        return log_sums(self.logits, self.positive, self.negative, self.log_weights)
+
+    def sum_up(self, overwrite: Callable[..., LogSums]) -> LogSums:
+        """Set the log-sums to those of a function that overwrites the logits, of which none are left."""
+        self.sums = overwrite(self.logits, self.positive, self.negative, self.log_weights)
+        self.logits = self.logits[:0]
+        return self.sums
+
+    def tilted(self, factor: float) -> LogSums:
         """Return the log-sums of the logits times a factor, as at another temperature."""
-        return row_statistics(self.logits * factor, self.positive, self.negative, self.log_weights)
+        return log_sums(self.logits * factor, self.positive, self.negative, self.log_weights)
 
     def count_negatives(self) -> Tensor:
         """Return the number of negatives of each row, [r]."""
@@ -83,6 +94,11 @@ class Selection:
         if self.false_negative_margin is not None and not math.isfinite(self.false_negative_margin):
             raise ValueError(f"expected a finite false_negative_margin, got {self.false_negative_margin}")
         check_choice("hardened", self.hardened, get_args(Hardened))
+
+    @classmethod
+    def of(cls, options: SoftmaxOptions) -> Selection:
+        """Read the options of a softmax loss."""
+        return cls(options["false_negative_margin"], options["drop_hardest"], options["hardness"], options["hardened"])
 
     def suspicious(self, scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Select the negatives, bool [r, C], whose scores make them suspicious of being positives."""
@@ -156,3 +172,29 @@ class Choice:
         eligible = ~block.is_positive() if block.eligible is None else block.eligible & ~block.is_positive()
         negative = eligible if block.negative is None else eligible & block.negative
         record_rows(health, block.logits, self.temperature, block.is_positive(), eligible, negative)
+
+
+def record_rows(
+    health: Health,
+    logits: Tensor,
+    temperature: float | Tensor,
+    positive: Tensor,
+    eligible: Tensor,
+    negative: Tensor,
+) -> None:
+    """Record what a block of rows tells: similarities, temperature, shares of excluded pairs and unanswered rows.
+
+    `effective_negatives` is the exponential of the entropy of the softmax over a row's negatives: how many of them
+    share the gradient.
+    """
+    with torch.no_grad():
+        temperature = torch.as_tensor(temperature).detach()
+        scores = logits.detach() * temperature
+        health.record("positive_similarity", scores, positive)
+        health.record("negative_similarity", scores, negative)
+        health.record("temperature", temperature)
+        health.record("excluded_share", (~negative).float(), eligible)
+        health.record("unanswered", ~(positive.any(1) & negative.any(1)))
+        probabilities = torch.where(negative, logits, torch.finfo(logits.dtype).min).softmax(1)
+        entropy = torch.special.entr(probabilities).sum(1)
+        health.record("effective_negatives", entropy.exp(), negative.any(1))

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+import torch
 from torch import Tensor
 
 from contrastive.contracts import MaskLike
+from contrastive.losses.core.options import Direction, SoftmaxOptions
 from contrastive.losses.core.rows import exclude_mask, key_owners, negative_mask, positive_mask
 from contrastive.masks import Mask, as_mask, columns_from, diagonal, everything, owned
-from contrastive.similarity import full_precision
-
-Direction = Literal["query_to_key", "query_to_query", "key_to_query", "key_to_key"]
+from contrastive.similarity import ProductSimilarity, check_shapes, full_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +63,31 @@ class Sides:
 
     @classmethod
     def of(
-        cls,
-        queries: Tensor,
-        keys: Tensor,
-        *,
-        positives: MaskLike | None,
-        exclude: MaskLike | None,
-        owners: Tensor | None,
-        others_negatives: bool,
-        merge_excluded: bool,
-        key_weights: Tensor | None,
-        hardened: str,
-        also_exclude: Mapping[Direction, MaskLike],
-        same_texts: Mapping[Direction, MaskLike],
+        cls, queries: Tensor, keys: Tensor, options: SoftmaxOptions, also_exclude: Mapping[Direction, MaskLike]
     ) -> Sides:
-        """Read the arguments of a softmax loss.
+        """Prepare the embeddings for the similarity, and read the options of a softmax loss, all of them.
 
         Raises:
             ValueError: If they do not fit the embeddings.
         """
-        queries, keys = full_precision(queries), full_precision(keys)  # once, or directions add up in bfloat16
+        check_shapes(queries, keys)
+        similarity, owners = options["similarity"], options["owners"]
+        prepare = similarity.prepare if isinstance(similarity, ProductSimilarity) else full_precision
+        with torch.autocast(keys.device.type, enabled=False):
+            queries, keys = prepare(queries), prepare(keys)  # once, or directions add up in bfloat16
         shape = (len(queries), len(keys))
-        positive = positive_mask(positives, *shape, keys.device)
-        eligible = negative_mask(positive, owners, *shape, keys.device, others_negatives=others_negatives)
+        positive = positive_mask(options["positives"], *shape, keys.device)
+        eligible = negative_mask(positive, owners, *shape, keys.device, others_negatives=options["others_negatives"])
         own: Mask | None = None
+        hardened = options["hardened"] if options["hardness"] else "all"
+        same_texts = options["same_texts"] or {}
         told = owners is not None or len(keys) % max(len(queries), 1) == 0
         if hardened != "all" or (len(keys) > len(queries) and told):
             own = owned(key_owners(owners, *shape, keys.device))
         nobody = ~everything()
-        excluded = exclude_mask(exclude, *shape, keys.device)
+        excluded = exclude_mask(options["exclude"], *shape, keys.device)
         itself = exclude_mask(same_texts.get("query_to_key"), *shape, keys.device)
-        merged = excluded if merge_excluded else None
+        merged = excluded if options["merge_excluded"] else None
         if merged is not None and itself is not None:
             merged = merged & ~itself
         of_hardness = {"all": None, "in_batch": ~(own or nobody), "hard": (own or nobody) & columns_from(len(queries))}
@@ -105,12 +98,12 @@ class Sides:
             None if eligible is everything() else eligible,
             excluded,
             own,
-            _log_weights(key_weights, len(keys)),
+            _log_weights(options["key_weights"], len(keys)),
             of_hardness[hardened],
             nobody if hardened == "hard" else None,  # hard negatives are compared with their query alone
             merged,
             itself,
-            positives is None,
+            options["positives"] is None,
             [masks for masks in (same_texts, also_exclude) if masks],
         )
 

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contrastive.contracts import MaskLike, Similarity
-from contrastive.losses.core.directions import Direction
-from contrastive.losses.core.health import Health
-from contrastive.losses.core.options import LossOptions
+from contrastive.contracts import Health, MaskLike, Similarity
+from contrastive.losses.core.options import Direction, LossOptions
 from contrastive.losses.core.temperature import LearntTemperature, check_temperature
 from contrastive.similarity import ProductSimilarity, named
 

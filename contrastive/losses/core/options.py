@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 from torch import Tensor
 
-from contrastive.contracts import MaskLike, Reduction, Similarity
-from contrastive.losses.core.choice import Hardened, Selection
-from contrastive.losses.core.directions import Direction, Sides
-from contrastive.losses.core.health import Health
+from contrastive.contracts import Health, MaskLike, Reduction, Similarity
+from contrastive.losses.core.reduction import check_choice
 from contrastive.losses.core.temperature import check_temperature
-from contrastive.similarity import SimilarityName
+from contrastive.similarity import SimilarityName, cosine, named
+
+Direction = Literal["query_to_key", "query_to_query", "key_to_query", "key_to_key"]
+Hardened = Literal["all", "in_batch", "hard"]
 
 
 class LossOptions(TypedDict, total=False):
@@ -79,7 +80,9 @@ class SoftmaxOptions(LossOptions, total=False):
     health: Health | None
 
 
-USUAL: SoftmaxOptions = {
+DEFAULTS: SoftmaxOptions = {
+    "similarity": cosine,
+    "temperature": 0.05,
     "symmetric": False,
     "same_side": False,
     "others_negatives": True,
@@ -95,47 +98,22 @@ USUAL: SoftmaxOptions = {
     "owners": None,
     "weights": None,
     "reduction": "mean",
+    "tiled": None,
     "health": None,
 }
-"""Options that change nothing; similarity, temperature and tiles are a matter of the scores."""
 
 
-def is_usual(options: SoftmaxOptions) -> bool:
-    """Whether the options choose nothing but how scores are made."""
-    of_scores = ("similarity", "temperature", "tiled")
-    return all(name in of_scores or (name in USUAL and value is USUAL[name]) for name, value in options.items())  # type: ignore[literal-required]
-
-
-def read(
-    queries: Tensor, keys: Tensor, options: SoftmaxOptions, also_exclude: Mapping[Direction, MaskLike]
-) -> tuple[Sides, Selection]:
-    """Return who is compared, and how scores change who counts.
+def complete(options: SoftmaxOptions) -> SoftmaxOptions:
+    """Return the options with the defaults of those that are not there, and the similarity itself for its name.
 
     Raises:
         TypeError: If there is an option that is not one.
-        ValueError: If what was said does not fit the embeddings, or is out of its range.
+        ValueError: If a temperature, a similarity or a reduction is none.
     """
     for name in options:
-        if name not in SoftmaxOptions.__annotations__:
-            raise TypeError(f"expected options among {', '.join(SoftmaxOptions.__annotations__)}, got {name!r}")
-    check_temperature(options.get("temperature", 0.05))
-    selection = Selection(
-        options.get("false_negative_margin"),
-        options.get("drop_hardest", 0.0),
-        options.get("hardness", 0.0),
-        options.get("hardened", "all"),
-    )
-    sides = Sides.of(
-        queries,
-        keys,
-        positives=options.get("positives"),
-        exclude=options.get("exclude"),
-        owners=options.get("owners"),
-        others_negatives=options.get("others_negatives", True),
-        merge_excluded=options.get("merge_excluded", False),
-        key_weights=options.get("key_weights"),
-        hardened=selection.hardened if selection.hardness else "all",
-        also_exclude=also_exclude,
-        same_texts=options.get("same_texts") or {},
-    )
-    return sides, selection
+        if name not in DEFAULTS:
+            raise TypeError(f"expected options among {', '.join(DEFAULTS)}, got {name!r}")
+    told: SoftmaxOptions = {**DEFAULTS, **options}
+    check_temperature(told["temperature"])
+    check_choice("reduction", told["reduction"], get_args(Reduction))
+    return {**told, "similarity": named(told["similarity"])}

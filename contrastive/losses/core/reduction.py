@@ -24,12 +24,12 @@ def reduce_rows(totals: Tensor, counts: Tensor, weights: Tensor | None, reductio
     check_weights(weights, len(totals))
     if weights is None:
         if reduction == "mean":
-            return totals.sum() / _or_one(counts.sum())
+            return totals.sum() / or_one(counts.sum())
         weights = totals.new_ones(len(totals))
     weights, counts = weights.to(totals), counts.to(totals)
     if reduction == "mean":
-        return (weights * totals).sum() / _or_one((weights * counts).sum())
-    rows = weights * totals / _or_one(counts)
+        return (weights * totals).sum() / or_one((weights * counts).sum())
+    rows = weights * totals / or_one(counts)
     return rows.sum() if reduction == "sum" else rows
 
 
@@ -53,6 +53,6 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _or_one(counts: Tensor) -> Tensor:
+def or_one(counts: Tensor) -> Tensor:
     """Return counts with 1 in place of 0; those of expected triplets may be fractions, which stay as they are."""
     return torch.where(counts == 0, 1, counts)

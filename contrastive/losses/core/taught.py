@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from contrastive.contracts import MaskLike, Similarity
-from contrastive.losses.core.health import Health
+from contrastive.contracts import Health, MaskLike, Similarity
 from contrastive.losses.core.rows import exclude_mask, key_owners, positive_mask
 from contrastive.masks import Mask, dense
 from contrastive.similarity import ProductSimilarity, SimilarityName, check_shapes, named, score_pairs

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from contrastive.losses.core.choice import record_rows
 from contrastive.losses.core.health import Health
-from contrastive.losses.core.logits import RowStatistics, masked_mean, record_rows, row_statistics
+from contrastive.losses.core.log_sums import LogSums, log_sums
 
 
-def info_nce(statistics: RowStatistics) -> Tensor:
+def info_nce(statistics: LogSums) -> Tensor:
     return torch.where(statistics.answered, torch.logaddexp(statistics.positives, statistics.negatives), 0)
 
 
@@ -40,7 +41,7 @@ def test_equals_its_definition_in_value_and_gradient(
     positive = torch.rand(rows, columns, generator=generator) < 0.4
     negative = torch.rand(rows, columns, generator=generator) < 0.6
     weights = torch.randint(0, 3, (rows, columns), generator=generator).double() if weighted else None
-    found = row_statistics(logits, positive, negative, None if weights is None else weights.log())
+    found = log_sums(logits, positive, negative, None if weights is None else weights.log())
     counted = negative & ~positive
     if weights is not None:
         counted &= weights > 0
@@ -68,7 +69,7 @@ def test_an_index_says_the_same_as_a_mask_with_one_positive_a_row(columns: int, 
     index = torch.tensor([1, 0, 1, 1])
     positive = torch.zeros(4, columns, dtype=torch.bool).scatter(1, index[:, None], value=True)
     negative = torch.rand(4, columns, generator=torch.Generator().manual_seed(5)) < 0.7 if masked else None
-    by_index, by_mask = row_statistics(logits, index, negative), row_statistics(logits, positive, negative)
+    by_index, by_mask = log_sums(logits, index, negative), log_sums(logits, positive, negative)
     assert by_index.answered.equal(by_mask.answered)
     for part in ("target", "positives", "negatives"):
         ours, theirs = getattr(by_index, part)[by_index.answered], getattr(by_mask, part)[by_index.answered]
@@ -82,7 +83,7 @@ def test_an_index_says_the_same_as_a_mask_with_one_positive_a_row(columns: int, 
 
 def test_is_the_cross_entropy_of_the_one_positive() -> None:
     logits = random_logits()
-    statistics = row_statistics(logits, torch.arange(4))
+    statistics = log_sums(logits, torch.arange(4))
     torch.testing.assert_close(info_nce(statistics), cross_entropy(logits, torch.arange(4), reduction="none"))
     assert statistics.answered.all()
 
@@ -96,7 +97,7 @@ def test_gradients_are_those_of_finite_differences(as_mask: bool) -> None:
     log_weights = torch.tensor([0.0, 1.0, -2.0, 0.5, -math.inf, 3.0])
 
     def all_three(logits: Tensor) -> tuple[Tensor, ...]:
-        found = row_statistics(logits, positive, negative, log_weights)
+        found = log_sums(logits, positive, negative, log_weights)
         return found.target, found.positives, found.negatives
 
     assert torch.autograd.gradcheck(all_three, random_logits().requires_grad_())
@@ -105,14 +106,14 @@ def test_gradients_are_those_of_finite_differences(as_mask: bool) -> None:
 def test_log_weights_have_no_gradient() -> None:
     log_weights = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     logits = random_logits().requires_grad_()
-    value = row_statistics(logits, torch.arange(4), None, log_weights).negatives.sum()
+    value = log_sums(logits, torch.arange(4), None, log_weights).negatives.sum()
     assert torch.autograd.grad(value, log_weights, allow_unused=True, retain_graph=True) == (None,)
     assert torch.autograd.grad(value, logits)[0].any()
 
 
 def test_twice_differentiating_is_refused() -> None:
     logits = random_logits().requires_grad_()
-    (first,) = torch.autograd.grad(info_nce(row_statistics(logits, torch.arange(4))).sum(), logits, create_graph=True)
+    (first,) = torch.autograd.grad(info_nce(log_sums(logits, torch.arange(4))).sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match="expected a first derivative, got a second"):
         first.square().sum().backward()
 
@@ -123,7 +124,7 @@ def test_row_without_candidates_has_zero_value_and_zero_gradient() -> None:
     logits = torch.zeros(2, 3, requires_grad=True)
     positive = torch.tensor([[True, False, False], [False, False, False]])
     with torch.autograd.detect_anomaly(check_nan=True):
-        statistics = row_statistics(logits, positive, positive)
+        statistics = log_sums(logits, positive, positive)
         assert statistics.answered.tolist() == [False, False]
         for part in (statistics.target, statistics.positives, statistics.negatives):
             assert part.isfinite().all()
@@ -134,7 +135,7 @@ def test_row_without_candidates_has_zero_value_and_zero_gradient() -> None:
 
 def test_row_of_no_negatives_has_no_softmax_over_them() -> None:
     logits = torch.tensor([[3.0, 7.0, 5.0]], requires_grad=True)
-    statistics = row_statistics(logits, torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool))
+    statistics = log_sums(logits, torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool))
     assert statistics.negatives.abs() < 10  # of the size of a logit, whatever is done with it
     (gradient,) = torch.autograd.grad(statistics.negatives.sum(), logits)
     assert gradient.tolist() == [[-1, 0, 0]]  # of the target that it is relative to
@@ -143,7 +144,7 @@ def test_row_of_no_negatives_has_no_softmax_over_them() -> None:
 def test_negative_of_weight_0_is_none_even_if_it_is_the_only_one() -> None:
     logits = random_logits(2, 2).requires_grad_()
     log_weights = torch.tensor([0.0, -math.inf])
-    statistics = row_statistics(logits, torch.tensor([0, 1]), None, log_weights)
+    statistics = log_sums(logits, torch.tensor([0, 1]), None, log_weights)
     assert statistics.answered.tolist() == [False, True]
     (gradient,) = torch.autograd.grad(info_nce(statistics).sum(), logits)
     assert gradient[0].eq(0).all()
@@ -153,7 +154,7 @@ def test_negative_of_weight_0_is_none_even_if_it_is_the_only_one() -> None:
 def test_empty_blocks_are_unanswered() -> None:
     for shape in ((0, 3), (0, 0), (2, 0)):
         logits = torch.zeros(shape, requires_grad=True)
-        statistics = row_statistics(logits, torch.zeros(shape, dtype=torch.bool))
+        statistics = log_sums(logits, torch.zeros(shape, dtype=torch.bool))
         assert statistics.answered.tolist() == [False] * shape[0]
         assert info_nce(statistics).sum().requires_grad
 
@@ -162,7 +163,7 @@ def test_unanswered_row_does_not_disturb_its_neighbours() -> None:
     logits = random_logits(3, 3).requires_grad_()
     negative = torch.ones(3, 3, dtype=torch.bool)
     negative[1] = False
-    statistics, whole = row_statistics(logits, torch.arange(3), negative), row_statistics(logits, torch.arange(3))
+    statistics, whole = log_sums(logits, torch.arange(3), negative), log_sums(logits, torch.arange(3))
     assert statistics.answered.tolist() == [True, False, True]
     assert info_nce(statistics)[[0, 2]].equal(info_nce(whole)[[0, 2]])
     (gradient,) = torch.autograd.grad(info_nce(statistics).sum(), logits)
@@ -177,7 +178,7 @@ POSITIVES: list[Callable[[], Tensor]] = [lambda: torch.tensor([0]), lambda: torc
 def test_hopeless_pair_keeps_its_full_gradient_at_a_low_temperature(positive: Callable[[], Tensor]) -> None:
     """exp(-400) is 0 in float32: a probability, divided and logged, would have lost the gradient."""
     scores = torch.tensor([[-1.0, 1.0, 0.0]], requires_grad=True)
-    losses = info_nce(row_statistics(scores / 0.005, positive()))
+    losses = info_nce(log_sums(scores / 0.005, positive()))
     torch.testing.assert_close(losses, torch.tensor([400.0]))
     (gradient,) = torch.autograd.grad(losses.sum(), scores)
     torch.testing.assert_close(gradient, torch.tensor([[-200.0, 200.0, 0.0]]))
@@ -186,16 +187,16 @@ def test_hopeless_pair_keeps_its_full_gradient_at_a_low_temperature(positive: Ca
 @pytest.mark.parametrize("positive", POSITIVES, ids=["index", "mask"])
 def test_logits_beyond_the_range_of_exp_are_shifted_first(positive: Callable[[], Tensor]) -> None:
     logits = torch.tensor([[5e4, 5e4 - 3, 4e4]], requires_grad=True)
-    losses = info_nce(row_statistics(logits, positive()))
+    losses = info_nce(log_sums(logits, positive()))
     torch.testing.assert_close(losses, torch.tensor([math.log1p(math.exp(-3))]), rtol=1e-5, atol=0)
-    low = info_nce(row_statistics(logits - 1e5, positive()))
+    low = info_nce(log_sums(logits - 1e5, positive()))
     torch.testing.assert_close(low, losses, rtol=1e-5, atol=0)
 
 
 def test_pair_all_but_found_keeps_its_small_loss_and_gradient() -> None:
     """Far from 0 float32 is coarse: log-sum-exp of logits near 200 is right to 1.5e-5 only, ten times this loss."""
     scores = torch.tensor([[1.0, 0.93]], requires_grad=True)
-    losses = info_nce(row_statistics(scores / 0.005, torch.tensor([0])))
+    losses = info_nce(log_sums(scores / 0.005, torch.tensor([0])))
     (gradient,) = torch.autograd.grad(losses.sum(), scores)
     precise = scores.detach().double().requires_grad_()
     expected = cross_entropy(precise / 0.005, torch.tensor([0]))
@@ -208,8 +209,8 @@ def test_pair_all_but_found_keeps_its_small_loss_and_gradient() -> None:
 @pytest.mark.parametrize("positive", POSITIVES, ids=["index", "mask"])
 def test_excluded_logits_however_large_do_not_cost_precision(positive: Callable[[], Tensor]) -> None:
     logits = torch.tensor([[200.0, 186.0, 1e8]])
-    kept = info_nce(row_statistics(logits, positive(), torch.tensor([[True, True, False]])))
-    torch.testing.assert_close(kept, info_nce(row_statistics(logits[:, :2], torch.tensor([0]))), rtol=1e-6, atol=0)
+    kept = info_nce(log_sums(logits, positive(), torch.tensor([[True, True, False]])))
+    torch.testing.assert_close(kept, info_nce(log_sums(logits[:, :2], torch.tensor([0]))), rtol=1e-6, atol=0)
 
 
 def test_health_is_what_the_masks_say() -> None:
@@ -230,8 +231,3 @@ def test_health_is_what_the_masks_say() -> None:
         "effective_negatives": sum(math.exp(-(share * share.log()).sum()) for share in shares) / 2,
     }
     assert health.summary() == pytest.approx(expected)
-
-
-def test_nothing_selected_has_no_mean() -> None:
-    assert masked_mean(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)).isnan()
-    assert masked_mean(torch.tensor([1.0, torch.inf]), torch.tensor([True, False])) == 1
