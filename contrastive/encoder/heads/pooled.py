@@ -21,6 +21,7 @@ from torch.nn.functional import normalize as to_unit_length
 
 from contrastive.encoder.heads.pooling import POOLINGS, Pooling, check_pooling
 from contrastive.encoder.loading import read_tensors
+from contrastive.encoder.micro_batches import vectors_in_order
 from contrastive.encoder.module_files import kind_of, log_unused, read_if_there, write_json
 from contrastive.similarity import SimilarityName, check_similarity_name
 
@@ -93,15 +94,7 @@ class PooledHead(nn.Module):
 
     def in_order(self, pieces: Iterable[tuple[Sequence[int], Tensor]], rows: Tensor) -> Tensor:
         """Give each text its embedding, [B, D]; see `Head`."""
-        numbers: list[int] = []
-        embeddings = []
-        for of_batch, embedded in pieces:
-            numbers += of_batch
-            embeddings.append(embedded)
-        if not embeddings:
-            return torch.zeros(0, self.dimension, device=rows.device)
-        # Row r of the joined embeddings is distinct text numbers[r]; argsort inverts that permutation.
-        return torch.cat(embeddings).index_select(0, torch.tensor(numbers, device=rows.device).argsort()[rows])
+        return vectors_in_order(pieces, rows, self.dimension)
 
     def save(self, folder: Path) -> list[str]:
         """Write the files of its modules, and return their types; see `Head`."""
