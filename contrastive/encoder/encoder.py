@@ -150,13 +150,13 @@ class Encoder(nn.Module):
 
         Args:
             name_or_path: A local folder, or a name on the hub ("org/name"), which is downloaded.
-            representation: What a text becomes, "pooled".
-            query_prompt: Text put before every query; "" for none.
-            document_prompt: Text put before every document; "" for none.
-            max_length: Tokens a text is cut to, special ones included.
+            representation: As for the class, as are those that follow here; a prompt of "" is none.
+            query_prompt: Text put before every query.
+            document_prompt: Text put before every document.
+            max_length: Tokens a text is cut to.
             similarity: How embeddings are compared, "cosine", "dot" or "euclidean".
-            tokens_per_batch: As for the class.
-            bucketed: As for the class.
+            tokens_per_batch: Most tokens of a micro-batch.
+            bucketed: Whether there are micro-batches.
             lora: Low-rank adapters to train in place of the weights.
             frozen_layers: Transformer blocks, from the first, that are not trained, and the embeddings with them; they
                 get no adapters either. 0 freezes nothing.
@@ -222,11 +222,11 @@ class Encoder(nn.Module):
     @property
     def settings(self) -> dict[str, object]:
         """What, beside the weights, decides the embedding of a text and how it is compared, as plain values."""
-        prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
         return {
             "representation": self.representation,
             **self.head.settings,
-            **prompts,
+            "query_prompt": self.query_prompt,
+            "document_prompt": self.document_prompt,
             "max_length": self.max_length,
         }
 

@@ -17,7 +17,7 @@ from contrastive.encoder.heads import Head
 from contrastive.encoder.loading import load_tokenizer, load_weights, quiet, read_config
 from contrastive.encoder.locating import TWO_TOWERS, local_folder
 from contrastive.encoder.sentence_transformers_format import FolderSettings, read_settings, write_settings
-from contrastive.encoder.tokens import token_ids
+from contrastive.encoder.tokens import token_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -150,6 +150,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_leng
     # Its files state the length twice more: in the truncation of the last call, and as first loaded.
     tokenizer.model_max_length = max_length
     tokenizer.init_kwargs.pop("max_length", None)
-    token_ids(tokenizer, [""], max_length=max_length)
+    token_rows(tokenizer, [""], max_length=max_length)
     with quiet():
         tokenizer.save_pretrained(folder)
