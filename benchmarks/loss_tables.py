@@ -10,10 +10,10 @@ from benchmarks.loss_peers import CONTESTANTS, OURS, PLAIN, RANKING
 from benchmarks.loss_plot import floor
 
 NOTES = """Time: forward and backward, median [quartiles] of interleaved rounds. Memory: peak beyond inputs and
-gradients. "ours" chooses dense or tiled by size. Contestants of the same function compute the same loss, and their
-gradients were compared before anything was timed: "symmetric" averages both directions, "guided" leaves out what a
-guide finds too close, "masked" leaves out known positives. The floor of a case is the faster of the two ways to compute
-three matrix products; whole, their memory is that of all scores."""
+gradients. "ours, dense" is one block, "ours" and "ours, tiled" are several. Contestants of the same function compute
+the same loss, and their gradients were compared before anything was timed: "symmetric" averages both directions,
+"guided" leaves out what a guide finds too close, "masked" leaves out known positives. The floor of a case is the faster
+of the two ways to compute three matrix products; whole, their memory is that of all scores."""
 
 
 def bars(cases: Mapping[str, Any]) -> list[str]:

@@ -84,10 +84,11 @@ class ProductSimilarity:
             return partial(_add_of_products, queries, keys, temperature)
         # Autograd follows distances down to the embeddings: a gradient that is made of products of long vectors has no
         # digits left for the differences of close ones.
-        temperature = torch.as_tensor(temperature, dtype=keys.dtype)
-        leaves = [each.detach().requires_grad_(graph) for each in (queries, keys, temperature)]
+        leaves = [side.detach().requires_grad_(graph) for side in (queries, keys)]
+        if isinstance(temperature, Tensor) and temperature.requires_grad:
+            leaves.append(temperature := temperature.detach().requires_grad_(graph))
         with torch.set_grad_enabled(graph):
-            logits = self.scores(leaves[0], leaves[1]) / leaves[2]
+            logits = self.scores(leaves[0], leaves[1]) / temperature
         out.copy_(logits.detach())
         return partial(_add_of_graph, logits, leaves)
 
@@ -139,7 +140,7 @@ def _add_of_products(
 
 def _add_of_graph(scores: Tensor, leaves: Sequence[Tensor], of_scores: Tensor, *gradients: Tensor | None) -> None:
     """Add to the gradients, see `AddGradients`, for scores that have a graph."""
-    for gradient, more in zip(gradients, torch.autograd.grad(scores, leaves, of_scores), strict=True):
+    for gradient, more in zip(gradients, torch.autograd.grad(scores, leaves, of_scores), strict=False):
         if gradient is not None:
             gradient += more
 

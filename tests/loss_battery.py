@@ -1,4 +1,4 @@
-"""The tables of the battery: every ranking loss of this file with its options, and the batches they are called with."""
+"""The tables of the battery: every ranking loss of the roster and its options, and batches they are called with."""
 
 from __future__ import annotations
 
@@ -7,108 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import oracles
-import oracles_softmax
 import pytest
 import torch
+from all_losses import CLASSES, ROSTER
 from torch import Tensor
 
-from contrastive import losses
 from contrastive.masks import from_tensor
 
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], Callable[..., Tensor]]] = {
-    "info_nce": (losses.info_nce, losses.InfoNCELoss, oracles_softmax.info_nce),
-    "multiple_negatives_ranking": (
-        losses.multiple_negatives_ranking,
-        losses.MultipleNegativesRankingLoss,
-        oracles_softmax.multiple_negatives_ranking,
-    ),
-    "sup_con": (losses.sup_con, losses.SupConLoss, oracles_softmax.sup_con),
-    "nt_xent": (losses.nt_xent, losses.NTXentLoss, oracles_softmax.nt_xent),
-    "decoupled_contrastive": (
-        losses.decoupled_contrastive,
-        losses.DecoupledContrastiveLoss,
-        oracles_softmax.decoupled_contrastive,
-    ),
-    "debiased_contrastive": (
-        losses.debiased_contrastive,
-        losses.DebiasedContrastiveLoss,
-        oracles_softmax.debiased_contrastive,
-    ),
-    "hard_weighted": (losses.hard_weighted, losses.HardWeightedLoss, oracles_softmax.hard_weighted),
-    "gist": (losses.gist, losses.GISTLoss, oracles_softmax.gist),
-    "siglip": (losses.siglip, losses.SigLIPLoss, oracles_softmax.siglip),
-    "triplet": (losses.triplet, losses.TripletLoss, oracles.triplet),
+    CLASSES[name].function.__name__: (CLASSES[name].function, CLASSES[name], entry.oracle)
+    for name, entry in ROSTER.items()
+    if entry.oracle is not None
 }
-BOTH = ("query_to_key", "key_to_query")
-ALL_FOUR = ("query_to_key", "query_to_query", "key_to_query", "key_to_key")
-OPTIONS: list[tuple[str, dict[str, Any]]] = [
-    ("info_nce", {}),
-    ("info_nce", {"similarity": "dot", "temperature": 1.0}),
-    ("info_nce", {"similarity": "euclidean", "temperature": 0.3}),
-    ("info_nce", {"symmetric": True, "temperature": 0.1}),
-    ("info_nce", {"symmetric": True, "similarity": "euclidean", "temperature": 0.5}),
-    ("info_nce", {"others_negatives": False, "temperature": 0.1}),
-    ("info_nce", {"others_negatives": False, "symmetric": True, "temperature": 0.1}),
-    ("info_nce", {"same_side": True, "others_negatives": False, "temperature": 0.2}),
-    ("info_nce", {"same_side": True, "symmetric": True, "temperature": 0.2}),
-    ("info_nce", {"label_smoothing": 0.2, "temperature": 0.3}),
-    ("info_nce", {"label_smoothing": 0.2, "symmetric": True, "drop_hardest": 0.3, "temperature": 0.3}),
-    ("info_nce", {"false_negative_margin": 0.0, "temperature": 0.3}),
-    ("info_nce", {"false_negative_margin": -0.3, "symmetric": True, "temperature": 0.3}),
-    ("info_nce", {"drop_hardest": 0.4, "symmetric": True, "temperature": 0.3}),
-    ("info_nce", {"drop_hardest": 0.2, "false_negative_margin": -0.1, "same_side": True, "temperature": 0.3}),
-    ("info_nce", {"merge_excluded": True, "symmetric": True, "temperature": 0.3}),
-    ("info_nce", {"hardness": 9.0, "temperature": 0.3}),
-    ("info_nce", {"hardness": 9.0, "hardened": "in_batch", "symmetric": True, "temperature": 0.3}),
-    ("info_nce", {"hardness": 5.0, "hardened": "hard", "temperature": 0.3}),
-    ("info_nce", {"hardness": 5.0, "hardened": "hard", "symmetric": True, "same_side": True, "temperature": 0.3}),
-    ("multiple_negatives_ranking", {}),
-    ("multiple_negatives_ranking", {"scale": 3.0, "label_smoothing": 0.1}),
-    ("multiple_negatives_ranking", {"directions": ALL_FOUR, "temperature": 0.2}),
-    ("multiple_negatives_ranking", {"directions": BOTH, "partition": "joint", "temperature": 0.2}),
-    ("multiple_negatives_ranking", {"directions": BOTH, "partition": "per_direction", "temperature": 0.2}),
-    ("multiple_negatives_ranking", {"directions": ALL_FOUR, "hardness": 4.0, "hardened": "hard", "temperature": 0.2}),
-    ("sup_con", {}),
-    ("sup_con", {"merge_excluded": True, "temperature": 0.3}),
-    ("nt_xent", {}),
-    ("nt_xent", {"symmetric": False, "temperature": 0.1}),
-    ("nt_xent", {"symmetric": False, "same_side": False, "merge_excluded": True}),
-    ("nt_xent", {"symmetric": True, "same_side": False, "drop_hardest": 0.3}),
-    ("decoupled_contrastive", {"temperature": 0.2}),
-    ("decoupled_contrastive", {"symmetric": True, "same_side": True, "temperature": 0.2}),
-    ("decoupled_contrastive", {"symmetric": True, "sigma": 0.5, "temperature": 0.2}),
-    ("debiased_contrastive", {"temperature": 0.5}),
-    ("debiased_contrastive", {"temperature": 0.2, "positive_prior": 0.4, "symmetric": True}),
-    ("debiased_contrastive", {"positive_prior": 0.0, "temperature": 0.3}),
-    ("debiased_contrastive", {"similarity": "euclidean", "lowest_score": -2.0, "temperature": 1.0}),
-    ("hard_weighted", {"temperature": 0.5}),
-    ("hard_weighted", {"concentration": 0.5, "positive_prior": 0.02, "symmetric": True, "temperature": 0.2}),
-    ("hard_weighted", {"concentration": 2.0, "positive_prior": 0.0, "same_side": True, "temperature": 0.5}),
-    ("gist", {}),
-    ("gist", {"margin": 0.2, "temperature": 0.2}),
-    ("gist", {"margin": 0.2, "relative_margin": True, "symmetric": True, "temperature": 0.2}),
-    ("gist", {"contrast_queries": False, "contrast_positives": False, "temperature": 0.2}),
-    ("gist", {"contrast_queries": False, "hardness": 3.0, "others_negatives": False, "temperature": 0.2}),
-    ("siglip", {}),
-    ("siglip", {"temperature": 0.5, "bias": -1.0}),
-    ("siglip", {"temperature": 0.5, "bias": 0.5, "hardness": 2.0, "hardened": "in_batch"}),
-    ("siglip", {"temperature": 0.5, "bias": 0.5, "drop_hardest": 0.3, "merge_excluded": True}),
-    ("triplet", {}),
-    ("triplet", {"margin": 1.0, "average": "active"}),
-    ("triplet", {"distance": "euclidean"}),
-    ("triplet", {"distance": "euclidean", "normalize": False}),
-    ("triplet", {"soft_margin": True}),
-    ("triplet", {"soft_margin": True, "margin": 0.7}),
-    ("triplet", {"mining": "semi_hard", "margin": 0.5}),
-    ("triplet", {"mining": "semi_hard", "distance": "euclidean", "soft_margin": True}),
-    ("triplet", {"mining": "all", "margin": 0.5}),
-    ("triplet", {"mining": "all", "margin": 0.5, "average": "active"}),
-    ("triplet", {"mining": "all", "distance": "euclidean", "normalize": False, "average": "active"}),
-    ("triplet", {"mining": "explicit", "margin": 0.5}),
-    ("triplet", {"mining": "easy_positive", "margin": 0.5}),
-    ("triplet", {"mining": "distance_weighted", "margin": 0.5}),
-    ("triplet", {"mining": "distance_weighted", "distance": "euclidean", "margin": 1.0, "average": "active"}),
-]
+OPTIONS = [(CLASSES[name].function.__name__, options) for name, entry in ROSTER.items() for options in entry.options]
 
 
 def label(value: Any) -> str | None:

@@ -6,31 +6,15 @@ import inspect
 
 import pytest
 import torch
+from all_losses import CLASSES, ROSTER
 
 from contrastive import losses
 from contrastive.contracts import RankingLoss, Similarity
 from contrastive.similarity import cosine, dot, euclidean
 
-PAIRS = {
-    losses.ContrastiveLoss: losses.contrastive,
-    losses.OnlineContrastiveLoss: losses.online_contrastive,
-    losses.CoSENTLoss: losses.cosent,
-    losses.AnglELoss: losses.angle,
-}
-RANKING = {
-    losses.InfoNCELoss: losses.info_nce,
-    losses.MultipleNegativesRankingLoss: losses.multiple_negatives_ranking,
-    losses.SupConLoss: losses.sup_con,
-    losses.NTXentLoss: losses.nt_xent,
-    losses.DecoupledContrastiveLoss: losses.decoupled_contrastive,
-    losses.DebiasedContrastiveLoss: losses.debiased_contrastive,
-    losses.HardWeightedLoss: losses.hard_weighted,
-    losses.GISTLoss: losses.gist,
-    losses.SigLIPLoss: losses.siglip,
-    losses.TripletLoss: losses.triplet,
-    losses.MarginMSELoss: losses.margin_mse,
-    losses.DistillKLLoss: losses.distill_kl,
-}
+MODULES = [kind for name, kind in CLASSES.items() if name != "MatryoshkaLoss"]
+PAIRS = {kind: kind.function for kind in MODULES if "left" in inspect.signature(kind.forward).parameters}
+RANKING = {kind: kind.function for kind in MODULES if kind not in PAIRS}
 BATCH = list(inspect.signature(RankingLoss.__call__).parameters)[1:]
 every_pair_of_both = pytest.mark.parametrize(
     ("module", "function"), [*RANKING.items(), *PAIRS.items()], ids=lambda each: each.__name__
@@ -67,7 +51,7 @@ def test_functions_take_that_and_their_options_by_name(function) -> None:
 def test_modules_take_the_options_of_their_function_and_its_defaults(module, function) -> None:
     """A default that drifts apart from the function's would be a second owner of one fact."""
     options = named(function)
-    for name, parameter in list(inspect.signature(module.__init__).parameters.items())[1:]:
+    for name, parameter in inspect.signature(module).parameters.items():
         if name in ("learnable_temperature", "temperature_bounds", "learnable_bias", "options"):
             continue
         own = options[name]
@@ -79,6 +63,7 @@ def test_every_public_name_is_exported() -> None:
     pairs = {**RANKING, **PAIRS}
     names = {thing.__name__ for thing in (*pairs, *pairs.values())}
     assert set(losses.__all__) == names | {"MatryoshkaLoss", "SoftmaxOptions"}
+    assert ROSTER.keys() == CLASSES.keys()
 
 
 def test_similarities_fit_the_protocol() -> None:

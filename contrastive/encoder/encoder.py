@@ -139,6 +139,7 @@ class Encoder(nn.Module):
         lora: LoRA | None = None,
         frozen_layers: int = 0,
         gradient_checkpointing: bool = False,
+        fast_dropout: bool = True,
         check: bool = True,
         **of_head: Any,
     ) -> Encoder:
@@ -162,6 +163,8 @@ class Encoder(nn.Module):
                 get no adapters either. 0 freezes nothing.
             gradient_checkpointing: Whether to compute activations again in the backward pass, rather than keep them:
                 less memory for the time of one more forward pass.
+            fast_dropout: Whether to replace the dropout of the model, where it runs on a processor, see `cpu_dropout`:
+                faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
             of_head: Further options of the head: of `pooled` these are pooling, normalize and dimension, see
@@ -196,7 +199,8 @@ class Encoder(nn.Module):
             tokenize = partial(token_rows, tokenizer, max_length=encoder.max_length, further=encoder.further_inputs)
             encoder.padding = try_out(backbone, encoder._embed, trial_rows(tokenize))
             encoder.tokens_seen = TokenCount()
-        use_fast_dropout(backbone)
+        if fast_dropout:
+            use_fast_dropout(backbone)
         freeze_layers(backbone, frozen_layers)
         if lora is not None and lora.rank > 0:
             encoder.backbone = add_adapters(backbone, lora)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.module import LossModule
+from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import ranking_loss
 from contrastive.similarity import check_shapes, full_precision, unit
 
@@ -68,7 +68,7 @@ def decoupled_contrastive(
     return ranking_loss(weighted, queries, keys, options, by_log_sums=True)
 
 
-class DecoupledContrastiveLoss(SoftmaxModule):
+class DecoupledContrastiveLoss(LossModule, function=decoupled_contrastive):
     """`decoupled_contrastive` as a module.
 
     Raises:
@@ -79,16 +79,3 @@ class DecoupledContrastiveLoss(SoftmaxModule):
         >>> DecoupledContrastiveLoss(sigma=0.5)
         DecoupledContrastiveLoss(temperature=0.05, sigma=0.5)
     """
-
-    def __init__(
-        self,
-        temperature: float = 0.05,
-        *,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        sigma: float | None = None,
-        **options: Unpack[LossOptions],
-    ) -> None:
-        super().__init__(
-            decoupled_contrastive, temperature, learnable_temperature, temperature_bounds, {**options, "sigma": sigma}
-        )

@@ -10,16 +10,15 @@ contributes 0 and is counted (`unanswered`); a batch whose queries all have one,
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contrastive.contracts import Health, MaskLike, Reduction, Similarity
-from contrastive.losses.core.rows import check_choice, reduce_rows
+from contrastive.losses.core.module import LossModule
+from contrastive.losses.core.rows import reduce_rows
 from contrastive.losses.core.taught import record_taught, taught_candidates
 from contrastive.losses.core.temperature import check_temperature
-from contrastive.similarity import SimilarityName, named
+from contrastive.similarity import SimilarityName
 
 
 def margin_mse(
@@ -148,7 +147,7 @@ def distill_kl(
     return reduce_rows(losses, answered, weights, reduction)
 
 
-class MarginMSELoss(nn.Module):
+class MarginMSELoss(LossModule, function=margin_mse):
     """`margin_mse` as a module.
 
     Raises:
@@ -159,52 +158,8 @@ class MarginMSELoss(nn.Module):
         MarginMSELoss(similarity=dot, temperature=1.0, reduction=mean)
     """
 
-    def __init__(
-        self,
-        similarity: Similarity | SimilarityName = "dot",
-        temperature: float = 1.0,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        check_choice("reduction", reduction, get_args(Reduction))
-        self.similarity = named(similarity)
-        self.temperature = temperature
-        self.reduction: Reduction = reduction
 
-    def forward(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        *,
-        teacher_scores: Tensor,
-        positives: MaskLike | None = None,
-        exclude: MaskLike | None = None,
-        owners: Tensor | None = None,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `margin_mse` of queries [Q, D] and keys [K, D]."""
-        return margin_mse(
-            queries,
-            keys,
-            teacher_scores=teacher_scores,
-            similarity=self.similarity,
-            temperature=self.temperature,
-            positives=positives,
-            exclude=exclude,
-            owners=owners,
-            weights=weights,
-            reduction=self.reduction,
-            health=health,
-        )
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        return f"similarity={self.similarity}, temperature={self.temperature}, reduction={self.reduction}"
-
-
-class DistillKLLoss(nn.Module):
+class DistillKLLoss(LossModule, function=distill_kl):
     """`distill_kl` as a module.
 
     Raises:
@@ -214,52 +169,3 @@ class DistillKLLoss(nn.Module):
         >>> DistillKLLoss()
         DistillKLLoss(similarity=cosine, temperature=0.05 (teacher 1.0), reduction=mean)
     """
-
-    def __init__(
-        self,
-        similarity: Similarity | SimilarityName = "cosine",
-        temperature: float = 0.05,
-        teacher_temperature: float = 1.0,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        check_temperature(teacher_temperature, "teacher_temperature")
-        check_choice("reduction", reduction, get_args(Reduction))
-        self.similarity = named(similarity)
-        self.temperature = temperature
-        self.teacher_temperature = teacher_temperature
-        self.reduction: Reduction = reduction
-
-    def forward(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        *,
-        teacher_scores: Tensor,
-        positives: MaskLike | None = None,
-        exclude: MaskLike | None = None,
-        owners: Tensor | None = None,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `distill_kl` of queries [Q, D] and keys [K, D]."""
-        return distill_kl(
-            queries,
-            keys,
-            teacher_scores=teacher_scores,
-            similarity=self.similarity,
-            temperature=self.temperature,
-            teacher_temperature=self.teacher_temperature,
-            positives=positives,
-            exclude=exclude,
-            owners=owners,
-            weights=weights,
-            reduction=self.reduction,
-            health=health,
-        )
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        temperatures = f"temperature={self.temperature} (teacher {self.teacher_temperature})"
-        return f"similarity={self.similarity}, {temperatures}, reduction={self.reduction}"

@@ -6,15 +6,14 @@ Shape letters: Q queries, K >= Q keys, D width, G width of the guide's embedding
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from contrastive.contracts import Health, MaskLike
+from contrastive.contracts import MaskLike
 from contrastive.losses.core.guides import guide_margin
-from contrastive.losses.core.module import SoftmaxModule
+from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.options import Direction, SoftmaxOptions
 from contrastive.losses.core.ranking import cross_entropy, ranking_loss
 from contrastive.masks import Mask, columns_from
@@ -105,7 +104,7 @@ def gist(
     )
 
 
-class GISTLoss(SoftmaxModule):
+class GISTLoss(LossModule, function=gist, without=["positives"]):
     """`gist` as a module, at the temperature of 0.05.
 
     Raises:
@@ -116,50 +115,3 @@ class GISTLoss(SoftmaxModule):
         >>> GISTLoss(margin=0.05)
         GISTLoss(temperature=0.05, margin=0.05, relative_margin=False)
     """
-
-    def __init__(
-        self,
-        temperature: float = 0.05,
-        *,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        margin: float = 0.0,
-        relative_margin: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            gist,
-            temperature,
-            learnable_temperature,
-            temperature_bounds,
-            {**options, "margin": margin, "relative_margin": relative_margin},
-            rehearsal={"guide_queries": torch.eye(2), "guide_keys": torch.eye(2)},
-        )
-
-    def forward(  # type: ignore[override]  # it cannot do without the guide
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        *,
-        guide_queries: Tensor,
-        guide_keys: Tensor,
-        exclude: MaskLike | None = None,
-        same_texts: Mapping[Direction, MaskLike] | None = None,
-        owners: Tensor | None = None,
-        weights: Tensor | None = None,
-        key_weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `gist` of queries [Q, D] and keys [K, D] with the guide's [Q, G] and [K, G]."""
-        return super().forward(
-            queries,
-            keys,
-            exclude=exclude,
-            same_texts=same_texts,
-            owners=owners,
-            weights=weights,
-            key_weights=key_weights,
-            health=health,
-            guide_queries=guide_queries,
-            guide_keys=guide_keys,
-        )

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from contrastive.contracts import Health
 from contrastive.losses.core.differentiation import differentiable_once
+from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.pairs import check_pairs
 from contrastive.losses.core.temperature import check_temperature
 from contrastive.similarity import ProductSimilarity, cosine, unit
@@ -121,7 +122,7 @@ def angle(
     return _in_order(scores, targets, temperature, weights, health)
 
 
-class CoSENTLoss(nn.Module):
+class CoSENTLoss(LossModule, function=cosent):
     """`cosent` as a module.
 
     Raises:
@@ -134,29 +135,8 @@ class CoSENTLoss(nn.Module):
 
     similarity: ClassVar[ProductSimilarity] = cosine
 
-    def __init__(self, temperature: float = 0.05) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
 
-    def forward(
-        self,
-        left: Tensor,
-        right: Tensor,
-        targets: Tensor,
-        *,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `cosent` of left [B, D] and right [B, D]."""
-        return cosent(left, right, targets, temperature=self.temperature, weights=weights, health=health)
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        return f"temperature={self.temperature}"
-
-
-class AnglELoss(nn.Module):
+class AnglELoss(LossModule, function=angle):
     """`angle` as a module.
 
     Raises:
@@ -168,27 +148,6 @@ class AnglELoss(nn.Module):
     """
 
     similarity: ClassVar[ProductSimilarity] = cosine
-
-    def __init__(self, temperature: float = 0.05) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
-
-    def forward(
-        self,
-        left: Tensor,
-        right: Tensor,
-        targets: Tensor,
-        *,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `angle` of left [B, D] and right [B, D]."""
-        return angle(left, right, targets, temperature=self.temperature, weights=weights, health=health)
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        return f"temperature={self.temperature}"
 
 
 def _in_order(

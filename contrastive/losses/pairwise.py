@@ -5,17 +5,15 @@ Shape letters: B pairs, D width. For graded targets, where only the order matter
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad, relu
 
 from contrastive.contracts import Health, Reduction
-from contrastive.losses.core.distance import Distance, distances_of_pairs, margin_of_pairs, similarity_of_distance
+from contrastive.losses.core.distance import Distance, distances_of_pairs, margin_of_pairs
+from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.pairs import check_pairs
-from contrastive.losses.core.rows import check_choice, reduce_rows
-from contrastive.similarity import ProductSimilarity
+from contrastive.losses.core.rows import reduce_rows
 
 
 def contrastive(
@@ -137,7 +135,7 @@ def online_contrastive(
     return reduce_rows(losses, counted.to(losses.dtype), weights, reduction)
 
 
-class ContrastiveLoss(nn.Module):
+class ContrastiveLoss(LossModule, function=contrastive):
     """`contrastive` as a module.
 
     Raises:
@@ -148,54 +146,8 @@ class ContrastiveLoss(nn.Module):
         ContrastiveLoss(distance=euclidean, margin=1.0, reduction=mean)
     """
 
-    def __init__(
-        self,
-        distance: Distance = "cosine",
-        margin: float | None = None,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_choice("reduction", reduction, get_args(Reduction))
-        self.margin = margin_of_pairs(distance, margin, normalize)
-        self.distance: Distance = distance
-        self.normalize = normalize
-        self.reduction: Reduction = reduction
 
-    @property
-    def similarity(self) -> ProductSimilarity:
-        """The similarity that ranks as its distance does."""
-        return similarity_of_distance(self.distance, self.normalize)
-
-    def forward(
-        self,
-        left: Tensor,
-        right: Tensor,
-        targets: Tensor,
-        *,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `contrastive` of left [B, D] and right [B, D]."""
-        return contrastive(
-            left,
-            right,
-            targets,
-            distance=self.distance,
-            margin=self.margin,
-            normalize=self.normalize,
-            weights=weights,
-            reduction=self.reduction,
-            health=health,
-        )
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        raw = "" if self.normalize else " (raw)"
-        return f"distance={self.distance}{raw}, margin={self.margin}, reduction={self.reduction}"
-
-
-class OnlineContrastiveLoss(nn.Module):
+class OnlineContrastiveLoss(LossModule, function=online_contrastive):
     """`online_contrastive` as a module.
 
     Raises:
@@ -205,52 +157,6 @@ class OnlineContrastiveLoss(nn.Module):
         >>> OnlineContrastiveLoss(margin=0.3)
         OnlineContrastiveLoss(distance=cosine, margin=0.3, reduction=mean)
     """
-
-    def __init__(
-        self,
-        distance: Distance = "cosine",
-        margin: float | None = None,
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_choice("reduction", reduction, get_args(Reduction))
-        self.margin = margin_of_pairs(distance, margin, normalize)
-        self.distance: Distance = distance
-        self.normalize = normalize
-        self.reduction: Reduction = reduction
-
-    @property
-    def similarity(self) -> ProductSimilarity:
-        """The similarity that ranks as its distance does."""
-        return similarity_of_distance(self.distance, self.normalize)
-
-    def forward(
-        self,
-        left: Tensor,
-        right: Tensor,
-        targets: Tensor,
-        *,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `online_contrastive` of left [B, D] and right [B, D]."""
-        return online_contrastive(
-            left,
-            right,
-            targets,
-            distance=self.distance,
-            margin=self.margin,
-            normalize=self.normalize,
-            weights=weights,
-            reduction=self.reduction,
-            health=health,
-        )
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        raw = "" if self.normalize else " (raw)"
-        return f"distance={self.distance}{raw}, margin={self.margin}, reduction={self.reduction}"
 
 
 def _hard(apart: Tensor, similar: Tensor) -> Tensor:

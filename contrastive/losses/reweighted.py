@@ -14,8 +14,8 @@ from torch import Tensor
 
 from contrastive.losses.core.blocks import Formula
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.module import LossModule
+from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import ranking_loss
 from contrastive.similarity import cosine, named
 
@@ -104,7 +104,7 @@ def hard_weighted(
     return ranking_loss(formula, queries, keys, options)
 
 
-class DebiasedContrastiveLoss(SoftmaxModule):
+class DebiasedContrastiveLoss(LossModule, function=debiased_contrastive):
     """`debiased_contrastive` as a module.
 
     Raises:
@@ -116,20 +116,8 @@ class DebiasedContrastiveLoss(SoftmaxModule):
         DebiasedContrastiveLoss(temperature=0.05, positive_prior=0.05)
     """
 
-    def __init__(
-        self,
-        temperature: float = 0.05,
-        *,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        positive_prior: float = 0.1,
-        **options: Unpack[LossOptions],
-    ) -> None:
-        own = {**options, "positive_prior": positive_prior}
-        super().__init__(debiased_contrastive, temperature, learnable_temperature, temperature_bounds, own)
 
-
-class HardWeightedLoss(SoftmaxModule):
+class HardWeightedLoss(LossModule, function=hard_weighted):
     """`hard_weighted` as a module.
 
     Raises:
@@ -140,19 +128,6 @@ class HardWeightedLoss(SoftmaxModule):
         >>> HardWeightedLoss(concentration=0.5)
         HardWeightedLoss(temperature=0.05, concentration=0.5, positive_prior=0.1)
     """
-
-    def __init__(
-        self,
-        temperature: float = 0.05,
-        *,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        concentration: float = 1.0,
-        positive_prior: float = 0.1,
-        **options: Unpack[LossOptions],
-    ) -> None:
-        own = {**options, "concentration": concentration, "positive_prior": positive_prior}
-        super().__init__(hard_weighted, temperature, learnable_temperature, temperature_bounds, own)
 
 
 def _least(lowest_score: float | None, options: SoftmaxOptions) -> float:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.module import LossModule
+from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import ranking_loss
 
 
@@ -64,7 +64,7 @@ def siglip(queries: Tensor, keys: Tensor, *, bias: float | Tensor = -10.0, **opt
     return ranking_loss(formula, queries, keys, {"temperature": 0.1, **options}, parameters=parameters)
 
 
-class SigLIPLoss(SoftmaxModule):
+class SigLIPLoss(LossModule, function=siglip, temperature=0.1, learnable_temperature=True):
     """`siglip` as a module; temperature and bias are learnt, as in the paper, unless they are said not to be.
 
     Raises:
@@ -76,25 +76,18 @@ class SigLIPLoss(SoftmaxModule):
         SigLIPLoss(temperature=0.1, bias=-10.0)
     """
 
-    bias: nn.Parameter | None
+    bias: nn.Parameter | float
 
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        *,
-        learnable_temperature: bool = True,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        bias: float = -10.0,
-        learnable_bias: bool = True,
-        **options: Unpack[LossOptions],
-    ) -> None:
-        super().__init__(siglip, temperature, learnable_temperature, temperature_bounds, {**options, "bias": bias})
-        self.bias = nn.Parameter(torch.tensor(float(bias))) if learnable_bias else None
+    def __init__(self, *settings: Any, learnable_bias: bool = True, **named: Any) -> None:
+        super().__init__(*settings, **named)
+        bias = self.options.pop("bias")
+        self.bias = nn.Parameter(torch.tensor(float(bias))) if learnable_bias else bias
 
     def arguments(self) -> dict[str, Any]:
-        """The options, with the bias as it is now."""
-        return self.options if self.bias is None else {**self.options, "bias": self.bias}
+        """The settings, with the bias as it is now."""
+        return {**super().arguments(), "bias": self.bias}
 
     def extra_repr(self) -> str:
         """Describe the settings."""
-        return super().extra_repr() + (" (learnt)" if self.bias is not None else "")
+        learnt = " (learnt)" if isinstance(self.bias, nn.Parameter) else ""
+        return f"{super().extra_repr()}, bias={torch.as_tensor(self.bias).item()}{learnt}"

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
 
 from contrastive.losses.core.blocks import Formula
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import Direction, LossOptions, SoftmaxOptions
+from contrastive.losses.core.module import LossModule
+from contrastive.losses.core.options import Direction, SoftmaxOptions
 from contrastive.losses.core.ranking import cross_entropy, ranking_loss
 from contrastive.losses.core.reduction import check_choice
 
@@ -115,7 +115,7 @@ def multiple_negatives_ranking(
     return ranking_loss(formula, queries, keys, options, by_log_sums=not label_smoothing, partitions=partitions)
 
 
-class InfoNCELoss(SoftmaxModule):
+class InfoNCELoss(LossModule, function=info_nce):
     """`info_nce` as a module, with a temperature that is fixed or learnt within `temperature_bounds`.
 
     Raises:
@@ -130,25 +130,8 @@ class InfoNCELoss(SoftmaxModule):
         tensor(0.5000, grad_fn=<ExpBackward0>)
     """
 
-    def __init__(
-        self,
-        temperature: float = 0.05,
-        *,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        label_smoothing: float = 0.0,
-        **options: Unpack[LossOptions],
-    ) -> None:
-        super().__init__(
-            info_nce,
-            temperature,
-            learnable_temperature,
-            temperature_bounds,
-            {**options, "label_smoothing": label_smoothing},
-        )
 
-
-class MultipleNegativesRankingLoss(SoftmaxModule):
+class MultipleNegativesRankingLoss(LossModule, function=multiple_negatives_ranking, temperature=None):
     """`multiple_negatives_ranking` as a module; one of `temperature` (default 0.05) and `scale` (default 20).
 
     Raises:
@@ -160,28 +143,12 @@ class MultipleNegativesRankingLoss(SoftmaxModule):
         MultipleNegativesRankingLoss(temperature=0.02, directions=('query_to_key',), partition=joint)
     """
 
-    def __init__(
-        self,
-        temperature: float | None = None,
-        *,
-        scale: float | None = None,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        directions: Sequence[Direction] = ("query_to_key",),
-        partition: Partition = "joint",
-        **options: Unpack[LossOptions],
-    ) -> None:
+    def __init__(self, temperature: float | None = None, *, scale: float | None = None, **settings: Any) -> None:
         if temperature is not None and scale is not None:
             raise ValueError(f"expected temperature or scale, got both {temperature} and {scale}")
         if scale is not None:
             temperature = _temperature_of(scale)
-        super().__init__(
-            multiple_negatives_ranking,
-            0.05 if temperature is None else temperature,
-            learnable_temperature,
-            temperature_bounds,
-            {**options, "directions": tuple(directions), "partition": partition},
-        )
+        super().__init__(0.05 if temperature is None else temperature, **settings)
 
 
 def _with_label_smoothing(label_smoothing: float) -> Formula:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from contrastive.losses.core.choice import Rows
-from contrastive.losses.core.module import SoftmaxModule
-from contrastive.losses.core.options import LossOptions, SoftmaxOptions
+from contrastive.losses.core.module import LossModule
+from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import cross_entropy, ranking_loss
 
 
@@ -86,7 +86,7 @@ def nt_xent(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) ->
     return ranking_loss(_pairwise, queries, keys, {**defaults, **options})
 
 
-class SupConLoss(SoftmaxModule):
+class SupConLoss(LossModule, function=sup_con, temperature=0.1, merge_excluded=True):
     """`sup_con` as a module, whose excluded pairs, the known positives of a batch, are positives by default.
 
     Raises:
@@ -98,19 +98,8 @@ class SupConLoss(SoftmaxModule):
         SupConLoss(temperature=0.1, merge_excluded=False)
     """
 
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        *,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        **options: Unpack[LossOptions],
-    ) -> None:
-        options.setdefault("merge_excluded", True)
-        super().__init__(sup_con, temperature, learnable_temperature, temperature_bounds, {**options})
 
-
-class NTXentLoss(SoftmaxModule):
+class NTXentLoss(LossModule, function=nt_xent, temperature=0.5):
     """`nt_xent` as a module.
 
     Raises:
@@ -121,16 +110,6 @@ class NTXentLoss(SoftmaxModule):
         >>> NTXentLoss(temperature=0.1)
         NTXentLoss(temperature=0.1)
     """
-
-    def __init__(
-        self,
-        temperature: float = 0.5,
-        *,
-        learnable_temperature: bool = False,
-        temperature_bounds: tuple[float, float] = (0.01, 1.0),
-        **options: Unpack[LossOptions],
-    ) -> None:
-        super().__init__(nt_xent, temperature, learnable_temperature, temperature_bounds, {**options})
 
 
 def _pairwise(rows: Rows) -> Tensor | tuple[Tensor, Tensor]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from contrastive.contracts import Health, MaskLike, Reduction
-from contrastive.losses.core.distance import Distance, check_distance, distances, similarity_of_distance
+from contrastive.losses.core.distance import Distance, check_distance, distances
 from contrastive.losses.core.mining import Mining, log_inverse_density, mine
+from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.rows import check_choice, exclude_mask, key_owners, positive_mask, reduce_rows
 from contrastive.masks import dense, owned
-from contrastive.similarity import ProductSimilarity
 
 Average = Literal["all", "active"]
 
@@ -133,7 +133,7 @@ def triplet(
     return reduce_rows(totals, counts, weights, reduction)
 
 
-class TripletLoss(nn.Module):
+class TripletLoss(LossModule, function=triplet):
     """`triplet` as a module.
 
     Raises:
@@ -143,70 +143,6 @@ class TripletLoss(nn.Module):
         >>> TripletLoss(mining="semi_hard", margin=0.1)
         TripletLoss(distance=cosine, mining=semi_hard, margin=0.1, average=all, reduction=mean)
     """
-
-    def __init__(
-        self,
-        distance: Distance = "cosine",
-        mining: Mining = "hardest",
-        margin: float | None = None,
-        soft_margin: bool = False,
-        average: Average = "all",
-        normalize: bool = True,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_settings(distance, mining, margin, soft_margin, average, normalize)
-        check_choice("reduction", reduction, get_args(Reduction))
-        self.distance: Distance = distance
-        self.mining: Mining = mining
-        self.margin = margin
-        self.soft_margin = soft_margin
-        self.average: Average = average
-        self.normalize = normalize
-        self.reduction: Reduction = reduction
-
-    @property
-    def similarity(self) -> ProductSimilarity:
-        """The similarity that ranks as its distance does."""
-        return similarity_of_distance(self.distance, self.normalize)
-
-    def forward(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        *,
-        positives: MaskLike | None = None,
-        exclude: MaskLike | None = None,
-        owners: Tensor | None = None,
-        weights: Tensor | None = None,
-        health: Health | None = None,
-    ) -> Tensor:
-        """Compute `triplet` of queries [Q, D] and keys [K, D]."""
-        return triplet(
-            queries,
-            keys,
-            distance=self.distance,
-            mining=self.mining,
-            margin=self.margin,
-            soft_margin=self.soft_margin,
-            average=self.average,
-            normalize=self.normalize,
-            positives=positives,
-            exclude=exclude,
-            owners=owners,
-            weights=weights,
-            reduction=self.reduction,
-            health=health,
-        )
-
-    def extra_repr(self) -> str:
-        """Describe the settings."""
-        margin = check_settings(self.distance, self.mining, self.margin, self.soft_margin, self.average, self.normalize)
-        shown = "soft" if self.soft_margin and not margin else f"{'soft ' if self.soft_margin else ''}{margin}"
-        return (
-            f"distance={self.distance}{'' if self.normalize else ' (raw)'}, mining={self.mining}, "
-            f"margin={shown}, average={self.average}, reduction={self.reduction}"
-        )
 
 
 def check_settings(

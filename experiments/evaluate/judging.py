@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from contrastive.data import RetrievalTask
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation import (
     Rankings,
-    Results,
     TaskEmbeddings,
     alignment,
     embed,
@@ -29,37 +27,9 @@ from contrastive.masks import normalise_text
 from contrastive.similarity import similarity_of
 from contrastive.statistics import paired_difference
 from experiments.evaluate.baselines import USER_QUERY, bm25_once
+from experiments.results.judgement import Judgement
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What is known of one system on one task.
-
-    Attributes:
-        rankings: The ranking of every query.
-        results: Metrics per query and their means.
-        top: Best documents for the user's query, as (score, text).
-        top_grades: The grade of each of them, 0 for not relevant; None if the user's query is none of the task's.
-        embedding_health: Numbers about the embeddings themselves: the weak triplet accuracies, alignment, uniformity.
-        similarities: Scores of the pairs (query, document) of each kind, in no order; see `similarities`.
-        similarity: What those are: the name of the encoder's similarity.
-    """
-
-    rankings: Rankings
-    results: Results
-    top: list[tuple[float, str]]
-    top_grades: list[int] | None = None
-    embedding_health: dict[str, float] = field(default_factory=dict)
-    similarities: dict[str, list[float]] = field(default_factory=dict)
-    similarity: str = "cosine"
-
-    def summary(self) -> dict[str, Any]:
-        """Return means, 95 % intervals, health and, if known, the grades of `top`, as plain values for a JSON file."""
-        metrics = {name: asdict(interval) for name, interval in self.results.intervals.items()}
-        graded = {} if self.top_grades is None else {"top_grades": self.top_grades}
-        return {"metrics": metrics, "embedding_health": self.embedding_health, **graded}
 
 
 def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from contrastive.data.whole_files import whole_file
-from experiments.composing import MISTAKES, check_complete, compose, said
+from experiments.composing import CONFIGS, MISTAKES, check_complete, compose, said
 from experiments.interruptions import exit_status, interruptible
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; 
 
 log = logging.getLogger("experiments.mine")
 
-STRATEGIES = ("random", "bm25", "dense", "cross_encoder", "mixed")
+OF_TRAINING = ("in_batch", "queue", "refresh")
+STRATEGIES = sorted(path.stem for path in (CONFIGS / "negatives").glob("*.yaml") if path.stem not in OF_TRAINING)
+"""What can be mined without a model in training."""
 
 USAGE = """\
 examples:

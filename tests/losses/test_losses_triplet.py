@@ -272,11 +272,12 @@ def test_health_has_cosine_distances_from_0_to_2() -> None:
 
 
 def test_modules_describe_themselves() -> None:
-    assert repr(TripletLoss(soft_margin=True, **RAW)) == (
-        "TripletLoss(distance=euclidean (raw), mining=hardest, margin=soft, average=all, reduction=mean)"
+    assert repr(TripletLoss(margin=0.3, **RAW)) == (
+        "TripletLoss(distance=euclidean, mining=hardest, margin=0.3, soft_margin=False, average=all, normalize=False, "
+        "reduction=mean)"
     )
 
 
 def test_a_soft_margin_says_which_it_has() -> None:
-    assert "margin=soft," in repr(TripletLoss(soft_margin=True))
-    assert "margin=soft 0.3," in repr(TripletLoss(soft_margin=True, margin=0.3))
+    assert "=hardest, soft_margin=True," in repr(TripletLoss(soft_margin=True))
+    assert "=hardest, margin=0.3, soft_margin=True," in repr(TripletLoss(soft_margin=True, margin=0.3))

@@ -1,4 +1,4 @@
-"""The table of losses and options in README.md: every cell of it, run.
+"""The table of losses and options in docs/losses.md: every cell of it, run.
 
 `yes` is given and changes the result; `no` is refused; `inner` belongs to the loss that Matryoshka is around.
 """
@@ -11,27 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from all_losses import CLASSES, ROSTER
 from torch import Tensor, nn
 
-from contrastive.losses import (
-    DebiasedContrastiveLoss,
-    DecoupledContrastiveLoss,
-    GISTLoss,
-    HardWeightedLoss,
-    InfoNCELoss,
-    MultipleNegativesRankingLoss,
-    NTXentLoss,
-    SigLIPLoss,
-    SupConLoss,
-    TripletLoss,
-)
+from contrastive.losses import InfoNCELoss, MatryoshkaLoss, TripletLoss
 from contrastive.losses.core.health import Health
-from contrastive.losses.distill import DistillKLLoss, MarginMSELoss
-from contrastive.losses.matryoshka import MatryoshkaLoss
-from contrastive.losses.ordinal import AnglELoss, CoSENTLoss
-from contrastive.losses.pairwise import ContrastiveLoss, OnlineContrastiveLoss
+from contrastive.losses.core.signature import parameters_of
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 GENERATOR = torch.Generator().manual_seed(0)
 QUERIES = torch.randn(4, 6, generator=GENERATOR, dtype=torch.float64)
 KEYS = torch.randn(12, 6, generator=GENERATOR, dtype=torch.float64)
@@ -46,26 +33,14 @@ PAIRED = (QUERIES, KEYS[:4], torch.tensor([1, 0, 1, 0])), {}
 TAUGHT = (QUERIES, KEYS), {"teacher_scores": TEACHER}
 GUIDED = (QUERIES, KEYS), {"guide_queries": QUERIES[:, :3], "guide_keys": KEYS[:, :3]}
 Call = tuple[tuple[Tensor, ...], dict[str, Any]]
-LOSSES: dict[str, tuple[Any, dict[str, Any], Call]] = {
-    "InfoNCELoss": (InfoNCELoss, {"temperature": 0.3}, RANKED),
-    "MultipleNegativesRankingLoss": (MultipleNegativesRankingLoss, {"temperature": 0.3}, RANKED),
-    "SupConLoss": (SupConLoss, {"temperature": 0.3}, RANKED),
-    "NTXentLoss": (NTXentLoss, {"temperature": 0.3}, RANKED),
-    "DecoupledContrastiveLoss": (DecoupledContrastiveLoss, {"temperature": 0.3}, RANKED),
-    "DebiasedContrastiveLoss": (DebiasedContrastiveLoss, {"temperature": 0.3}, RANKED),
-    "HardWeightedLoss": (HardWeightedLoss, {"temperature": 0.3}, RANKED),
-    "GISTLoss": (GISTLoss, {"temperature": 0.3}, GUIDED),
-    "SigLIPLoss": (SigLIPLoss, {"temperature": 0.3, "bias": 0.0}, RANKED),
-    "TripletLoss": (TripletLoss, {"mining": "all", "margin": 1.0}, RANKED),
-    "MarginMSELoss": (MarginMSELoss, {}, TAUGHT),
-    "DistillKLLoss": (DistillKLLoss, {"temperature": 0.3}, TAUGHT),
-    "ContrastiveLoss": (ContrastiveLoss, {"margin": 1.5}, PAIRED),
-    "OnlineContrastiveLoss": (OnlineContrastiveLoss, {"margin": 1.5}, PAIRED),
-    "CoSENTLoss": (CoSENTLoss, {"temperature": 0.3}, PAIRED),
-    "AnglELoss": (AnglELoss, {"temperature": 0.3}, PAIRED),
-    "MatryoshkaLoss": (MatryoshkaLoss, {"dimensions": [6, 3]}, RANKED),
-}
-INNER = {"temperature": 0.3}
+
+
+def embeddings_and_given(loss: str) -> Call:
+    """What a loss is called with, by the signature of its call."""
+    takes = parameters_of(make(loss, {}))
+    if "targets" in takes:
+        return PAIRED
+    return TAUGHT if "teacher_scores" in takes else GUIDED if "guide_queries" in takes else RANKED
 
 
 @dataclass
@@ -102,7 +77,7 @@ OPTIONS = {
 
 def table() -> tuple[list[str], dict[str, list[str]]]:
     """The names of the columns, and the cells of each row."""
-    text = README.read_text()
+    text = PAGE.read_text()
     lines = text[text.index("<!-- options -->") : text.index("<!-- /options -->")].splitlines()
     cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     header, _, *rows = cells
@@ -113,16 +88,16 @@ COLUMNS, ROWS = table()
 
 
 def make(loss: str, options: dict[str, Any]) -> nn.Module:
-    build, settings, _ = LOSSES[loss]
-    if build is MatryoshkaLoss:
-        return MatryoshkaLoss(InfoNCELoss(**INNER, **options), **settings)
-    module: nn.Module = build(**settings, **options)
-    return module
+    settings = ROSTER[loss].table
+    if "loss" in settings:
+        name, inner = settings["loss"]
+        return CLASSES[loss](**{**settings, "loss": CLASSES[name](**inner, **options)})
+    return CLASSES[loss](**settings, **options)
 
 
 def result(loss: str, option: str, *, on: bool) -> Tensor:
     """Make the loss and call it, with the option or without it."""
-    switch, (embeddings, given) = OPTIONS[option], LOSSES[loss][2]
+    switch, (embeddings, given) = OPTIONS[option], embeddings_and_given(loss)
     options = switch.made_with if on else switch.made_without
     if option == "similarity" and loss in ("DebiasedContrastiveLoss", "HardWeightedLoss"):
         options = {**options, "lowest_score": -20.0}  # of distances there is no least but one that is said
@@ -140,7 +115,7 @@ def result(loss: str, option: str, *, on: bool) -> Tensor:
 
 
 def test_table_has_every_loss_and_option() -> None:
-    assert list(ROWS) == list(LOSSES)
+    assert sorted(ROWS) == sorted(ROSTER)
     assert sorted(COLUMNS) == sorted(OPTIONS)
     assert {cell for row in ROWS.values() for cell in row} <= {"yes", "no", "inner"}
     assert all((cell == "inner") <= (loss == "MatryoshkaLoss") for loss, row in ROWS.items() for cell in row)
@@ -164,12 +139,12 @@ def test_cell(loss: str, option: str, cell: str) -> None:
             MatryoshkaLoss(InfoNCELoss(), [6, 3], **own)
     if option == "health":
         health = Health()
-        embeddings, given = LOSSES[loss][2]
+        embeddings, given = embeddings_and_given(loss)
         make(loss, {})(*embeddings, **given, health=health)
         assert health.summary()
     elif option == "learnable_temperature":
         module = make(loss, {"learnable_temperature": True})
-        embeddings, given = LOSSES[loss][2]
+        embeddings, given = embeddings_and_given(loss)
         module(*embeddings, **given).backward()
         gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
         assert any("temperature" in name and grad is not None and grad != 0 for name, grad in gradients.items())

@@ -132,10 +132,9 @@ def test_a_distance_is_of_raw_vectors_where_the_encoder_gives_raw_ones() -> None
         "distance": "euclidean",
         "normalize": False,
     }
-    assert repr(built("triplet", encoder("euclidean"))).startswith("TripletLoss(distance=euclidean (raw)")
-    assert repr(built("triplet", encoder("cosine"), "loss.distance=euclidean")).startswith(
-        "TripletLoss(distance=euclidean, "
-    )
+    raw, unit = built("triplet", encoder("euclidean")), built("triplet", encoder("cosine"), "loss.distance=euclidean")
+    assert (raw.distance, raw.normalize) == ("euclidean", False)
+    assert (unit.distance, unit.normalize) == ("euclidean", True)
 
 
 def test_the_guide_is_compared_by_its_own_similarity() -> None:

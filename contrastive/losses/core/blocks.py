@@ -85,6 +85,11 @@ class Comparison:
         if self.tiled and not isinstance(self.similarity, ProductSimilarity):
             raise ValueError(f"expected cosine, dot or euclidean similarity with tiled=True, got {self.similarity!r}")
 
+    @property
+    def widths(self) -> list[int]:
+        """The number of columns of each part."""
+        return [part.candidates.shape[0] for part in self.choose.parts]
+
     def tensors(self) -> list[Tensor | None]:
         """Return what may get gradients: anchors and candidates of every part, a temperature, what else is trained."""
         temperature = self.choose.temperature
@@ -102,12 +107,12 @@ class Comparison:
         what brings a gradient of its columns to both sides.
         """
         assert isinstance(self.similarity, ProductSimilarity)
-        parts, widths = self.choose.parts, [len(part.candidates) for part in self.choose.parts]
-        anchors = parts[0].anchors
-        size = len(anchors) if self.tiled is False else block_rows(len(anchors), sum(widths), anchors.device)
+        anchors, widths = self.choose.parts[0].anchors, self.widths
+        number = len(anchors)
+        size = number if self.tiled is False else block_rows(number, sum(widths), anchors.device)
         buffer = anchors.new_empty(size, sum(widths))
-        for start in range(0, max(1, len(anchors)), max(1, size)):
-            rows = slice(start, min(start + size, len(anchors)))
+        for start in range(0, max(1, number), max(1, size)):
+            rows = slice(start, min(start + size, number))
             logits = buffer[: rows.stop - start]
             yield (
                 rows,
@@ -116,7 +121,7 @@ class Comparison:
                     self.similarity.score_block(
                         part.anchors[rows], part.candidates, self.choose.temperature, out=out, graph=graph
                     )
-                    for part, out in zip(parts, torch.split(logits, widths, 1), strict=True)
+                    for part, out in zip(self.choose.parts, torch.split(logits, widths, 1), strict=True)
                 ],
             )
 
@@ -231,7 +236,7 @@ def _sweep(
     further: Further | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Judge block after block and return totals and counts; with `of_rows`, the gradient by them, add gradients."""
-    parts = comparison.choose.parts
+    parts, widths = comparison.choose.parts, comparison.widths
     of_sides, (of_temperature, *of_parameters) = gradients[: 2 * len(parts)], gradients[2 * len(parts) :] or [None]
     found = list[tuple[Tensor, Tensor]]()
     with torch.autocast(parts[0].anchors.device.type, enabled=False):
@@ -247,7 +252,7 @@ def _sweep(
                 slopes[:, : of_further.shape[1]] += of_further
             for add, of_scores, of_anchors, of_candidates in zip(
                 add_gradients,
-                torch.split(slopes, [len(part.candidates) for part in parts], 1),
+                torch.split(slopes, widths, 1),
                 of_sides[::2],
                 of_sides[1::2],
                 strict=True,
@@ -280,5 +285,6 @@ def _judge_block(
             (totals * of_rows).sum(), [*leaves, *trained], allow_unused=True, materialize_grads=True
         )
     if comparison.by_log_sums:
-        slopes = (differentiate(logits, rows.positive, rows.sums.answered, *slopes[:3]), *slopes[3:])
+        of_logits = differentiate(logits, rows.positive, sums.answered, slopes[:3], out=logits)
+        slopes = (of_logits, *slopes[3:])
     return totals.detach(), counts, slopes

@@ -21,6 +21,7 @@ Notable decisions:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,15 +99,24 @@ def overwrite(
 
 
 def differentiate(
-    softmax: Tensor, positive: Tensor, answered: Tensor, of_target: Tensor, of_positives: Tensor, of_negatives: Tensor
+    softmax: Tensor,
+    positive: Tensor,
+    answered: Tensor,
+    of_sums: Sequence[Tensor],
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Turn what `overwrite` left into the gradient of the logits, in place, by the gradients [r] of the log-sums."""
+    """Return the gradient of the logits, by what `overwrite` left and the gradients of target, positives, negatives.
+
+    It may be written `out` over the softmax.
+    """
+    of_target, of_positives, of_negatives = of_sums
     of_target = of_target - of_negatives  # the negatives are relative to the target
     of_negatives = of_negatives.where(answered, 0)[:, None]
     if positive.dtype != torch.bool:
-        return softmax.mul_(of_negatives).scatter_(1, positive[:, None], of_target[:, None])
+        return torch.mul(softmax, of_negatives, out=out).scatter_(1, positive[:, None], of_target[:, None])
     of_target = (of_target - of_positives) / _count(positive, softmax)
-    return softmax.mul_(torch.where(positive, of_positives[:, None], of_negatives)).add_(positive * of_target[:, None])
+    of_either = torch.where(positive, of_positives[:, None], of_negatives)
+    return torch.mul(softmax, of_either, out=out).add_(positive * of_target[:, None])
 
 
 class _LogSums(torch.autograd.Function):
@@ -128,7 +138,7 @@ class _LogSums(torch.autograd.Function):
     def backward(ctx: Any, *of_sums: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits, [r, C]."""
         softmax, positive, answered = ctx.saved_tensors
-        return differentiate(softmax.clone(), positive, answered, *of_sums[:3]), None, None, None
+        return differentiate(softmax, positive, answered, of_sums[:3]), None, None, None
 
 
 def _log_sum(logits: Tensor, target: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class LossOptions(TypedDict, total=False):
         hardness: Negatives are weighed by exp(hardness * score), the weight without a gradient, 0 or above.
         hardened: Whose weights those are: "all" negatives, those "in_batch" (of other queries), or own "hard" ones.
         reduction: "mean" over the queries that have a positive and a negative, by weight; "sum"; or "none" for [Q].
-        tiled: Whether to work in blocks without ever holding [Q, K] scores: exact in value and gradient, not twice
-            differentiable. None decides by size.
+        tiled: Whether to work in blocks, never holding [Q, K] scores, or in one; both are exact in value and gradient,
+            and not twice differentiable. None works in blocks unless the similarity is a mere callable.
     """
 
     similarity: Similarity | SimilarityName

@@ -10,5 +10,5 @@ from torch import Tensor
 
 def parameters_of(loss: Callable[..., Tensor]) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a loss function or of a module's `forward`, or those that `__signature__` says."""
-    takes = loss if hasattr(loss, "__signature__") else getattr(loss, "forward", loss)
+    takes = loss if "__signature__" in vars(loss) else getattr(loss, "forward", loss)
     return inspect.signature(takes).parameters
