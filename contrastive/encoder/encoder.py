@@ -1,34 +1,34 @@
-"""A text encoder: a Hugging Face backbone, pooling, optional normalization, prompts and a maximum length.
+"""A text encoder: the order of a text from its prompt to its embedding.
+
+A text gets the prompt of its side, becomes token ids (`tokens`), goes with others of its length (`micro_batches`)
+through the `backbone`, gets its embedding from a head (`heads`), and is put back in its place.
 
 Notable decisions:
 
 - Within a batch each distinct text is encoded once, texts of both sides are sorted by length and cut into micro-batches
   by a token budget: the same embeddings and gradients as one padded batch (with dropout off), far less padding. A text
   that is its own pair is encoded twice in training, so that its two views differ by their dropout.
-- A text is tokenised once a process, see `tokens`.
 - Padding is always on the right, whatever the tokenizer prefers: left padding shifts the positions of models with
   learned ones. Loading tries out whether the mask hides it; where not, texts of different lengths never meet.
 - A backbone is given what its tokenizer lists: ids, mask, and token types where it takes them.
 - Embeddings are float32 even under autocast: scores made of bfloat16 embeddings would be bfloat16 too.
 - `from_pretrained` returns eval mode, as transformers does. Call `.train()` for dropout.
 
-Shape letters: B texts, T tokens of the longest, D width of an embedding.
+Shape letters: B texts, D width of an embedding. Where a head gives something else than a vector a text, [B, D] is that.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Never, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import normalize as to_unit_length
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -43,54 +43,44 @@ from contrastive.encoder.backbone import (
     settle_padding,
 )
 from contrastive.encoder.cpu_dropout import use_fast_dropout
-from contrastive.encoder.heads.pooling import POOLINGS, Pooling, check_pooling
-from contrastive.encoder.loading import quiet
+from contrastive.encoder.heads import Head, make_head
 from contrastive.encoder.micro_batches import (
     TokenCount,
     default_tokens_per_batch,
     micro_batches,
-    pad_further,
-    pad_right,
+    padded,
     positions,
     token_counts,
 )
 from contrastive.encoder.model_folder import open_pretrained, write_pretrained
-from contrastive.encoder.sentence_transformers_format import EncoderSettings
 from contrastive.encoder.tokens import Row, cached_token_ids, further_inputs, padding_id, token_rows
-from contrastive.encoder.trial import freeze_unused, stands_padding, trial_rows, unchanged_random_state
+from contrastive.encoder.trial import trial_rows, try_out
 from contrastive.similarity import SimilarityName, check_similarity_name
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_log = logging.getLogger(__name__)
 _TEXTS_PER_TOKENIZATION = 4096
-"""Texts whose token ids `encode` holds at a time: a few MB, and enough for even micro-batches."""
+"""Texts whose token ids are held at a time: a few MB, and enough for even micro-batches."""
 
 
 class Encoder(nn.Module):
     """Embeds texts, [B, D], with gradients when called and without in `encode`.
 
     Args:
-        backbone: Transformer with a `last_hidden_state` [B, T, D].
+        backbone: Transformer with a `last_hidden_state` [B, T, W].
         tokenizer: Its tokenizer, which pads on the right from now on.
-        pooling: How token vectors become one vector.
-        normalize: Whether embeddings get length 1.
-        dimension: Leading dimensions that are kept of an embedding, before it gets length 1 (Matryoshka embeddings);
-            None for all.
+        head: What makes embeddings of the vectors of tokens.
+        representation: Name of the head, see `heads.HEADS`.
         query_prompt: Text put before every query.
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included.
-        similarity: How embeddings are compared, "cosine", "dot" or "euclidean": in training, mining, validation, search
-            and wherever else a score is made of them.
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
-        padding: False never encodes texts of different lengths together, for backbones in which padding changes
-            embeddings; `from_pretrained` finds out.
 
     Raises:
-        ValueError: If pooling or similarity is unknown, or `dimension`, `max_length` or `tokens_per_batch` cannot be.
+        ValueError: If `max_length` or `tokens_per_batch` cannot be.
 
     Example:
         >>> from contrastive.encoder import embedded_minilm
@@ -107,38 +97,30 @@ class Encoder(nn.Module):
         self,
         backbone: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
+        head: Head,
         *,
-        pooling: Pooling = "mean",
-        normalize: bool = False,
-        dimension: int | None = None,
+        representation: str = "pooled",
         query_prompt: str = "",
         document_prompt: str = "",
         max_length: int = 256,
-        similarity: SimilarityName = "cosine",
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
-        padding: bool = True,
     ) -> None:
         super().__init__()
         check_max_length(max_length, backbone, tokenizer)
-        width = int(backbone.config.hidden_size)
-        if dimension is not None and not 1 <= dimension <= width:
-            raise ValueError(f"expected dimension from 1 to {width} for this model, got {dimension}")
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise ValueError(f"expected tokens_per_batch of at least 1, got {tokens_per_batch}")
         settle_padding(tokenizer, plain(backbone))
         self.backbone = backbone
-        self.dimension = width if dimension is None else dimension
         self.tokenizer = tokenizer
-        self.pooling: Pooling = check_pooling(pooling)
-        self.normalize = normalize
+        self.head = head
+        self.representation = representation
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
         self.max_length = max_length
-        self.similarity: SimilarityName = check_similarity_name(similarity)
         self.tokens_per_batch = tokens_per_batch
         self.bucketed = bucketed
-        self.padding = padding
+        self.padding = True
         self.further_inputs = further_inputs(plain(backbone), tokenizer)
         self.tokens_seen = TokenCount()
 
@@ -147,9 +129,7 @@ class Encoder(nn.Module):
         cls,
         name_or_path: str | Path,
         *,
-        pooling: Pooling | None = None,
-        normalize: bool | None = None,
-        dimension: int | None = None,
+        representation: str | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_length: int | None = None,
@@ -161,24 +141,23 @@ class Encoder(nn.Module):
         gradient_checkpointing: bool = False,
         fast_dropout: bool = True,
         check: bool = True,
+        **of_head: Any,
     ) -> Encoder:
         """Load a sentence-transformers or plain transformers model or an adapter, in float32 and eval mode.
 
-        What is None is taken from the folder's sentence-transformers files; where these are missing or silent, pooling
-        is the mean, without normalization and prompts, all dimensions are kept, the similarity is cosine, and the
-        maximum length is the smaller of the model's and the tokenizer's.
+        What is None is taken from the folder's sentence-transformers files; where these are missing or silent, there
+        is one vector a text, the mean, without normalization and prompts, all dimensions are kept, the similarity is
+        cosine, and the maximum length is the smaller of the model's and the tokenizer's.
 
         Args:
             name_or_path: A local folder, or a name on the hub ("org/name"), which is downloaded.
-            pooling: "mean", "cls" or "last".
-            normalize: Whether embeddings get length 1.
-            dimension: Leading dimensions that are kept of an embedding.
-            query_prompt: Text put before every query; "" for none.
-            document_prompt: Text put before every document; "" for none.
-            max_length: Tokens a text is cut to, special ones included.
+            representation: As for the class, as are those that follow here; a prompt of "" is none.
+            query_prompt: Text put before every query.
+            document_prompt: Text put before every document.
+            max_length: Tokens a text is cut to.
             similarity: How embeddings are compared, "cosine", "dot" or "euclidean".
-            tokens_per_batch: As for the class.
-            bucketed: As for the class.
+            tokens_per_batch: Most tokens of a micro-batch.
+            bucketed: Whether there are micro-batches.
             lora: Low-rank adapters to train in place of the weights.
             frozen_layers: Transformer blocks, from the first, that are not trained, and the embeddings with them; they
                 get no adapters either. 0 freezes nothing.
@@ -188,34 +167,38 @@ class Encoder(nn.Module):
                 faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
+            of_head: Further options of the head: of `pooled` these are pooling, normalize and dimension, see
+                `heads.PooledHead`.
 
         Raises:
             FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
+            TypeError: If the head has no such option.
             ValueError: If the folder holds something else, or asks for something that is not implemented, or an
                 argument cannot be; or if the model embeds a text otherwise each time.
         """
         opened = open_pretrained(name_or_path)
-        backbone, tokenizer, settings = opened.backbone, opened.tokenizer, opened.settings
-        if max_length is None:
-            max_length = default_max_length(backbone, tokenizer, settings.max_length)
+        backbone, tokenizer, said = opened.backbone, opened.tokenizer, opened.settings
+        representation = representation or said.representation or "pooled"
+        said_of_head = said.head if representation == said.representation else {}
+        if similarity is None and said_of_head.get("similarity") is not None:
+            check_similarity_name(
+                said_of_head["similarity"], f"similarity_fn_name of {name_or_path}, or else similarity,"
+            )
         encoder = cls(
             backbone,
             tokenizer,
-            pooling=pooling or settings.pooling or "mean",
-            normalize=bool(settings.normalize) if normalize is None else normalize,
-            dimension=settings.dimension if dimension is None else dimension,
-            query_prompt=(settings.query_prompt or "") if query_prompt is None else query_prompt,
-            document_prompt=(settings.document_prompt or "") if document_prompt is None else document_prompt,
-            max_length=max_length,
-            similarity=check_similarity_name(
-                similarity or settings.similarity or "cosine",
-                "similarity" if similarity else f"similarity_fn_name of {name_or_path}, or else similarity,",
-            ),
+            make_head(int(backbone.config.hidden_size), representation, said_of_head, similarity=similarity, **of_head),
+            representation=representation,
+            query_prompt=(said.query_prompt or "") if query_prompt is None else query_prompt,
+            document_prompt=(said.document_prompt or "") if document_prompt is None else document_prompt,
+            max_length=default_max_length(backbone, tokenizer, said.max_length) if max_length is None else max_length,
             tokens_per_batch=tokens_per_batch,
             bucketed=bucketed,
         ).eval()
         if check:
-            encoder._try_out()
+            tokenize = partial(token_rows, tokenizer, max_length=encoder.max_length, further=encoder.further_inputs)
+            encoder.padding = try_out(backbone, encoder._embed, trial_rows(tokenize))
+            encoder.tokens_seen = TokenCount()
         if fast_dropout:
             use_fast_dropout(backbone)
         freeze_layers(backbone, frozen_layers)
@@ -226,22 +209,49 @@ class Encoder(nn.Module):
         return encoder.eval()
 
     @property
-    def settings(self) -> EncoderSettings:
+    def dimension(self) -> int:
+        """Width D of an embedding."""
+        return self.head.dimension
+
+    @property
+    def normalize(self) -> bool:
+        """Whether embeddings have length 1."""
+        return self.head.normalize
+
+    @property
+    def similarity(self) -> SimilarityName:
+        """How embeddings are compared."""
+        return self.head.similarity
+
+    @property
+    def settings(self) -> dict[str, object]:
         """What, beside the weights, decides the embedding of a text and how it is compared, as plain values."""
         return {
-            "pooling": self.pooling,
-            "normalize": self.normalize,
-            "dimension": self.dimension,
+            "representation": self.representation,
+            **self.head.settings,
             "query_prompt": self.query_prompt,
             "document_prompt": self.document_prompt,
             "max_length": self.max_length,
-            "similarity": self.similarity,
         }
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.backbone.device
+
+    def tower(self, side: Side) -> Encoder:  # noqa: ARG002
+        """Return the encoder of a side, which is this one; see `TwoTowers`."""
+        return self
+
+    def prompt(self, side: Side) -> str:
+        """Return the text put before every text of a side.
+
+        Raises:
+            ValueError: If `side` is unknown.
+        """
+        if side not in ("query", "document"):
+            raise ValueError(f'expected side "query" or "document", got {side!r}')
+        return self.query_prompt if side == "query" else self.document_prompt
 
     def forward(self, texts: Sequence[str], *, side: Side = "query", deduplicate: bool = True) -> Tensor:
         """Embed texts, [B, D], in their order and with gradients.
@@ -256,11 +266,9 @@ class Encoder(nn.Module):
             TypeError: If `texts` is one string, or holds something other than strings.
             ValueError: If `side` is unknown.
         """
-        check_texts(texts)
         prompted = self._prompted(texts, side)
-        if not self.bucketed and self.padding and len(texts) > 0:
-            return self._embed(self._token_ids(prompted))
-        return self._embed_in_micro_batches(prompted, prompted if deduplicate else None)
+        draws = prompted if deduplicate and self.bucketed else range(len(prompted))
+        return self._embed_in_order(prompted, draws, self._budget if self.bucketed or not self.padding else None)
 
     def embed_sides(
         self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True
@@ -276,12 +284,10 @@ class Encoder(nn.Module):
         """
         if not self.bucketed:
             return self(queries, side="query"), self(documents, side="document")
-        for texts in (queries, documents):
-            check_texts(texts)
         asked, found = self._prompted(queries, "query"), self._prompted(documents, "document")
         two_views = {text for text, own in zip(asked, found, strict=False) if text == own} if self.training else set()
         draws = [*((text, 0) for text in asked), *((text, int(text in two_views)) for text in found)]
-        embeddings = self._embed_in_micro_batches([*asked, *found], draws if deduplicate else None)
+        embeddings = self._embed_in_order([*asked, *found], draws if deduplicate else range(len(draws)), self._budget)
         return embeddings[: len(queries)], embeddings[len(queries) :]
 
     @overload
@@ -335,30 +341,16 @@ class Encoder(nn.Module):
             TypeError: If `texts` is one string, or holds something other than strings.
             ValueError: If `side` is unknown.
         """
-        check_texts(texts)
         prompted = self._prompted(texts, side)
         budget = self._budget if tokens_per_batch is None else tokens_per_batch
-        distinct = list(dict.fromkeys(prompted))
-        # Longest first: running out of memory shows at once. Characters are a good guess at tokens, so that chunks hold
-        # texts of similar length; within a chunk the order is by tokens.
-        order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]), reverse=True)
-        # Made outside inference mode: an inference tensor could not meet autograd later, as a teacher's must.
-        embeddings = torch.empty(len(distinct), self.dimension, device=self.device)
         precision = torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None)
         bar: tqdm[Never] = tqdm(
-            total=len(distinct), desc="encoding", unit=" texts", disable=not show_progress, leave=False
+            total=len(set(prompted)), desc="encoding", unit=" texts", disable=not show_progress, leave=False
         )
         with self._evaluating(), torch.inference_mode(), precision, bar:
-            for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
-                chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
-                ids = self._token_ids([distinct[i] for i in chunk])
-                for batch in micro_batches(token_counts(ids), budget, padding=self.padding):
-                    rows = torch.tensor([chunk[i] for i in batch], device=self.device)
-                    embeddings[rows] = self._embed([ids[i] for i in batch]).float()
-                    bar.update(len(batch))
-        if len(distinct) < len(texts):
-            embeddings = embeddings[torch.from_numpy(positions(distinct, prompted)).to(self.device)]
-        return embeddings.cpu().numpy() if as_numpy else embeddings
+            embeddings = self._embed_in_order(prompted, prompted, budget, tell=bar.update).float()
+        # An inference tensor could not meet autograd later, as a teacher's must: a copy is none.
+        return embeddings.cpu().numpy() if as_numpy else embeddings.clone()
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder for `Encoder.from_pretrained`, `SentenceTransformer`, and `AutoModel` with `AutoTokenizer`.
@@ -367,7 +359,8 @@ class Encoder(nn.Module):
         by the caller. LoRA adapters are merged into the weights, and also written alone, in `adapter/`; this encoder
         stays as it is.
         """
-        write_pretrained(Path(path), self.backbone, self.tokenizer, **self.settings)
+        prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+        write_pretrained(Path(path), self.backbone, self.tokenizer, self.head, **prompts, max_length=self.max_length)
 
     @property
     def _budget(self) -> int:
@@ -375,59 +368,51 @@ class Encoder(nn.Module):
 
     def _prompted(self, texts: Sequence[str], side: Side) -> list[str]:
         """Return the texts with the prompt of their side in front."""
-        if side not in ("query", "document"):
-            raise ValueError(f'expected side "query" or "document", got {side!r}')
-        prompt = self.query_prompt if side == "query" else self.document_prompt
+        check_texts(texts)
+        prompt = self.prompt(side)
         return [prompt + text for text in texts]
 
-    def _token_ids(self, prompted: Sequence[str]) -> list[Row]:
+    def _embed_in_order(
+        self,
+        prompted: Sequence[str],
+        draws: Sequence[Hashable],
+        budget: int | None,
+        tell: Callable[[int], object] = lambda _: None,
+    ) -> Tensor:
+        """Embed texts that have their prompts, [B, D] in their order, those of one draw once."""
+        distinct = dict(zip(draws, prompted, strict=True))
+        pieces = self._pieces(list(distinct.values()), budget, tell)
+        return self.head.in_order(pieces, torch.from_numpy(positions(list(distinct), draws)).to(self.device))
+
+    def _pieces(
+        self, texts: Sequence[str], budget: int | None, tell: Callable[[int], object]
+    ) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Embed texts in micro-batches; yield which of the texts each is of and their embeddings, and tell how many.
+
+        Longest first: running out of memory shows at once. Characters are a good guess at tokens, so that texts which
+        are tokenised together are of similar length; among them the order is by tokens.
+        """
+        order = list(range(len(texts)))
+        if len(texts) > _TEXTS_PER_TOKENIZATION:
+            order.sort(key=lambda number: len(texts[number]), reverse=True)
+        for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
+            chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
+            rows = self._rows([texts[number] for number in chunk])
+            for batch in micro_batches(token_counts(rows), budget, padding=self.padding):
+                yield [chunk[place] for place in batch], self._embed([rows[place] for place in batch])
+                tell(len(batch))
+
+    def _rows(self, prompted: Sequence[str]) -> list[Row]:
+        """Return the token ids of texts that have their prompts."""
         return cached_token_ids(self.tokenizer, prompted, max_length=self.max_length, further=self.further_inputs)
 
-    def _embed_in_micro_batches(self, prompted: Sequence[str], draws: Sequence[Hashable] | None) -> Tensor:
-        """Embed texts that have their prompts, [B, D] in their order: those of one draw once, None for each alone."""
-        if len(prompted) == 0:
-            return torch.zeros(0, self.dimension, device=self.device)
-        draws = range(len(prompted)) if draws is None else draws
-        distinct = dict(zip(draws, prompted, strict=True))
-        ids = self._token_ids(list(distinct.values()))
-        batches = micro_batches(token_counts(ids), self._budget, padding=self.padding)
-        embeddings = torch.cat([self._embed([ids[i] for i in batch]) for batch in batches])
-        # Row r of `embeddings` is distinct text order[r]; argsort inverts that permutation.
-        row_of = np.argsort([i for batch in batches for i in batch])
-        if len(distinct) < len(prompted):
-            row_of = row_of[positions(list(distinct), draws)]
-        return embeddings.index_select(0, torch.from_numpy(row_of).to(self.device))
-
     def _embed(self, rows: Sequence[Row]) -> Tensor:
-        """Run one batch of token ids through backbone and pooling, [B, D]."""
-        input_ids, attention_mask = pad_right(rows, padding_id(self.tokenizer))
+        """Run one batch of token ids through backbone and head, [B, D]."""
+        inputs = padded(rows, padding_id(self.tokenizer), self.further_inputs)
         self.tokens_seen.real += sum(token_counts(rows))
-        self.tokens_seen.padded += input_ids.numel()
-        attention_mask = attention_mask.to(self.device)
-        further = {name: given.to(self.device) for name, given in pad_further(rows, self.further_inputs).items()}
-        output = self.backbone(input_ids=input_ids.to(self.device), attention_mask=attention_mask, **further)
-        hidden = output.last_hidden_state
-        embeddings = POOLINGS[self.pooling](hidden, attention_mask)[:, : self.dimension]
-        return to_unit_length(embeddings, dim=-1) if self.normalize else embeddings
-
-    def _try_out(self) -> None:
-        """See what this backbone does with padding, and which of its weights take part; see `trial`."""
-        rows = trial_rows(partial(token_rows, self.tokenizer, max_length=self.max_length, further=self.further_inputs))
-        with torch.enable_grad(), unchanged_random_state(), quiet():
-            try:
-                embeddings = self._embed(rows)
-            except Exception as error:  # whatever impossible shapes raise
-                name = type(self.backbone).__name__
-                raise ValueError(f"expected a model that embeds two short texts, {name} raises {error!r}") from error
-            self.padding = stands_padding(self._embed, embeddings, rows)
-        freeze_unused(self.backbone, embeddings)
-        self.tokens_seen = TokenCount()
-        if not self.padding:
-            _log.warning(
-                "%s mixes padding into texts: it is given texts of one length at a time, which is slower. Libraries "
-                "that pad embed them otherwise",
-                type(self.backbone).__name__,
-            )
+        self.tokens_seen.padded += inputs["input_ids"].numel()
+        inputs = {name: given.to(self.device) for name, given in inputs.items()}
+        return self.head(self.backbone(**inputs).last_hidden_state, inputs)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

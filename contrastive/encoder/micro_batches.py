@@ -5,14 +5,13 @@ Shape letters: B texts, T tokens of the longest of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from contrastive.encoder.tokens import Row
 
@@ -39,18 +38,20 @@ def default_tokens_per_batch(device: torch.device) -> int:
     return 4096 if device.type == "cpu" else 16_384
 
 
-def micro_batches(lengths: Sequence[int], tokens_per_batch: int, *, padding: bool = True) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], tokens_per_batch: int | None, *, padding: bool = True) -> list[list[int]]:
     """Cut texts of `lengths` tokens into batches of similar length, longest first, at the least cost.
 
     Each batch is a list of indices with longest x rows <= `tokens_per_batch`, or one longer text alone; without
-    `padding` of one length. The cost of a
-    batch is longest x rows, the tokens computed, and a sixteenth of `tokens_per_batch` for its pass through the model,
+    `padding` of one length; None is one batch of all as they come. The cost of a batch is longest x rows, the tokens
+    computed, and a sixteenth of `tokens_per_batch` for its pass through the model,
     about what a pass of 2,048 costs beside them with MiniLM on two cores. Found by dynamic programming over the cuts.
 
     Example:
         >>> micro_batches([2, 9, 3, 2], tokens_per_batch=6)
         [[1], [2], [0, 3]]
     """
+    if tokens_per_batch is None:
+        return [list(range(len(lengths)))] if lengths else []
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     longest = np.array([lengths[i] for i in order], dtype=np.float64)
     places = np.arange(len(order) + 1)
@@ -79,29 +80,25 @@ def token_counts(rows: Sequence[Row]) -> list[int]:
     return [row.shape[-1] for row in rows]
 
 
-def pad_right(token_ids: Sequence[Sequence[int] | Row], padding_id: int) -> tuple[Tensor, Tensor]:
-    """Stack token ids into `input_ids [B, T]` and `attention_mask [B, T]`, 1 for a real token.
+def padded(rows: Sequence[Row], padding_id: int, further: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Stack rows on the left into `input_ids`, `attention_mask` (1 for a real token) and `further` inputs, [B, T] each.
+
+    Further inputs are 0 where a text has none and where it has ended.
 
     Example:
-        >>> pad_right([[5, 6], [7]], padding_id=0)
-        (tensor([[5, 6],
-                [7, 0]]), tensor([[1, 1],
-                [1, 0]]))
+        >>> padded([np.array([5, 6]), np.array([7])], padding_id=0)["input_ids"]
+        tensor([[5, 6],
+                [7, 0]])
     """
-    rows = [torch.tensor(ids, dtype=torch.long) for ids in token_ids]
-    rows = [row if row.ndim == 1 else row[0] for row in rows]
-    ends = torch.tensor([len(row) for row in rows])
-    input_ids = pad_sequence(rows, batch_first=True, padding_value=padding_id)
-    return input_ids, (torch.arange(input_ids.shape[1]) < ends.unsqueeze(1)).long()
-
-
-def pad_further(rows: Sequence[Row], further: Sequence[str]) -> dict[str, Tensor]:
-    """Stack the further inputs of `token_rows` into [B, T] each, 0 where a text has none and where it has ended."""
-    stacked = torch.zeros(len(further), len(rows), max((row.shape[-1] for row in rows), default=0), dtype=torch.long)
-    for place, row in enumerate(rows):
+    counts = token_counts(rows)
+    stacked = np.zeros((2 + len(further), len(rows), max(counts, default=0)), dtype=np.int64)
+    stacked[0] = padding_id
+    for place, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        stacked[0, place, :count] = row if row.ndim == 1 else row[0]
+        stacked[1, place, :count] = 1
         if row.ndim == 2:
-            stacked[:, place, : row.shape[1]] = torch.from_numpy(row[1:])
-    return dict(zip(further, stacked, strict=True))
+            stacked[2:, place, :count] = row[1:]
+    return dict(zip(("input_ids", "attention_mask", *further), torch.from_numpy(stacked), strict=True))
 
 
 def positions(distinct: Sequence[Hashable], texts: Sequence[Hashable]) -> NDArray[np.int64]:
@@ -113,3 +110,21 @@ def positions(distinct: Sequence[Hashable], texts: Sequence[Hashable]) -> NDArra
     """
     index = {text: i for i, text in enumerate(distinct)}
     return np.array([index[text] for text in texts], dtype=np.int64)
+
+
+def vectors_in_order(pieces: Iterable[tuple[Sequence[int], Tensor]], rows: Tensor, dimension: int) -> Tensor:
+    """Give each text its vector, [B, D], from those of micro-batches.
+
+    Args:
+        pieces: Of each batch the numbers of its distinct texts, and their vectors.
+        rows: Number of the distinct text that each text is, [B].
+        dimension: Width D, for no text at all.
+    """
+    numbers: list[int] = []
+    vectors = [torch.zeros(0, dimension, device=rows.device)]
+    for of_batch, embedded in pieces:
+        numbers += of_batch
+        vectors.append(embedded)
+    # Row r of the joined vectors is distinct text numbers[r]; argsort inverts that permutation.
+    places = torch.tensor(numbers, dtype=torch.long, device=rows.device).argsort()
+    return torch.cat(vectors).index_select(0, places[rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
@@ -13,15 +13,11 @@ from contrastive.data.json_files import read_object
 from contrastive.encoder.adapters import ADAPTER_CONFIG, merge_adapter, merged, write_adapter
 from contrastive.encoder.backbone import check_token_ids
 from contrastive.encoder.finite import check_weights
+from contrastive.encoder.heads import Head
 from contrastive.encoder.loading import load_tokenizer, load_weights, quiet, read_config
 from contrastive.encoder.locating import TWO_TOWERS, local_folder
-from contrastive.encoder.sentence_transformers_format import (
-    EncoderSettings,
-    FolderSettings,
-    read_settings,
-    write_settings,
-)
-from contrastive.encoder.tokens import token_ids
+from contrastive.encoder.sentence_transformers_format import FolderSettings, read_settings, write_settings
+from contrastive.encoder.tokens import token_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -77,7 +73,11 @@ def write_pretrained(
     folder: Path,
     backbone: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    **settings: Unpack[EncoderSettings],
+    head: Head,
+    *,
+    query_prompt: str,
+    document_prompt: str,
+    max_length: int,
 ) -> None:
     """Write a folder that sentence-transformers and transformers load too; adapters merged, and alone in `adapter/`.
 
@@ -92,8 +92,8 @@ def write_pretrained(
             folders.append(folder / "adapter")
             write_adapter(backbone, folders[-1])
     for each in folders:
-        save_tokenizer(tokenizer, each, max_length=settings["max_length"])
-        write_settings(each, width=int(backbone.config.hidden_size), **settings)
+        save_tokenizer(tokenizer, each, max_length=max_length)
+        write_settings(each, head, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length)
 
 
 def load_backbone(folder: Path) -> PreTrainedModel:
@@ -150,6 +150,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_leng
     # Its files state the length twice more: in the truncation of the last call, and as first loaded.
     tokenizer.model_max_length = max_length
     tokenizer.init_kwargs.pop("max_length", None)
-    token_ids(tokenizer, [""], max_length=max_length)
+    token_rows(tokenizer, [""], max_length=max_length)
     with quiet():
         tokenizer.save_pretrained(folder)

@@ -2,54 +2,39 @@
 
 Notable decisions:
 
-- Reads what sentence-transformers 2 to 6 write: both spellings of the type names and of the pooling keys.
-- Refuses by name whatever would change the embeddings and is not implemented here (max pooling, ...), rather than give
-  embeddings that are nearly right. What is neither used nor refused, such as prompts of other names, is logged.
-- Writes the *old* names. They load in 5.1, 5.7 and 6.2 with equal embeddings; what 6.2 writes does not load in 5.x.
-- Embeddings cut to their leading dimensions are written as a Dense module that picks these. A folder cannot state the
-  `truncate_dim` of sentence-transformers, which then would silently give the whole width. No other Dense is read.
+- Reads what sentence-transformers 2 to 6 write: both spellings of the type names. What its modules after the
+  transformer say is the business of the head.
+- Refuses by name whatever would change the embeddings and is not implemented here, rather than give embeddings that are
+  nearly right. What is neither used nor refused, such as prompts of other names, is logged.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
+from contrastive.data.json_files import read_objects
+from contrastive.encoder.heads import HEADS, Head
+from contrastive.encoder.module_files import log_unused, read_if_there, write_json
 
-from contrastive.encoder.folder_fields import (
-    DOCUMENT_PROMPTS,
-    HARMLESS,
-    KNOWN,
-    OLD_POOLING_KEYS,
-    inner_settings,
-    log_unused,
-    max_length,
-    read_about,
-    read_if_there,
-    read_modules,
-)
-from contrastive.encoder.heads.pooling import Pooling
-from contrastive.encoder.loading import read_tensors
-from contrastive.similarity import SimilarityName
-
-_OUR_NAME: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
-_OLD_KEY: Mapping[Pooling, str] = {
-    "mean": "pooling_mode_mean_tokens",
-    "cls": "pooling_mode_cls_token",
-    "last": "pooling_mode_lasttoken",
+# Settings of the Transformer module that change its output and are not implemented, with their harmless values.
+_HARMLESS = {
+    "transformer_task": (None, "feature-extraction"),
+    "module_output_name": (None, "token_embeddings"),
+    "processing_kwargs": (None, {}),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
 }
-_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
-# What newer versions say of a Dense module besides.
-_CUT_DEFAULTS = {
-    "module_input_name": "sentence_embedding",
-    "module_output_name": "sentence_embedding",
-    "use_residual": False,
-}
+# Keys that are read, or that say nothing about embeddings.
+_OF_MODULES = {"idx", "name", "path", "type"}
+_OF_TRANSFORMER = {*_HARMLESS, "modality_config", "max_seq_length", "do_lower_case", "unpad_inputs"}
+_OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +43,21 @@ class FolderSettings:
 
     Attributes:
         backbone: Sub-folder of the transformer and its tokenizer, "" for the folder itself.
-        pooling: How token vectors become one vector.
-        normalize: Whether embeddings get length 1.
+        representation: Name of the head in `HEADS`.
+        head: Options of the head; its similarity in the word of the folder, which may be one that is not known here.
         query_prompt: Text put before every query.
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included.
         lowercase: Whether texts must be lower-cased before they are tokenised.
-        dimension: Leading dimensions that embeddings are cut to.
-        similarity: How embeddings are compared, in the word of the folder, which may be one that is not known here.
     """
 
     backbone: str = ""
-    pooling: Pooling | None = None
-    normalize: bool | None = None
+    representation: str | None = None
+    head: Mapping[str, Any] = field(default_factory=dict)
     query_prompt: str | None = None
     document_prompt: str | None = None
     max_length: int | None = None
     lowercase: bool = False
-    dimension: int | None = None
-    similarity: str | None = None
-
-
-class EncoderSettings(TypedDict):
-    """What, beside the weights, decides the embedding of a text and its scores; all given, see `FolderSettings`."""
-
-    pooling: Pooling
-    normalize: bool
-    dimension: int
-    query_prompt: str
-    document_prompt: str
-    max_length: int
-    similarity: SimilarityName
 
 
 def read_settings(folder: Path) -> FolderSettings:
@@ -98,143 +67,125 @@ def read_settings(folder: Path) -> FolderSettings:
         ValueError: If the folder asks for a module, a pooling mode or an option that is not implemented here, or a file
             is not as it should be.
     """
-    about = read_about(folder / "config_sentence_transformers.json")
+    about = _read_about(folder / "config_sentence_transformers.json")
     if not (folder / "modules.json").is_file():
         log_unused(folder / "config_sentence_transformers.json", about, {"__version__"})
         return FolderSettings()
-    modules = read_modules(folder)
-    kinds = [_module_kind(module["type"], folder) for module in modules]
-    is_cut = kinds[2:3] == ["Dense"]
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2 + is_cut :]) - {"Normalize"}:
-        raise ValueError(
-            f"{folder} chains the modules {', '.join(kinds)}; expected Transformer, Pooling and, if wanted, Normalize, "
-            "with a Dense before it that only cuts"
-        )
-    for module in modules[2 + is_cut :]:
-        _check_normalize(folder / module["path"])
+    modules = _read_modules(folder)
+    representation, options = _read_head(folder, modules, about)
     transformer = _transformer_config(folder / modules[0]["path"])
     return FolderSettings(
         backbone=modules[0]["path"],
-        pooling=_pooling_mode(folder / modules[1]["path"]),
-        normalize="Normalize" in kinds,
+        representation=representation,
+        head={**options, "similarity": about.get("similarity_fn_name")},
         query_prompt=_prompt(about, "query"),
-        document_prompt=_prompt(about, *DOCUMENT_PROMPTS),
-        max_length=max_length(transformer, folder),
+        document_prompt=_prompt(about, *_DOCUMENT_PROMPTS),
+        max_length=_max_length(transformer, folder),
         lowercase=bool(transformer.get("do_lower_case")),
-        dimension=_cut_dimension(folder / modules[2]["path"]) if is_cut else None,
-        similarity=about.get("similarity_fn_name"),
     )
 
 
-def write_settings(folder: Path, *, width: int | None = None, **settings: Unpack[EncoderSettings]) -> None:
-    """Make a transformers folder loadable by `SentenceTransformer(folder)` too.
+def write_settings(folder: Path, head: Head, *, query_prompt: str, document_prompt: str, max_length: int) -> None:
+    """Make a transformers folder loadable by sentence-transformers too.
 
-    `width` is that of a token's vector, where it is larger than the dimension of an embedding, which then keeps the
-    first so many. Its `encode_query` and `encode_document` use the prompts; its plain `encode` uses none.
+    Its `encode_query` and `encode_document` use the prompts; its plain `encode` uses none.
     """
-    dimension = settings["dimension"]
-    width = dimension if width is None else width
-    kinds = ["Transformer", "Pooling"] + ["Dense"] * (dimension < width) + ["Normalize"] * settings["normalize"]
-    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds[1:], start=1))]
+    types = ["sentence_transformers.models.Transformer", *head.save(folder)]
     modules = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+        {"idx": index, "name": str(index), "path": f"{index}_{name.rpartition('.')[2]}" if index else "", "type": name}
+        for index, name in enumerate(types)
     ]
-    _write_json(folder / "modules.json", modules)
-    _write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": settings["max_length"], "do_lower_case": False}
-    )
-    modes = {key: key == _OLD_KEY[settings["pooling"]] for key in OLD_POOLING_KEYS}
-    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **modes})
-    if dimension < width:
-        _write_cut(folder / "2_Dense", dimension, width)
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     about = {
-        "prompts": {"query": settings["query_prompt"], "document": settings["document_prompt"]},
+        "model_type": head.model_type,
+        "prompts": {"query": query_prompt, "document": document_prompt},
         "default_prompt_name": None,
-        "similarity_fn_name": settings["similarity"],
+        "similarity_fn_name": head.similarity,
     }
-    _write_json(folder / "config_sentence_transformers.json", about)
+    write_json(folder / "config_sentence_transformers.json", about)
 
 
-def _module_kind(type_name: str, folder: Path) -> str:
-    """Shorten a dotted type name, old or new, to the class; refuse what we cannot run."""
-    package, _, kind = type_name.rpartition(".")
-    if package.split(".")[0] != "sentence_transformers" or kind not in _KINDS:
-        raise ValueError(
-            f"{folder} contains the module {type_name}, which is not supported; supported are {', '.join(_KINDS)} of "
-            "sentence-transformers"
+def _read_modules(folder: Path) -> list[dict[str, Any]]:
+    """Read the modules of a folder, each with its type and the path of its files."""
+    path = folder / "modules.json"
+    modules = read_objects(path)
+    for module in modules:
+        for key in ("type", "path"):
+            if not isinstance(module.get(key), str):
+                raise ValueError(f"expected each module in {path} to have a {key}, got {module!r:.200}")
+        if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
+            raise ValueError(f"expected the modules in {path} to be inside the folder, got {module['path']!r}")
+        log_unused(path, module, _OF_MODULES)
+    return modules
+
+
+def _read_head(
+    folder: Path, modules: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """Find the head that a folder was written by, and its options."""
+    for representation, head in HEADS.items():
+        fits = head.model_type == (about.get("model_type") or "SentenceTransformer")
+        if fits and (options := head.options(folder, modules)) is not None:
+            return representation, options
+    raise ValueError(f"{folder} chains modules of no known kind: {', '.join(module['type'] for module in modules)}")
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """Read what a folder says of the whole model, and log the prompts that neither side uses."""
+    about = read_if_there(path)
+    supported = sorted({head.model_type for head in HEADS.values()})
+    if about.get("model_type") not in (None, *supported):
+        raise ValueError(f"{path.parent} is a {about['model_type']}; supported is a {' or a '.join(supported)}")
+    prompts, default = about.get("prompts") or {}, about.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise ValueError(f"expected the prompts in {path} to be texts by name, got {prompts!r:.200}")
+    if default is not None and (not isinstance(default, str) or default not in {*prompts, "query", "document"}):
+        raise ValueError(f"expected default_prompt_name in {path} to be one of {[*prompts]}, got {default!r:.80}")
+    used = {"query", next((name for name in _DOCUMENT_PROMPTS if name in prompts), ""), default}
+    others = [name for name, text in prompts.items() if text and name not in used]
+    if others and path.with_name("modules.json").is_file():
+        _log.warning(
+            "%s has prompts that are not used: %s; query_prompt and document_prompt take others",
+            path,
+            ", ".join(others),
         )
-    return kind
+    log_unused(path, about, _OF_THE_WHOLE)
+    return {**about, "prompts": {name: text for name, text in prompts.items() if text is not None}}
 
 
 def _transformer_config(folder: Path) -> dict[str, Any]:
     # Early sentence-transformers named this file after the architecture: sentence_roberta_config.json and so on.
     paths = [folder / "sentence_bert_config.json", *sorted(folder.glob("sentence_*_config.json"))]
     config = next((read_if_there(path) for path in paths if path.is_file()), {})
-    for key, harmless in HARMLESS.items():
+    for key, harmless in _HARMLESS.items():
         if config.get(key) not in harmless:
             raise ValueError(f"{folder} sets {key} to {config[key]!r}, which is not supported")
-    of_text = inner_settings(inner_settings(config, "modality_config", folder), "text", folder)
+    of_text = _inner_settings(_inner_settings(config, "modality_config", folder), "text", folder)
     output = of_text.get("method_output_name", "last_hidden_state")
     if output != "last_hidden_state":
         raise ValueError(f"{folder} embeds from the model's {output!r}; supported is last_hidden_state")
-    log_unused(next((path for path in paths if path.is_file()), folder), config, KNOWN["Transformer"])
+    log_unused(next((path for path in paths if path.is_file()), folder), config, _OF_TRANSFORMER)
     return config
 
 
-def _pooling_mode(folder: Path) -> Pooling:
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"expected the pooling settings in {folder / 'config.json'}, which is missing")
-    config = read_if_there(folder / "config.json")
-    # A single flag may also be given as a list of one; no flag at all has always meant the mean.
-    modes = config.get("pooling_mode") or [mode for key, mode in OLD_POOLING_KEYS.items() if config.get(key)]
-    modes = [str(mode) for mode in (modes if isinstance(modes, list) else [modes])] or ["mean"]
-    if len(modes) > 1 or modes[0] not in _OUR_NAME:
-        raise ValueError(
-            f"{folder} pools by {' and '.join(modes)}, which is not supported; supported is one of "
-            f"{', '.join(_OUR_NAME)}"
-        )
-    if not config.get("include_prompt", True):
-        raise ValueError(f"{folder} leaves the prompt out of pooling (include_prompt: false), which is not supported")
-    log_unused(folder / "config.json", config, KNOWN["Pooling"])
-    return _OUR_NAME[modes[0]]
+def _inner_settings(config: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    """Return the settings below a key of a Transformer module, {} if there are none."""
+    inner = config.get(key) or {}
+    if not isinstance(inner, dict):
+        raise ValueError(f"expected {key} of the Transformer in {folder} to hold settings by name, got {inner!r:.80}")
+    return inner
 
 
-def _cut_dimension(folder: Path) -> int:
-    """Return how many leading dimensions a Dense module keeps; refuse one that does anything else."""
-    config = read_if_there(folder / "config.json")
-    weights = read_tensors(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else {}
-    matrix = weights.pop("linear.weight", torch.empty(0, 0))
-    is_cut = torch.equal(matrix, torch.eye(*matrix.shape)) and not weights
-    if not is_cut or {**_CUT_DEFAULTS, **config} != {**_CUT_DEFAULTS, **_cut_config(*matrix.shape)}:
-        raise ValueError(f"{folder} is a Dense layer; supported is only one that does no more than keep dimensions")
-    return len(matrix)
-
-
-def _write_cut(folder: Path, dimension: int, width: int) -> None:
-    _write_json(folder / "config.json", _cut_config(dimension, width))
-    save_file({"linear.weight": torch.eye(dimension, width)}, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _cut_config(dimension: int, width: int) -> dict[str, Any]:
-    identity = "torch.nn.modules.linear.Identity"
-    return {"in_features": width, "out_features": dimension, "bias": False, "activation_function": identity}
-
-
-def _check_normalize(folder: Path) -> None:
-    config = read_if_there(folder / "config.json")
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise ValueError(f"{folder} normalizes {config[key]!r}; supported is sentence_embedding")
-    log_unused(folder / "config.json", config, KNOWN["Normalize"])
+def _max_length(config: Mapping[str, Any], folder: Path) -> int | None:
+    """Return the tokens a text is cut to by a Transformer module, None if it does not say."""
+    length = config.get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(f"expected max_seq_length of {folder} to be a number of tokens, got {length!r:.80}")
+    return length
 
 
 def _prompt(about: Mapping[str, Any], *names: str) -> str | None:
     """Find the prompt under the first of `names` that exists, else the folder's default prompt."""
     prompts = about["prompts"]
     return next((prompts[name] for name in (*names, about.get("default_prompt_name")) if name in prompts), None)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -65,24 +65,27 @@ def cached_token_ids(
 
 
 def token_rows(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, further: Sequence[str] = ()
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None, further: Sequence[str] = ()
 ) -> list[Row]:
-    """Return the token ids of each text and, where they are not all 0, its F `further` inputs; see `further_inputs`."""
-    if not further:
-        return [np.array(ids, dtype=np.int32) for ids in token_ids(tokenizer, texts, max_length=max_length)]
-    encoded = _encoded(tokenizer, texts, max_length, token_types="token_type_ids" in further)
+    """Return the token ids of each text and, where they are not all 0, its F `further` inputs; see `further_inputs`.
+
+    At least one token and at most `max_length` (None: all), special ones included.
+    """
+    encoded: Any = tokenizer(
+        # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
+        [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
+        truncation=max_length is not None,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids="token_type_ids" in further,
+        verbose=False,
+    )
     rows = []
     for ids, *others in zip(encoded["input_ids"], *(encoded[name] for name in further), strict=True):
+        # Without special tokens "" has no token at all, and attention over nothing is NaN.
         row = np.array([ids, *others] if ids else [[padding_id(tokenizer)]], dtype=np.int32)
         rows.append(row if row[1:].any() else row[0])
     return rows
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
-    """Return the token ids of each text, at least one and at most `max_length` (None: all), special ones included."""
-    encoded = _encoded(tokenizer, texts, max_length)
-    # Without special tokens "" has no token at all, and attention over nothing is NaN.
-    return [ids or [padding_id(tokenizer)] for ids in encoded["input_ids"]]
 
 
 def whole_token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
@@ -92,7 +95,7 @@ def whole_token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str])
     # A fast tokenizer keeps the truncation of its last call, and saves it.
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     before = None if backend is None else backend.truncation
-    counts = [len(ids) for ids in token_ids(tokenizer, texts, max_length=None)]
+    counts = [len(row) for row in token_rows(tokenizer, texts, max_length=None)]
     if before is not None:
         backend.enable_truncation(**before)
     return counts
@@ -114,20 +117,6 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id to pad with."""
     # Masked, so any id will do for a tokenizer that has no padding token.
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-
-
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None, *, token_types: bool = False
-) -> Any:
-    return tokenizer(
-        # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
-        [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
-        truncation=max_length is not None,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=token_types,
-        verbose=False,
-    )
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

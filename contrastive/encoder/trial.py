@@ -9,18 +9,49 @@ Shape letters: B texts, D width of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from contrastive.encoder.loading import quiet
 from contrastive.encoder.tokens import Row
 
 TEXTS = ("a short text", "another text, longer than the first one, which has to be padded beside it")
 
 _ROUNDING = 1e-4  # of the length of an embedding; what float32 loses is a hundredth of it, padding that leaks a tenth
 _CHANCE = 1e-2
+_log = logging.getLogger(__name__)
+
+
+def try_out(backbone: PreTrainedModel, embed: Callable[[Sequence[Row]], Tensor], rows: Sequence[Row]) -> bool:
+    """Freeze the weights that embeddings do not depend on, and return whether texts may be padded.
+
+    Args:
+        backbone: A transformer, in eval mode.
+        embed: Embeds rows with it, [B, D].
+        rows: Two texts of different lengths, see `trial_rows`.
+
+    Raises:
+        ValueError: If it cannot embed them, or not the same way every time.
+    """
+    name = type(backbone).__name__
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), quiet():  # some draw random numbers in eval mode too
+        try:
+            embeddings = embed(rows)
+        except Exception as error:  # whatever impossible shapes raise
+            raise ValueError(f"expected a model that embeds two short texts, {name} raises {error!r}") from error
+        padding = stands_padding(embed, embeddings, rows)
+    freeze_unused(backbone, embeddings)
+    if not padding:
+        _log.warning(
+            "%s mixes padding into texts: it is given texts of one length at a time, which is slower. Libraries that "
+            "pad embed them otherwise",
+            name,
+        )
+    return padding
 
 
 def trial_rows(tokenize: Callable[[Sequence[str]], Sequence[Row]]) -> list[Row]:
@@ -72,13 +103,6 @@ def freeze_unused(backbone: nn.Module, embeddings: Tensor) -> list[str]:
     for _, weight in unused:
         weight.requires_grad_(False)
     return [name for name, _ in unused]
-
-
-@contextmanager
-def unchanged_random_state() -> Iterator[None]:
-    """Put the random numbers of the CPU back at the end of the block, for models that draw some in eval mode too."""
-    with torch.random.fork_rng(devices=[]):
-        yield
 
 
 def _distance(embeddings: Tensor, expected: Tensor) -> float:

@@ -16,6 +16,7 @@ from contrastive.contracts import Side
 from contrastive.encoder.backbone import positions_of
 from contrastive.encoder.encoder import Encoder
 from contrastive.encoder.tokens import cached_token_ids, whole_token_counts
+from contrastive.encoder.two_towers import TwoTowers
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ def truncation(encoder: Any, texts: Sequence[str], side: Side) -> Truncation | N
     tower = tower_of(encoder, side)
     if tower is None or not texts:
         return None
-    prompt, most = _prompt(tower, side), tower.max_length
-    prompted = [prompt + text for text in dict.fromkeys(texts)]
+    most = tower.max_length
+    prompted = [tower.prompt(side) + text for text in dict.fromkeys(texts)]
     kept = cached_token_ids(tower.tokenizer, prompted, max_length=most)
     full = [place for place, ids in enumerate(kept) if len(ids) >= most]
     counts = np.array([len(ids) for ids in kept])
@@ -79,7 +80,7 @@ def check_told_apart(encoder: Any, texts: Sequence[str], side: Side) -> None:
     found, tower = truncation(encoder, texts, side), tower_of(encoder, side)
     if tower is None or found is None or found.texts < 2 or found.alike < found.texts - 1:
         return
-    prompt = len(cached_token_ids(tower.tokenizer, [_prompt(tower, side)], max_length=tower.max_length)[0])
+    prompt = len(cached_token_ids(tower.tokenizer, [tower.prompt(side)], max_length=tower.max_length)[0])
     why = f"{side}_prompt alone fills them: shorten it" if prompt >= tower.max_length else "they begin alike"
     raise ValueError(
         f"expected {'queries' if side == 'query' else 'documents'} that differ in their first {tower.max_length} "
@@ -89,10 +90,5 @@ def check_told_apart(encoder: Any, texts: Sequence[str], side: Side) -> None:
 
 
 def tower_of(encoder: Any, side: Side) -> Encoder | None:
-    """Return what embeds a side: the encoder itself, one of two towers, or None if neither is known."""
-    found = getattr(encoder, side, encoder)
-    return found if isinstance(found, Encoder) else None
-
-
-def _prompt(tower: Encoder, side: Side) -> str:
-    return tower.query_prompt if side == "query" else tower.document_prompt
+    """Return what embeds a side: the encoder itself, one of two towers, or None if it is of another kind."""
+    return encoder.tower(side) if isinstance(encoder, Encoder | TwoTowers) else None

@@ -53,24 +53,6 @@ class TwoTowers(nn.Module):
         self.query = query
         self.document = document
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **settings: Any) -> TwoTowers:
-        """Load a folder that `save_pretrained` wrote, in eval mode.
-
-        Args:
-            path: The folder, or its name on the hub.
-            settings: For both towers, as for `Encoder.from_pretrained`.
-
-        Raises:
-            FileNotFoundError: If there is no such folder, or a tower lacks a file.
-            ValueError: If it is not a folder of two towers, or a setting cannot be.
-        """
-        folder = local_folder(path)
-        if not (folder / TWO_TOWERS).is_file():
-            raise ValueError(f"expected a folder of two encoders, found no {TWO_TOWERS} in {folder}")
-        query, document = (Encoder.from_pretrained(folder / side, **settings) for side in ("query", "document"))
-        return cls(query, document).eval()
-
     @property
     def dimension(self) -> int:
         """Width D of an embedding."""
@@ -106,13 +88,17 @@ class TwoTowers(nn.Module):
         query, document = self.query.tokens_seen, self.document.tokens_seen
         return TokenCount(query.real + document.real, query.padded + document.padded)
 
+    def tower(self, side: Side) -> Encoder:
+        """Return the encoder of a side."""
+        return self.query if side == "query" else self.document  # which refuses any other side
+
     def forward(self, texts: Sequence[str], *, side: Side = "query", deduplicate: bool = True) -> Tensor:
         """Embed texts with the tower of `side`, [B, D], in their order and with gradients; see `Encoder.forward`.
 
         Raises:
             ValueError: If `side` is unknown.
         """
-        embeddings: Tensor = self._tower(side)(texts, side=side, deduplicate=deduplicate)
+        embeddings: Tensor = self.tower(side)(texts, side=side, deduplicate=deduplicate)
         return embeddings
 
     def embed_sides(
@@ -128,7 +114,7 @@ class TwoTowers(nn.Module):
         Raises:
             ValueError: If `side` is unknown.
         """
-        return self._tower(side).encode(texts, side=side, **options)
+        return self.tower(side).encode(texts, side=side, **options)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder for `load_encoder`: `query/` and `document/`, each the folder of an `Encoder`."""
@@ -137,9 +123,6 @@ class TwoTowers(nn.Module):
         self.document.save_pretrained(folder / "document")
         towers = {"query": "query", "document": "document"}
         (folder / TWO_TOWERS).write_text(json.dumps(towers, indent=2) + "\n", encoding="utf-8")
-
-    def _tower(self, side: Side) -> Encoder:
-        return self.query if side == "query" else self.document  # which refuses any other side
 
 
 def load_encoder(name_or_path: str | Path, *, two_towers: bool = False, **settings: Any) -> Encoder | TwoTowers:
@@ -159,9 +142,11 @@ def load_encoder(name_or_path: str | Path, *, two_towers: bool = False, **settin
         >>> load_encoder(embedded_minilm(), pooling="cls").settings["pooling"]
         'cls'
     """
-    if (local_folder(name_or_path) / TWO_TOWERS).is_file():
-        return TwoTowers.from_pretrained(name_or_path, **settings)
-    if not two_towers:
+    folder, sides = local_folder(name_or_path), ("query", "document")
+    if (folder / TWO_TOWERS).is_file():
+        query, document = (Encoder.from_pretrained(folder / side, **settings) for side in sides)
+    elif two_towers:
+        query, document = (Encoder.from_pretrained(name_or_path, **settings) for _ in sides)
+    else:
         return Encoder.from_pretrained(name_or_path, **settings)
-    query, document = (Encoder.from_pretrained(name_or_path, **settings) for _ in range(2))
     return TwoTowers(query, document).eval()

@@ -100,20 +100,14 @@ def let_leaks_through(config: DictConfig) -> None:
 def token_counter(encoder: Encoder | TwoTowers) -> tuple[CountTokens, dict[Side, int]]:
     """Return what counts the tokens that an encoder would make of whole texts, and how many it takes of each side."""
     from contrastive.encoder.tokens import whole_token_counts
-    from contrastive.encoder.two_towers import TwoTowers
 
-    towers: dict[Side, Encoder]
-    if isinstance(encoder, TwoTowers):
-        towers = {"query": encoder.query, "document": encoder.document}
-    else:
-        towers = {"query": encoder, "document": encoder}
-    prompts = {"query": towers["query"].query_prompt, "document": towers["document"].document_prompt}
+    sides: tuple[Side, ...] = ("query", "document")
 
     def count(texts: Sequence[str], side: Side) -> list[int]:
-        prompted = [prompts[side] + text for text in texts]
-        return whole_token_counts(towers[side].tokenizer, prompted)
+        tower = encoder.tower(side)
+        return whole_token_counts(tower.tokenizer, [tower.prompt(side) + text for text in texts])
 
-    return count, {side: tower.max_length for side, tower in towers.items()}
+    return count, {side: encoder.tower(side).max_length for side in sides}
 
 
 if __name__ == "__main__":

@@ -206,7 +206,8 @@ def _encoder_folders(model: Path) -> list[Path]:
 def _settings(folder: Path) -> dict[str, Any]:
     from contrastive.encoder.sentence_transformers_format import read_settings
 
-    settings = asdict(read_settings(folder))
+    said = read_settings(folder)
+    settings = {**asdict(said), **said.head}
     settings["similarity"] = settings["similarity"] or "cosine"  # of folders that were saved by an older version
     return {name: settings[name] for name in OF_THE_FOLDER}
 

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from contrastive.encoder import Encoder, embedded_minilm
 from contrastive.encoder import encoder as encoder_module
 from contrastive.encoder.adapters import LoRA
+from contrastive.encoder.heads import PooledHead
 from contrastive.encoder.heads.pooling import POOLINGS, Pooling
 from contrastive.encoder.micro_batches import default_tokens_per_batch
 from contrastive.encoder.two_towers import TwoTowers
@@ -256,6 +257,7 @@ def test_a_saved_folder_gives_the_same_leading_dimensions(
 
 def test_the_settings_are_all_that_decides(tiny_model_folder: Path) -> None:
     settings: dict[str, Any] = {
+        "representation": "pooled",
         "pooling": "cls",
         "normalize": True,
         "dimension": 7,
@@ -412,7 +414,7 @@ def prompted_folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_folder_brings_its_settings(prompted_folder: Path) -> None:
     encoder = Encoder.from_pretrained(prompted_folder)
-    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("cls", True, 40)
+    assert (encoder.head.pooling, encoder.normalize, encoder.max_length) == ("cls", True, 40)
     assert (encoder.query_prompt, encoder.document_prompt) == ("job: ", "data: ")
 
 
@@ -420,7 +422,7 @@ def test_arguments_override_the_folder(prompted_folder: Path) -> None:
     encoder = Encoder.from_pretrained(
         prompted_folder, pooling="last", normalize=False, query_prompt="", document_prompt="x", max_length=50
     )
-    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("last", False, 50)
+    assert (encoder.head.pooling, encoder.normalize, encoder.max_length) == ("last", False, 50)
     assert (encoder.query_prompt, encoder.document_prompt) == ("", "x")
 
 
@@ -507,7 +509,7 @@ def test_the_embedded_model_equals_sentence_transformers() -> None:
     texts = ["python developer", "A nurse for our hospital in Lyon. " * 40, "Pâtissier!"]
     ours = Encoder.from_pretrained(embedded_minilm())
     theirs = SentenceTransformer(embedded_minilm(), device="cpu")
-    assert (ours.max_length, ours.pooling, ours.normalize) == (256, "mean", True)
+    assert (ours.max_length, ours.head.pooling, ours.normalize) == (256, "mean", True)
     assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-5)
 
 
@@ -522,7 +524,8 @@ def test_configs_name_real_arguments(name: str) -> None:
     assert config.pop("_target_") == "contrastive.encoder.load_encoder"
     assert config.pop("two_towers") is False
     arguments = inspect.signature(Encoder.from_pretrained).parameters.keys()
-    assert config.keys() == arguments - {"bucketed"}  # the reference, not a choice
+    of_head = inspect.signature(PooledHead).parameters.keys() - {"width"}
+    assert config.keys() == (arguments | of_head) - {"of_head", "bucketed"}  # the reference, not a choice
     assert config["lora"].pop("_target_") == "contrastive.encoder.LoRA"
     assert config["lora"].keys() == inspect.signature(LoRA).parameters.keys()
 

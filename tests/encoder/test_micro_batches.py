@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contrastive.data.texts import check_texts
-from contrastive.encoder.micro_batches import micro_batches, pad_right
+from contrastive.encoder.micro_batches import micro_batches, padded
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(1, 100))
@@ -43,7 +44,8 @@ def test_no_other_cuts_cost_less(lengths: list[int], budget: int) -> None:
 
 
 def test_pads_on_the_right() -> None:
-    input_ids, attention_mask = pad_right([[7], [5, 6, 7]], padding_id=9)
+    inputs = padded([np.array([7]), np.array([5, 6, 7])], padding_id=9)
+    input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
     assert input_ids.tolist() == [[7, 9, 9], [5, 6, 7]]
     assert attention_mask.tolist() == [[1, 0, 0], [1, 1, 1]]
     assert input_ids.dtype == attention_mask.dtype == torch.long

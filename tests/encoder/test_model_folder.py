@@ -1,4 +1,4 @@
-"""Each wrong folder gets one error that names it, what was expected and what came."""
+"""What a folder opens as; and each wrong one gets one error that names it, what was expected and what came."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,7 +31,8 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from contrastive.encoder import Encoder
+from contrastive.encoder import Encoder, LoRA
+from contrastive.encoder.model_folder import open_pretrained
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -269,3 +271,31 @@ def test_the_folder_of_a_run(tmp_path: Path, name: str) -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"expected a model in {tmp_path}, found no config.json$"):
         Encoder.from_pretrained(tmp_path)
+
+
+# What opening a folder finds
+
+
+def test_a_hub_name_stays_the_name_of_the_model(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--org--name"
+    shutil.copytree(tiny_model_folder, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert open_pretrained("org/name").backbone.name_or_path == "org/name"
+
+
+def test_a_folder_is_found_again_from_anywhere(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_model_folder.parent)
+    assert open_pretrained(tiny_model_folder.name).backbone.name_or_path == str(tiny_model_folder.resolve())
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_opening_and_writing_are_silent(
+    tiny_model_folder: Path, tmp_path: Path, rank: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Encoder.from_pretrained(tiny_model_folder, lora=LoRA(rank=rank)).save_pretrained(tmp_path)
+    Encoder.from_pretrained(tmp_path / "adapter" if rank else tmp_path)
+    assert capfd.readouterr() == ("", "")

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from contrastive.encoder.heads import PooledHead
 from contrastive.encoder.heads.pooling import Pooling
 from contrastive.encoder.sentence_transformers_format import FolderSettings, read_settings, write_settings
 
@@ -43,6 +44,22 @@ def old_types(*kinds: str) -> list[str]:
     return [f"{OLD}.{kind}" for kind in kinds]
 
 
+def said(
+    backbone: str,
+    pooling: str,
+    normalize: bool,
+    query_prompt: str | None,
+    document_prompt: str | None,
+    max_length: int | None,
+    lowercase: bool,
+    dimension: int | None = None,
+    similarity: str | None = None,
+) -> FolderSettings:
+    """What a folder with one vector a text says."""
+    head = {"pooling": pooling, "normalize": normalize, "dimension": dimension, "similarity": similarity}
+    return FolderSettings(backbone, "pooled", head, query_prompt, document_prompt, max_length, lowercase)
+
+
 BOTH = old_types("Transformer", "Pooling")
 
 
@@ -58,7 +75,7 @@ def test_reads_the_old_names(tmp_path: Path) -> None:
         transformer={"max_seq_length": 77, "do_lower_case": True},
         about={"prompts": {"query": "q: ", "passage": "p: "}},
     )
-    assert read_settings(folder) == FolderSettings("", "cls", True, "q: ", "p: ", 77, True)
+    assert read_settings(folder) == said("", "cls", True, "q: ", "p: ", 77, True)
 
 
 def test_reads_the_new_names(tmp_path: Path) -> None:
@@ -73,7 +90,7 @@ def test_reads_the_new_names(tmp_path: Path) -> None:
         },
         about={"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": None},
     )
-    assert read_settings(folder) == FolderSettings("", "last", True, "q: ", "", None, False)
+    assert read_settings(folder) == said("", "last", True, "q: ", "", None, False)
 
 
 def test_reads_what_sentence_transformers_writes(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -84,7 +101,7 @@ def test_reads_what_sentence_transformers_writes(tmp_path: Path, tiny_model_fold
     chain = [transformer, modules.Pooling(32, pooling_mode="cls"), modules.Normalize()]
     SentenceTransformer(modules=chain, prompts={"query": "q: "}, device="cpu").save_pretrained(str(tmp_path))
     # 6.x writes the maximum length into the tokenizer only.
-    settings = FolderSettings("", "cls", True, "q: ", "", None, False, similarity="cosine")
+    settings = said("", "cls", True, "q: ", "", None, False, similarity="cosine")
     assert read_settings(tmp_path) == settings
 
 
@@ -95,7 +112,7 @@ def test_the_transformer_may_live_in_a_sub_folder(tmp_path: Path) -> None:
     )
     write_json(tmp_path / "0_BERT/sentence_roberta_config.json", {"max_seq_length": 99})
     write_json(tmp_path / "1_Pooling/config.json", {})
-    assert read_settings(tmp_path) == FolderSettings("0_BERT", "mean", False, None, None, 99, False)
+    assert read_settings(tmp_path) == said("0_BERT", "mean", False, None, None, 99, False)
 
 
 def test_the_default_prompt_serves_a_side_without_its_own(tmp_path: Path) -> None:
@@ -222,7 +239,8 @@ def test_nothing_is_said_of_what_we_and_others_write(
     caplog.clear()
     read_settings(tmp_path)
     prompts = {"query_prompt": "q", "document_prompt": "d"}
-    write_settings(tmp_path, dimension=8, pooling="cls", normalize=True, max_length=9, similarity="dot", **prompts)
+    head = PooledHead(8, pooling="cls", normalize=True, similarity="dot")
+    write_settings(tmp_path, head, max_length=9, **prompts)
     read_settings(tmp_path)
     assert caplog.messages == []
 
@@ -302,12 +320,12 @@ def dense_folder(tmp_path: Path) -> Path:
 def test_a_dense_module_that_only_cuts_is_read(dense_folder: Path, more: dict[str, Any]) -> None:
     write_json(dense_folder / "2_m/config.json", {**CUT, **more})
     settings = read_settings(dense_folder)
-    assert (settings.dimension, settings.normalize) == (3, True)
+    assert (settings.head["dimension"], settings.head["normalize"]) == (3, True)
 
 
 def test_a_dense_module_in_half_precision_is_read(dense_folder: Path) -> None:
     save_file({"linear.weight": torch.eye(3, 8, dtype=torch.bfloat16)}, dense_folder / "2_m/model.safetensors")
-    assert read_settings(dense_folder).dimension == 3
+    assert read_settings(dense_folder).head["dimension"] == 3
 
 
 @pytest.mark.parametrize(
@@ -360,15 +378,12 @@ def test_a_dense_module_that_is_not_there_is_refused(dense_folder: Path) -> None
 def test_reads_back_what_it_writes(tmp_path: Path, pooling: Pooling, normalize: bool) -> None:
     write_settings(
         tmp_path,
-        dimension=8,
-        pooling=pooling,
-        normalize=normalize,
+        PooledHead(8, pooling=pooling, normalize=normalize, similarity="dot"),
         query_prompt="Suche: ",
         document_prompt="für: ",
         max_length=99,
-        similarity="dot",
     )
-    settings = FolderSettings("", pooling, normalize, "Suche: ", "für: ", 99, False, similarity="dot")
+    settings = said("", pooling, normalize, "Suche: ", "für: ", 99, False, similarity="dot")
     assert read_settings(tmp_path) == settings
 
 
@@ -376,29 +391,22 @@ def test_reads_back_what_it_writes(tmp_path: Path, pooling: Pooling, normalize: 
 def test_reads_back_the_dimensions_it_keeps(tmp_path: Path, normalize: bool) -> None:
     write_settings(
         tmp_path,
-        width=8,
-        dimension=3,
-        pooling="mean",
-        normalize=normalize,
+        PooledHead(8, pooling="mean", normalize=normalize, dimension=3, similarity="euclidean"),
         query_prompt="",
         document_prompt="",
         max_length=99,
-        similarity="euclidean",
     )
-    assert read_settings(tmp_path) == FolderSettings("", "mean", normalize, "", "", 99, False, 3, "euclidean")
+    assert read_settings(tmp_path) == said("", "mean", normalize, "", "", 99, False, 3, "euclidean")
     assert json.loads((tmp_path / "1_Pooling/config.json").read_text())["word_embedding_dimension"] == 8
 
 
 def test_writes_the_names_that_every_version_reads(tmp_path: Path) -> None:
     write_settings(
         tmp_path,
-        dimension=8,
-        pooling="mean",
-        normalize=True,
+        PooledHead(8, pooling="mean", normalize=True, similarity="cosine"),
         query_prompt="",
         document_prompt="",
         max_length=99,
-        similarity="cosine",
     )
     modules = json.loads((tmp_path / "modules.json").read_text())
     assert [module["type"] for module in modules] == old_types("Transformer", "Pooling", "Normalize")

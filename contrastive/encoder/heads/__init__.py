@@ -1,0 +1,95 @@
+"""What makes the embedding of a text from the vectors of its tokens: one head a file, and the choice among them.
+
+A new representation is a new file with a `Head`, and its name in `HEADS`; see docs/new_representation.md.
+
+Shape letters: B texts, T tokens of the longest, W width of a token's vector, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from contrastive.encoder.heads.pooled import PooledHead
+from contrastive.similarity import SimilarityName
+
+__all__ = ["HEADS", "Head", "PooledHead"]
+
+
+class Head(Protocol):
+    """A module from token vectors to embeddings; made as `head(W, **options)`, its options being what it is saved by.
+
+    Attributes:
+        model_type: Kind of sentence-transformers model whose folders it reads and writes.
+        dimension: Width D of an embedding.
+        normalize: Whether embeddings have length 1.
+        similarity: How embeddings are compared.
+    """
+
+    model_type: ClassVar[str]
+    dimension: int
+    normalize: bool
+    similarity: SimilarityName
+
+    def __init__(self, width: int, **options: Any) -> None: ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All its options, as plain values."""
+        ...
+
+    def __call__(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Embed one padded batch, in float32 or better.
+
+        Args:
+            hidden: Token vectors, [B, T, W].
+            inputs: What the backbone was given, `attention_mask` [B, T] among it, 1 for a real token.
+        """
+        ...
+
+    def in_order(self, pieces: Iterable[tuple[Sequence[int], Tensor]], rows: Tensor) -> Tensor:
+        """Give each text its embedding.
+
+        Args:
+            pieces: Of each batch the numbers of its distinct texts, and their embeddings; none for no text.
+            rows: Number of the distinct text that each text is, [B].
+        """
+        ...
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the files of module i = 1, 2, ... after the transformer to `folder/i_Name`; return the dotted types."""
+        ...
+
+    @classmethod
+    def options(cls, folder: Path, modules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """Read its options from a folder with these modules; None if they are another head's.
+
+        Raises:
+            ValueError: If they are its own, and one would change embeddings and is not implemented.
+        """
+        ...
+
+
+HEADS: Mapping[str, type[Head]] = {"pooled": PooledHead}
+"""Heads by representation. Each in turn is asked to read a folder: `pooled`, which refuses what it cannot, is last."""
+
+
+def make_head(width: int, representation: str, said: Mapping[str, Any], **given: Any) -> Head:
+    """Make the head of a representation.
+
+    Args:
+        width: Width W of a token's vector.
+        representation: Name in `HEADS`.
+        said: Options that the model's folder says, for the same representation.
+        given: Further ones, which go before those; None takes what is said, else the head's own default.
+
+    Raises:
+        ValueError: If there is no such representation, or an option cannot be.
+    """
+    if representation not in HEADS:
+        raise ValueError(f"expected representation to be one of {', '.join(HEADS)}, got {representation!r}")
+    options = {name: value for name, value in (*said.items(), *given.items()) if value is not None}
+    return HEADS[representation](width, **options)
