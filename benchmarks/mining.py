@@ -41,8 +41,9 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import machine
 from contrastive.data import Record
-from contrastive.negatives import Dense, Filters, Mined, Moment
-from contrastive.training.record_negatives import RecordNegatives
+from contrastive.negatives import Dense, Filters, Mined
+from contrastive.training import ContrastiveData
+from contrastive.training.callbacks import MineNegatives
 from experiments.results.files import write_json
 
 WIDTH, WORDS, COUNT, DEPTH, MARGIN = 384, 100, 4, 100, 0.05
@@ -136,8 +137,9 @@ def _ours(inputs: Inputs, filters: Filters) -> Found:
         inputs._rows.setdefault(owner.query, inputs._rows[inputs.queries[0]])
         inputs._rows.setdefault(owner.positive, -inputs._rows[inputs.queries[0]])
     strategy = Mined(Dense(Stub(inputs)), count=COUNT, filters=filters)  # type: ignore[arg-type]
-    completed = RecordNegatives(items, strategy, Moment()).records
-    return [set(record.negatives) for record in completed[: len(records)]]
+    negatives = MineNegatives(ContrastiveData(items, None), strategy)
+    negatives.choose(None)
+    return [set(record.negatives) for record in negatives.data.records[: len(records)]]
 
 
 def theirs(inputs: Inputs, *, block: int = 16_384, faiss: bool = False) -> Found:

@@ -124,7 +124,7 @@ def step(encoder: Encoder, loss: InfoNCELoss, batch: Batch, *, bucketed: bool, d
     encoder.zero_grad(set_to_none=True)
     queries = encoder(batch.queries, side="query", deduplicate=deduplicate)
     keys = encoder(batch.documents, side="document", deduplicate=deduplicate)
-    exclude = known_positive(batch.positive_ids, batch.document_ids)
+    exclude = known_positive(batch.positive_ids, batch.key_ids)
     loss(queries, keys, exclude=exclude, owners=batch.owners).backward()
 
 

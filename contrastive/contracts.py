@@ -109,9 +109,3 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str], *, side: Side, show_progress: bool, as_numpy: Literal[False]) -> Tensor:
         """Embed any number of texts without gradients and in eval mode."""
         ...
-
-
-class Metric(Protocol):
-    """One number a query from the gains of its ranking, first to last, and the gains of all its relevant documents."""
-
-    def __call__(self, ranked_gains: Sequence[float], relevant_gains: Sequence[float]) -> float: ...

@@ -17,8 +17,6 @@ from experiments.results.files import HEADLINE, write_json
 from experiments.sweeps.jobs import Job
 from experiments.sweeps.worker import attempt
 
-ALLOCATED: list[bytes] = []
-
 
 def train_and_judge(config: DictConfig, *, command: Sequence[str] | None, callbacks: Sequence[Any]) -> float:  # noqa: ARG001
     """Note in the store that this ran and in which process, then end as `query` wants."""
@@ -34,9 +32,6 @@ def train_and_judge(config: DictConfig, *, command: Sequence[str] | None, callba
         raise ValueError("expected better")
     if config.query == "exit":
         sys.exit("somebody calls it")
-    if config.query == "grow":
-        ALLOCATED.append(b"x" * 400_000_000)
-        time.sleep(1.2)  # loky looks at most once a second
     if config.query == "slow":
         time.sleep(1.5)
     if config.query == "sleep":

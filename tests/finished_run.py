@@ -13,7 +13,7 @@ CONFIG: dict[str, Any] = {
         "name_or_path": "/home/someone/models/tiny",
         "max_length": None,
         "tokens_per_batch": 32,
-        "lora": {"_target_": "contrastive.encoder.adapters.LoRA", "rank": 0, "alpha": 32},
+        "lora": {"_target_": "contrastive.encoder.LoRA", "rank": 0, "alpha": 32},
     },
     "data": {"_target_": "contrastive.data.beir", "_convert_": "all", "path": "/home/someone/my data/help-pages"},
     "trainer": {"_target_": "lightning.Trainer", "max_epochs": 3, "max_steps": -1, "precision": "bf16-mixed"},

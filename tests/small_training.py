@@ -12,6 +12,7 @@ from torch import nn
 from contrastive.data import Record, RetrievalTask
 from contrastive.encoder import Encoder
 from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.callbacks import LogTraining
 from contrastive.training.optimization import LinearDecayAdamW, planned_steps
 
 
@@ -57,6 +58,7 @@ def fit(
         "logger": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
+        "callbacks": [LogTraining()],
     }
     trainer = lightning.Trainer(
         max_epochs=epochs, enable_checkpointing=False, default_root_dir=folder, **{**options, **trainer_options}

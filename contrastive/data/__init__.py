@@ -1,6 +1,7 @@
 """Text data: the records, the readers that make them, and the batches made of them."""
 
-from contrastive.data.collation import Batch, Collator
+from contrastive.batch import Batch
+from contrastive.data.collation import Collator
 from contrastive.data.documents import documents
 from contrastive.data.file_reader import files
 from contrastive.data.hub_reader import hub

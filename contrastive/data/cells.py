@@ -26,6 +26,11 @@ def is_placeholder(text: str) -> bool:
     return len(text) < 10 and text.strip().lower() in _PLACEHOLDERS
 
 
+def placeholder_remark(column: str, count: int, fate: str) -> str:
+    """Say how many cells of a column are placeholders, and what becomes of them."""
+    return f"{count:,} cells of column {column!r} say nan, null, none or n/a: they are {fate}"
+
+
 def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: null, the NaN of JSON, or blanks."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())

@@ -12,8 +12,6 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,60 +20,13 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from contrastive.batch import Batch
 from contrastive.data.identities import Identities, Items, Lists, Numbers
 from contrastive.data.near_duplicates import near_duplicate_groups
 from contrastive.data.records import Record
 
 _log = logging.getLogger(__name__)
 _Pairs = tuple[Numbers, Numbers]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Texts of Q queries and K documents with what is known of them; `len(batch)` is Q.
-
-    Attributes:
-        queries: Text of each query.
-        documents: Text of each document: the positives in the order of the queries, then the first negative of every
-            query that has one, then the second negatives, and so on.
-        query_ids: Integer id of each query, [Q].
-        document_ids: Integer id of each document, [K].
-        positive_ids: Document ids of what is never a negative of each query, its known positives and, where that is a
-            document, its own text; ascending, [Q, M], padded with -1.
-        owners: Index of the query that each document came with, [K].
-        grades: Grade of each query's positive, [Q], if the data has grades.
-        scores: Target score of each pair, [Q], if the data has them.
-        teacher_scores: What a teacher gave each query's positive and then its negatives, [Q, 1 + N], padded with NaN
-            where a query has fewer negatives, if the data has them.
-        guide_queries: Embeddings of the queries by a guide model, [Q, G], if there is one.
-        guide_keys: Embeddings of the documents by a guide model, [K, G], if there is one.
-        own_ids: Document id of each query's own text, [Q], -1 where it is none; if any query of the data is a document.
-        onward_ids: As `positive_ids`, of the text of each query's positive where that is a query too, [Q, M]; if any
-            query of the data is a document.
-    """
-
-    queries: list[str]
-    documents: list[str]
-    query_ids: Tensor
-    document_ids: Tensor
-    positive_ids: Tensor
-    owners: Tensor
-    grades: Tensor | None = None
-    scores: Tensor | None = None
-    teacher_scores: Tensor | None = None
-    guide_queries: Tensor | None = None
-    guide_keys: Tensor | None = None
-    own_ids: Tensor | None = None
-    onward_ids: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its tensors on a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
 
 
 class Collator:
@@ -159,11 +110,11 @@ class Collator:
             queries=[record.query for record in records],
             documents=documents,
             query_ids=torch.tensor(query_ids, dtype=torch.long),
-            document_ids=torch.tensor([self._documents.of(text) for text in documents], dtype=torch.long),
+            key_ids=torch.tensor([self._documents.of(text) for text in documents], dtype=torch.long),
             positive_ids=self._ids_of(query_ids),
             owners=torch.tensor([*range(len(records)), *(row for row, _ in layout)], dtype=torch.long),
             grades=torch.tensor([float(r.grades[r.positive_id]) for r in records]) if self._has_grades else None,
-            scores=_scores(records),
+            targets=_scores(records),
             teacher_scores=_teacher_scores(records, kept, self._least_taught),
             own_ids=torch.tensor([self._documents.find(record.query) for record in records]) if self._meet else None,
             onward_ids=self._ids_of([self._queries.find(r.positive) for r in records]) if self._meet else None,

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from contrastive.data.cells import clean_id, described, is_missing, is_placeholder, text
+from contrastive.data.cells import clean_id, described, is_missing, is_placeholder, placeholder_remark, text
 from contrastive.data.json_rows import Rows
-from contrastive.data.markup import has_markup, strip_markup
+from contrastive.data.markup import has_markup, markup_fate, strip_markup
 from contrastive.data.names import find, first_usual
 from contrastive.data.records import Account
 from contrastive.data.rows import json_lines, rows
@@ -121,8 +121,7 @@ def read_documents(
         raise ValueError(f"expected {what}s in {source}, found none with text")
     remarks = [*account.remarks]
     if with_html:
-        done = "which was taken out" if stripped else "which stays (strip_html=true takes it out)"
-        remarks.append(f"{with_html:,} of {len(parts):,} {what}s have HTML, {done}")
+        remarks.append(f"{with_html:,} of {len(parts):,} {what}s have HTML, {markup_fate(stripped=stripped)}")
     left_out = {"without text": len(texts) - len(kept)} if len(kept) < len(texts) else {}
     return Documents(kept, Account(account.rows_read, left_out, account.columns, account.unused_columns, (*remarks,)))
 
@@ -217,13 +216,9 @@ class _Reading:
 
     def _account(self, rows_read: int) -> Account:
         used: Sequence[str] = [name for found in self._used.values() for name in found]
-        remarks = [
-            f"{count:,} cells of column {name!r} say nan, null, none or n/a: they are empty"
-            for name, count in self._empty.items()
-        ]
         return Account(
             rows_read,
             columns={kind: ", ".join(found) for kind, found in self._used.items() if found},
             unused_columns=tuple(name for name in self._unused if name not in used),
-            remarks=tuple(remarks),
+            remarks=tuple(placeholder_remark(name, count, "empty") for name, count in self._empty.items()),
         )

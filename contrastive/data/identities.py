@@ -32,6 +32,13 @@ def text_digest(text: str) -> int:
     return digest(normalise_text(text))
 
 
+def scrambled(keys: Digests) -> Digests:
+    """Map 64-bit numbers to others that look drawn, no two to one (the finaliser of SplitMix64, Steele et al. 2014)."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        keys = (keys ^ (keys >> np.uint64(shift))) * np.uint64(factor)
+    return keys ^ (keys >> np.uint64(31))
+
+
 def components(count: int, left: Numbers, right: Numbers) -> Numbers:
     """Return, for each of `count` things, the least of all those that the edges `left[i]` - `right[i]` tie it to.
 

@@ -56,6 +56,11 @@ def strip_markup(text: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def markup_fate(*, stripped: bool) -> str:
+    """Say what became of HTML that was found."""
+    return "which was taken out" if stripped else "which stays (strip_html=true takes it out)"
+
+
 class _Seen(HTMLParser):
     """Collects what is seen of HTML; ends of lines count for `lines`, where no tags make them."""
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from contrastive.data.cells import is_missing, is_placeholder, looks_like_list
-from contrastive.data.markup import has_markup
+from contrastive.data.cells import is_missing, is_placeholder, looks_like_list, placeholder_remark
+from contrastive.data.columns import Columns, Row
+from contrastive.data.markup import has_markup, markup_fate
 from contrastive.data.shown import clean, listed, percent
-
-if TYPE_CHECKING:
-    from contrastive.data.columns import Columns, Row
 
 _ROLES = ("query", "positive", "negatives", "score", "query_id", "positive_id")
 _FEW = 6
@@ -97,11 +95,11 @@ class Notes:
         negatives = self._used.get("negatives", {})
         for name, count in self._placeholders.items():
             if count:
-                what = "are no negatives" if name in negatives else "are used as texts"
-                found.append(f"{count:,} cells of column {name!r} say nan, null, none or n/a: they {what}")
+                fate = "no negatives" if name in negatives else "used as texts"
+                found.append(placeholder_remark(name, count, fate))
         if self._markup:
-            done = "which was taken out" if self._strip_html else "which stays (strip_html=true takes it out)"
-            found.append(f"{percent(self._markup / self.rows)} of the rows have HTML in a positive, {done}")
+            fate = markup_fate(stripped=self._strip_html)
+            found.append(f"{percent(self._markup / self.rows)} of the rows have HTML in a positive, {fate}")
         return tuple(map(clean, found))
 
     def _labels(self) -> Iterable[str]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from contrastive.data.columns import Columns, Row, RowReader
+from contrastive.data.columns import Columns, Row
 from contrastive.data.identities import Digests, Numbers, digest, text_digest, word_order_key
 from contrastive.data.noticing import Notes
+from contrastive.data.row_reader import RowReader
 from contrastive.data.shown import listed
 from contrastive.data.stored import StoredRows
 

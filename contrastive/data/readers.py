@@ -145,23 +145,28 @@ def check_disjoint(data: TextData, *, overlap: Literal["error", "warn"] = "error
     """
     if overlap not in ("error", "warn"):
         raise ValueError(f"expected overlap to be error or warn, got {overlap!r}")
-    pairs = {split: _best_pairs(task) for split, task in (("dev", data.dev), ("test", data.test)) if task is not None}
     if data.dev is not None and data.test is not None:
         shared = len(data.dev.corpus.keys() & data.test.corpus.keys())
         _log.info("%s: splits 'dev' and 'test' share a corpus of %d documents", data.name, shared)
+    for sentence, answers in leaks(data, near=near):
+        if answers and overlap == "error":
+            raise ValueError(f"{data.name}: {sentence} (overlap='warn' lets this pass)")
+        _log.warning("%s: %s", data.name, sentence)
+
+
+def leaks(data: TextData, *, near: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield a sentence for all that two splits share, and whether one answers the other; see `check_disjoint`."""
+    pairs = {split: _best_pairs(task) for split, task in (("dev", data.dev), ("test", data.test)) if task is not None}
     for (what, left, right), names in _common("train", data.train, pairs).items():
         if names:
             some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            message = f"{data.name}: splits {left!r} and {right!r} share {len(names)} {what}: {some}"
-            if overlap == "error" and what != _REORDERED:
-                raise ValueError(f"{message} (overlap='warn' lets this pass)")
-            _log.warning(message)
+            yield f"splits {left!r} and {right!r} share {len(names)} {what}: {some}", what != _REORDERED
     if near:
-        _report_near(data.name, {"train": data.train, **pairs})
+        yield from ((sentence, False) for sentence in _nearly_the_same({"train": data.train, **pairs}))
 
 
-def _report_near(name: str, splits: Mapping[str, Sequence[Record]]) -> None:
-    """Log which best answers of two splits are nearly the same and not the same, in a sample that is always one."""
+def _nearly_the_same(splits: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    """Say which best answers of two splits are nearly the same and not the same, in a sample that is always one."""
     samples = {split: records[:: -(-len(records) // _COMPARED) or 1] for split, records in splits.items()}
     texts = [(split, record.positive) for split, records in samples.items() for record in records]
     found: dict[str, list[tuple[int, str]]] = {split: [] for split in splits}
@@ -174,7 +179,7 @@ def _report_near(name: str, splits: Mapping[str, Sequence[Record]]) -> None:
         if alike:
             looked_at = f"{len(alike)} of {len(found[left])} best answers of {left!r} that were looked at"
             example = " and ".join(repr(text[:80]) for text in alike[0])
-            _log.warning("%s: %s are nearly the same as one of %r: %s", name, looked_at, right, example)
+            yield f"{looked_at} are nearly the same as one of {right!r}: {example}"
 
 
 def _common(

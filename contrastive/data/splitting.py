@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from contrastive.data.identities import Digests, Numbers, components, digest
+from contrastive.data.identities import Digests, Numbers, components, digest, scrambled
 from contrastive.data.pairs import DEV, TEST, Pairs
 
 _log = logging.getLogger(__name__)
@@ -16,11 +16,8 @@ Rows = NDArray[np.bool_]
 
 
 def shuffled(keys: Digests, seed: int) -> Digests:
-    """Hash digests once more, with a seed (the finaliser of SplitMix64); sorting by the result is a shuffle."""
-    mixed = keys ^ np.uint64(digest(str(seed), b"seed"))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
+    """Hash digests once more, with a seed; sorting by the result is a shuffle."""
+    return scrambled(keys ^ np.uint64(digest(str(seed), b"seed")))
 
 
 def hold_out(pairs: Pairs, relevant: Rows, *, share: float, max_queries: int, seed: int) -> NDArray[np.uint8]:

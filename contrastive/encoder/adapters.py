@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from contrastive.data.json_files import read_object
-from contrastive.encoder.model_folders import read_tensors
+from contrastive.encoder.loading import read_tensors
 
 if TYPE_CHECKING:
     from peft import PeftModel

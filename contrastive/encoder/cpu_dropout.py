@@ -12,6 +12,7 @@ Notable decisions:
 - Attention keeps probabilities and mask, and multiplies them again in the backward pass: less memory, and the scaling
   is done on the small side of each product. What is needed for a moment only is written into memory that each thread
   keeps: to take it from the system anew, page by page, costs more than the arithmetic.
+- A switch: `use_fast_dropout` and nothing else turns it on, `fast_dropout` of `Encoder.from_pretrained` says whether.
 - Whatever is not plain attention with dropout on a processor (causal, grouped heads, a position bias, evaluation, a
   GPU) goes to transformers' own function, and so does all that `torch.compile` compiles.
 
@@ -38,16 +39,21 @@ _NAME = "contrastive_sdpa"
 def use_fast_dropout(backbone: PreTrainedModel) -> None:
     """Replace the dropout of a backbone, where it runs on a processor; nothing changes elsewhere or in eval mode.
 
-    Attention is replaced if it is PyTorch's fused one ("sdpa"), the default of transformers.
+    Attention is replaced if it is PyTorch's fused one ("sdpa"), the default of transformers, and there is any dropout.
 
     Args:
         backbone: Changed in place.
     """
-    for module in list(backbone.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Dropout:
-                setattr(module, name, FastDropout(child.p).train(child.training))
-    if backbone.config._attn_implementation == "sdpa":
+    found = [
+        (module, name, child)
+        for module in backbone.modules()
+        for name, child in module.named_children()
+        if type(child) is nn.Dropout
+    ]
+    for module, name, child in found:
+        setattr(module, name, FastDropout(child.p).train(child.training))
+    if found and backbone.config._attn_implementation == "sdpa":
+        _register()
         backbone.set_attn_implementation(_NAME)
 
 
@@ -65,6 +71,11 @@ class FastDropout(nn.Dropout):
             return super().forward(input)
         dropped: Tensor = _Dropout.apply(input, self.p)  # type: ignore[no-untyped-call]
         return dropped
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the attention known that goes with it, in a process that is sent a backbone."""
+        _register()
+        super().__setstate__(state)
 
 
 def _is_for_us(values: Tensor, dropout: float) -> bool:
@@ -174,6 +185,7 @@ def _attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-# On import, so that a process that is sent a backbone finds them: unpickling its `FastDropout` imports this module.
-AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+def _register() -> None:
+    """Make this attention known to transformers in this process, under a name."""
+    AttentionInterface.register(_NAME, _attention)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -38,8 +38,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from contrastive.contracts import Side, TextEncoder
+from contrastive.data.texts import check_texts
 from contrastive.data.whole_files import whole_file
-from contrastive.encoder.micro_batches import check_texts, positions
+from contrastive.encoder.micro_batches import positions
 
 _log = logging.getLogger(__name__)
 

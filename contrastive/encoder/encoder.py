@@ -5,7 +5,7 @@ Notable decisions:
 - Within a batch each distinct text is encoded once, texts of both sides are sorted by length and cut into micro-batches
   by a token budget: the same embeddings and gradients as one padded batch (with dropout off), far less padding. A text
   that is its own pair is encoded twice in training, so that its two views differ by their dropout.
-- A text is tokenised once a process, see `token_cache`.
+- A text is tokenised once a process, see `tokens`.
 - Padding is always on the right, whatever the tokenizer prefers: left padding shifts the positions of models with
   learned ones. Loading tries out whether the mask hides it; where not, texts of different lengths never meet.
 - A backbone is given what its tokenizer lists: ids, mask, and token types where it takes them.
@@ -33,35 +33,35 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.contracts import Side
+from contrastive.data.texts import check_texts
 from contrastive.encoder.adapters import LoRA, add_adapters, plain
-from contrastive.encoder.checkpoints import check_max_length, default_max_length, embedded_minilm, quiet, settle_padding
+from contrastive.encoder.backbone import (
+    check_max_length,
+    checkpoint_activations,
+    default_max_length,
+    freeze_layers,
+    settle_padding,
+)
 from contrastive.encoder.cpu_dropout import use_fast_dropout
-from contrastive.encoder.freezing import checkpoint_activations, freeze_layers
+from contrastive.encoder.heads.pooling import POOLINGS, Pooling, check_pooling
+from contrastive.encoder.loading import quiet
 from contrastive.encoder.micro_batches import (
-    Row,
     TokenCount,
-    check_texts,
     default_tokens_per_batch,
-    further_inputs,
-    lengths,
     micro_batches,
     pad_further,
     pad_right,
-    padding_id,
     positions,
-    token_rows,
+    token_counts,
 )
-from contrastive.encoder.pooling import POOLINGS, Pooling, check_pooling
-from contrastive.encoder.pretrained import open_pretrained, write_pretrained
+from contrastive.encoder.model_folder import open_pretrained, write_pretrained
 from contrastive.encoder.sentence_transformers_format import EncoderSettings
-from contrastive.encoder.token_cache import cached_token_ids
+from contrastive.encoder.tokens import Row, cached_token_ids, further_inputs, padding_id, token_rows
 from contrastive.encoder.trial import freeze_unused, stands_padding, trial_rows, unchanged_random_state
 from contrastive.similarity import SimilarityName, check_similarity_name
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-__all__ = ["Encoder", "TokenCount", "embedded_minilm"]
 
 _log = logging.getLogger(__name__)
 _TEXTS_PER_TOKENIZATION = 4096
@@ -93,6 +93,7 @@ class Encoder(nn.Module):
         ValueError: If pooling or similarity is unknown, or `dimension`, `max_length` or `tokens_per_batch` cannot be.
 
     Example:
+        >>> from contrastive.encoder import embedded_minilm
         >>> encoder = Encoder.from_pretrained(embedded_minilm(), max_length=256)
         >>> query = encoder.encode(["python developer"])
         >>> documents = encoder.encode(["backend engineer, Python", "pastry chef"], side="document")
@@ -158,6 +159,7 @@ class Encoder(nn.Module):
         lora: LoRA | None = None,
         frozen_layers: int = 0,
         gradient_checkpointing: bool = False,
+        fast_dropout: bool = True,
         check: bool = True,
     ) -> Encoder:
         """Load a sentence-transformers or plain transformers model or an adapter, in float32 and eval mode.
@@ -182,6 +184,8 @@ class Encoder(nn.Module):
                 get no adapters either. 0 freezes nothing.
             gradient_checkpointing: Whether to compute activations again in the backward pass, rather than keep them:
                 less memory for the time of one more forward pass.
+            fast_dropout: Whether to replace the dropout of the model, where it runs on a processor, see `cpu_dropout`:
+                faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
 
@@ -212,7 +216,8 @@ class Encoder(nn.Module):
         ).eval()
         if check:
             encoder._try_out()
-        use_fast_dropout(backbone)
+        if fast_dropout:
+            use_fast_dropout(backbone)
         freeze_layers(backbone, frozen_layers)
         if lora is not None and lora.rank > 0:
             encoder.backbone = add_adapters(backbone, lora)
@@ -347,7 +352,7 @@ class Encoder(nn.Module):
             for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
                 chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
                 ids = self._token_ids([distinct[i] for i in chunk])
-                for batch in micro_batches(lengths(ids), budget, padding=self.padding):
+                for batch in micro_batches(token_counts(ids), budget, padding=self.padding):
                     rows = torch.tensor([chunk[i] for i in batch], device=self.device)
                     embeddings[rows] = self._embed([ids[i] for i in batch]).float()
                     bar.update(len(batch))
@@ -385,7 +390,7 @@ class Encoder(nn.Module):
         draws = range(len(prompted)) if draws is None else draws
         distinct = dict(zip(draws, prompted, strict=True))
         ids = self._token_ids(list(distinct.values()))
-        batches = micro_batches(lengths(ids), self._budget, padding=self.padding)
+        batches = micro_batches(token_counts(ids), self._budget, padding=self.padding)
         embeddings = torch.cat([self._embed([ids[i] for i in batch]) for batch in batches])
         # Row r of `embeddings` is distinct text order[r]; argsort inverts that permutation.
         row_of = np.argsort([i for batch in batches for i in batch])
@@ -396,7 +401,7 @@ class Encoder(nn.Module):
     def _embed(self, rows: Sequence[Row]) -> Tensor:
         """Run one batch of token ids through backbone and pooling, [B, D]."""
         input_ids, attention_mask = pad_right(rows, padding_id(self.tokenizer))
-        self.tokens_seen.real += sum(lengths(rows))
+        self.tokens_seen.real += sum(token_counts(rows))
         self.tokens_seen.padded += input_ids.numel()
         attention_mask = attention_mask.to(self.device)
         further = {name: given.to(self.device) for name, given in pad_further(rows, self.further_inputs).items()}

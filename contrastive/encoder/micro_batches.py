@@ -1,30 +1,20 @@
-"""Turning texts into token ids, cutting these into padded batches of similar length, and finding the rows again.
+"""Cutting token ids into padded batches of similar length, and finding the rows of texts again.
 
-Shape letters: B texts, T tokens of the longest of a batch, F further inputs of a token.
+Shape letters: B texts, T tokens of the longest of a batch.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Module
 from torch.nn.utils.rnn import pad_sequence
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-Row = NDArray[np.int32]
-"""Token ids of a text, [T], or [1 + F, T] with its further inputs below them."""
-
-_ALWAYS = ("input_ids", "attention_mask")
+from contrastive.encoder.tokens import Row
 
 
 @dataclass(slots=True)
@@ -38,59 +28,6 @@ class TokenCount:
 
     real: int = 0
     padded: int = 0
-
-
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None) -> list[list[int]]:
-    """Return the token ids of each text, at least one and at most `max_length` (None: all), special ones included."""
-    encoded = _encoded(tokenizer, texts, max_length)
-    # Without special tokens "" has no token at all, and attention over nothing is NaN.
-    return [ids or [padding_id(tokenizer)] for ids in encoded["input_ids"]]
-
-
-def token_rows(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, further: Sequence[str] = ()
-) -> list[Row]:
-    """Return the token ids of each text and, where they are not all 0, its F `further` inputs; see `further_inputs`."""
-    if not further:
-        return [np.array(ids, dtype=np.int32) for ids in token_ids(tokenizer, texts, max_length=max_length)]
-    encoded = _encoded(tokenizer, texts, max_length, token_types="token_type_ids" in further)
-    rows = []
-    for ids, *others in zip(encoded["input_ids"], *(encoded[name] for name in further), strict=True):
-        row = np.array([ids, *others] if ids else [[padding_id(tokenizer)]], dtype=np.int32)
-        rows.append(row if row[1:].any() else row[0])
-    return rows
-
-
-def further_inputs(backbone: Module, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Return what the tokenizer lists and gives for a text besides ids and mask, and the model takes: token types.
-
-    XLNet and Funnel tell their special tokens from others by it; most models are given zeros.
-    """
-    accepted = inspect.signature(backbone.forward).parameters
-    listed = [name for name in tokenizer.model_input_names if name in accepted and name not in _ALWAYS]
-    given = tokenizer("a") if listed else {"input_ids": []}
-    shape = np.shape(given["input_ids"])
-    return tuple(name for name in listed if name in given and np.shape(given[name]) == shape)
-
-
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None, *, token_types: bool = False
-) -> Any:
-    return tokenizer(
-        # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
-        [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
-        truncation=max_length is not None,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=token_types,
-        verbose=False,
-    )
-
-
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id to pad with."""
-    # Masked, so any id will do for a tokenizer that has no padding token.
-    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def default_tokens_per_batch(device: torch.device) -> int:
@@ -137,7 +74,7 @@ def micro_batches(lengths: Sequence[int], tokens_per_batch: int, *, padding: boo
     return batches
 
 
-def lengths(rows: Sequence[Row]) -> list[int]:
+def token_counts(rows: Sequence[Row]) -> list[int]:
     """Count the tokens of each row of `token_rows`, [B]."""
     return [row.shape[-1] for row in rows]
 
@@ -176,16 +113,3 @@ def positions(distinct: Sequence[Hashable], texts: Sequence[Hashable]) -> NDArra
     """
     index = {text: i for i, text in enumerate(distinct)}
     return np.array([index[text] for text in texts], dtype=np.int64)
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse what is not a sequence of strings.
-
-    Raises:
-        TypeError: If it is one string, or holds something else; says what and where.
-    """
-    if isinstance(texts, str):
-        raise TypeError(f"expected a sequence of texts, got one text: {texts[:40]!r}")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"expected texts to be strings, got {type(text).__name__} at index {i}: {text!r:.40}")

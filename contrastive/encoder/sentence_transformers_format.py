@@ -33,8 +33,8 @@ from contrastive.encoder.folder_fields import (
     read_if_there,
     read_modules,
 )
-from contrastive.encoder.model_folders import read_tensors
-from contrastive.encoder.pooling import Pooling
+from contrastive.encoder.heads.pooling import Pooling
+from contrastive.encoder.loading import read_tensors
 from contrastive.similarity import SimilarityName
 
 _OUR_NAME: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}

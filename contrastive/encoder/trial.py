@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from contrastive.encoder.micro_batches import Row
+from contrastive.encoder.tokens import Row
 
 TEXTS = ("a short text", "another text, longer than the first one, which has to be padded beside it")
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.contracts import Side
-from contrastive.encoder.checkpoints import local_folder
-from contrastive.encoder.encoder import Encoder, TokenCount
-from contrastive.encoder.model_folders import TWO_TOWERS
+from contrastive.encoder.encoder import Encoder
+from contrastive.encoder.locating import TWO_TOWERS, local_folder
+from contrastive.encoder.micro_batches import TokenCount
 from contrastive.similarity import SimilarityName
 
 

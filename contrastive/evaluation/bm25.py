@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from contrastive.data import RetrievalTask
-from contrastive.evaluation.rankings import Rankings, TieBreaker
+from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.retrieval import self_answers
+from contrastive.evaluation.ties import TieBreaker
 
 
 class BM25Index:

@@ -50,8 +50,7 @@ def triplet_accuracy(
     correct: list[bool] = []
     similarity = embeddings.similarity if similarity is None else similarity
     for query_id, negative in negatives.items():
-        positives = [document_id for document_id, grade in task.qrels.get(query_id, {}).items() if grade > 0]
-        columns = [column[document_id] for document_id in (negative, *positives)]
+        columns = [column[document_id] for document_id in (negative, *_relevant(task, query_id))]
         query = embeddings.queries[row[query_id]][None].double()
         scores = similarity(query, embeddings.documents[columns].double())[0]
         correct += (scores[1:] > scores[0]).tolist()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, overload
 
 import torch
@@ -14,10 +12,9 @@ from torch import Tensor
 from contrastive.contracts import Side, Similarity, TextEncoder
 from contrastive.data import RetrievalTask, normalise_text
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
-from contrastive.evaluation.rankings import Rankings, TieBreaker
+from contrastive.evaluation.rankings import Rankings
+from contrastive.evaluation.ties import TieBreaker
 from contrastive.similarity import ProductSimilarity, cosine, similarity_of
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +114,7 @@ def retrieve(
     block_size: int = 2048,
     exclude: Mapping[str, Collection[str]] | None = None,
 ) -> Rankings:
-    """Return the documents closest to each query, ties broken by document id (see `rankings`).
+    """Return the documents closest to each query, ties broken by document id (see `ties`).
 
     Scores are computed in float64: in float32 a sum depends in its last bits on the shape of the block, and now and
     then that moves a score across a boundary of rounding. What counts as a tie, 1e-6 of a cosine, is as small beside
@@ -163,7 +160,7 @@ def retrieve(
 
 
 def self_answers(task: RetrievalTask) -> dict[str, set[str]]:
-    """Return, for queries that are themselves in the corpus, which documents they are; how many is logged once.
+    """Return, for queries that are themselves in the corpus, which documents they are.
 
     A document is the query if their normalised texts are equal, or if their ids are and its text is equal but for a
     title, its first line. An equal id alone says nothing: queries and documents may each be numbered from 1. A document
@@ -183,14 +180,7 @@ def self_answers(task: RetrievalTask) -> dict[str, set[str]]:
         grades = task.qrels.get(query_id, {})
         if same := {document_id for document_id in same if grades.get(document_id, 0) <= 0}:
             answers[query_id] = same
-    _say_once(task.name, len(answers), sum(map(len, answers.values())))
     return answers
-
-
-@lru_cache
-def _say_once(task: str, queries: int, documents: int) -> None:
-    if documents:
-        _log.info("%s: %d documents are not ranked for a query, of %d, that is their text", task, documents, queries)
 
 
 def _pairs(exclude: Mapping[str, Collection[str]], query_ids: Sequence[str], document_ids: Sequence[str]) -> Tensor:

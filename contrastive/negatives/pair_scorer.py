@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def load_pair_scorer(
     name_or_path: str | Path, *, max_length: int = 512, batch_size: int = 32, device: str | None = None
 ) -> SequenceClassifier:
-    """Load a cross-encoder, by the rules of `checkpoints`: safetensors only, and no code that comes with it.
+    """Load a cross-encoder, by the rules of `encoder.loading`: safetensors only, and no code that comes with it.
 
     Args:
         name_or_path: A folder, or a name on the hub.
@@ -35,7 +35,8 @@ def load_pair_scorer(
     """
     from transformers import AutoModelForSequenceClassification
 
-    from contrastive.encoder.checkpoints import load_tokenizer, load_weights, local_folder
+    from contrastive.encoder.loading import load_tokenizer, load_weights
+    from contrastive.encoder.locating import local_folder
 
     folder = local_folder(name_or_path)
     model = load_weights(folder, AutoModelForSequenceClassification)

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from contrastive.data.identities import scrambled
 from contrastive.data.near_duplicates import Hashes, jaccard, shingles
 from contrastive.negatives.contracts import Candidates, ChosenNegatives
 from contrastive.negatives.filters import REASONS, Filters, refusals
@@ -178,9 +179,6 @@ class Duplicates:
 
 def _uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Map 64-bit keys to numbers above 0 and below 1 that look drawn (SplitMix64, Steele et al. 2014)."""
-    mixed = keys + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
+    mixed = scrambled(keys + np.uint64(0x9E3779B97F4A7C15))
     drawn: NDArray[np.float64] = ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52
     return drawn

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from contrastive.data.texts import check_texts
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
-from contrastive.encoder.micro_batches import check_texts
 from contrastive.evaluation import Rankings, retrieve
 from contrastive.search.passages import split_passages, title_and_body
 from contrastive.similarity import similarity_of

@@ -1,15 +1,20 @@
 """How sure a mean over queries and seeds is, and whether systems differ.
 
-`bootstrap_interval` and `paired_difference` take one value a query and need numpy alone. The others take one value a
-seed and query, [S, Q], so that a difference is told from luck with the training as well as from luck with the queries;
-they need scipy, which is imported when they are called.
+`bootstrap_interval` and `paired_difference` take one value a query. The others take one value a seed and query, [S, Q],
+so that a difference is told from luck with the training as well as from luck with the queries; of one seed they say the
+same. Intervals, and tests of one seed each by swaps, need numpy alone, the rest scipy, which is imported when called.
 """
 
-from contrastive.statistics.comparison import Adjusted, Comparison, against_baseline, compare
-from contrastive.statistics.hierarchical import hierarchical_bootstrap
-from contrastive.statistics.intervals import Interval, bootstrap_interval
+from contrastive.statistics.comparison import (
+    Adjusted,
+    Comparison,
+    Difference,
+    against_baseline,
+    compare,
+    paired_difference,
+)
+from contrastive.statistics.intervals import Interval, bootstrap_interval, hierarchical_bootstrap
 from contrastive.statistics.multiplicity import benjamini_hochberg, holm
-from contrastive.statistics.paired import Difference, paired_difference
 from contrastive.statistics.significance import TTest, cohen_d, paired_t_test, randomisation_test
 
 __all__ = [

@@ -16,8 +16,9 @@ Shapes: S seeds, Q queries, C clusters of queries.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,14 +47,16 @@ class Sources:
     seed_effects: tuple[Vector, ...]
 
 
-def one_system(scores: ArrayLike, clusters: Sequence[Hashable] | None) -> Sources:
-    """Return the sources of the mean of one system's scores [S, Q] or [Q]."""
-    sums, sizes = _cluster_sums(score_matrix(scores), clusters)
+def one_system(scores: ArrayLike, clusters: Sequence[Hashable] | None, *, at_least: int = 2) -> Sources:
+    """Return the sources of the mean of one system's scores [S, Q] or [Q] of `at_least` so many clusters."""
+    sums, sizes = _cluster_sums(score_matrix(scores), clusters, at_least)
     average = sums.mean(axis=0)
-    return Sources(float(average.sum() / sizes.sum()), average, sizes, (_seed_effects(sums, sizes),))
+    return Sources(_mean(average, sizes), average, sizes, (_seed_effects(sums, sizes),))
 
 
-def two_systems(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable] | None) -> Sources:
+def two_systems(
+    first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable] | None, *, at_least: int = 2
+) -> Sources:
     """Return the sources of the mean difference `first - second`, paired by query and not by seed.
 
     A seed that two systems share makes nothing about their trainings equal, and there may be more of one system.
@@ -61,12 +64,12 @@ def two_systems(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable
     left, right = score_matrix(first), score_matrix(second)
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"expected values of the same queries, got {left.shape[1]} and {right.shape[1]}")
-    (left_sums, sizes), (right_sums, _) = _cluster_sums(left, clusters), _cluster_sums(right, clusters)
+    (left_sums, sizes), (right_sums, _) = (_cluster_sums(scores, clusters, at_least) for scores in (left, right))
     apart = left.mean(axis=0) - right.mean(axis=0)
     apart[np.abs(apart) < _ROUNDING * max(np.abs(left).max(), np.abs(right).max())] = 0  # equal on paper
-    difference, _ = _cluster_sums(apart[None], clusters)
+    (difference,), _ = _cluster_sums(apart[None], clusters, at_least)
     effects = _seed_effects(left_sums, sizes), -_seed_effects(right_sums, sizes)
-    return Sources(float(difference.sum() / sizes.sum()), difference[0], sizes, effects)
+    return Sources(_mean(difference, sizes), difference, sizes, effects)
 
 
 def variances(cluster_variance: float, sources: Sources) -> list[tuple[float, int]]:
@@ -77,25 +80,47 @@ def variances(cluster_variance: float, sources: Sources) -> list[tuple[float, in
 
 
 def student_quantile(parts: Sequence[tuple[float, int]], probability: float) -> float:
-    """Return Student's quantile for a mean with these variances and their degrees of freedom (Cochran and Cox)."""
-    from scipy.special import stdtrit
-
-    total = sum(variance for variance, _ in parts)
-    shares = [variance / total if total > 0 else 1 / len(parts) for variance, _ in parts]
-    return sum(share * float(stdtrit(degrees, probability)) for share, (_, degrees) in zip(shares, parts, strict=True))
+    """Return Student's quantile above 1/2 for a mean with these variances and their degrees of freedom."""
+    return _averaged(parts, lambda degrees: _student_quantile(degrees, probability))
 
 
 def student_p_value(parts: Sequence[tuple[float, int]], statistic: float) -> float:
-    """Return the two-sided p-value at which `student_quantile` is the statistic; none is below 1e-15."""
+    """Return the two-sided p-value at which Student's quantile is the statistic; none is below 1e-15."""
     from scipy.optimize import brentq
+    from scipy.special import stdtrit
 
     def excess(log_p: float) -> float:
-        return abs(statistic) + student_quantile(parts, np.exp(log_p) / 2)
+        return abs(statistic) + _averaged(parts, lambda degrees: float(stdtrit(degrees, np.exp(log_p) / 2)))
 
     smallest = float(np.log(_SMALLEST_P))
     if excess(smallest) >= 0:
         return _SMALLEST_P
     return float(np.exp(brentq(excess, smallest, 0.0, xtol=1e-9))) if statistic else 1.0
+
+
+def _averaged(parts: Sequence[tuple[float, int]], quantile: Callable[[int], float]) -> float:
+    """Return the quantiles of all degrees of freedom, averaged by their shares of the variance (Cochran and Cox)."""
+    total = sum(variance for variance, _ in parts)
+    shares = [variance / total if total > 0 else 1 / len(parts) for variance, _ in parts]
+    return sum(share * quantile(degrees) for share, (_, degrees) in zip(shares, parts, strict=True))
+
+
+@lru_cache
+def _student_quantile(degrees: int, probability: float) -> float:
+    """Return Student's quantile above 1/2, so that intervals do without scipy, whose is exact in the tails too.
+
+    Abramowitz and Stegun (1964), Handbook of Mathematical Functions, 26.7.3 and 26.7.4, solved by bisection.
+    """
+    odd = degrees % 2
+    powers = 2 * np.arange(degrees // 2) + odd
+    factors = np.cumprod(np.where(powers > odd, (powers - 1) / np.maximum(powers, 1), 1.0))
+    low, high = 0.0, np.pi / 2  # of the angle whose tangent is the quantile over the root of the degrees
+    for _ in range(60):
+        angle = (low + high) / 2
+        inside = np.sin(angle) * (factors @ np.cos(angle) ** powers)
+        inside = (angle + inside) * 2 / np.pi if odd else inside
+        low, high = (angle, high) if inside < 2 * probability - 1 else (low, angle)
+    return float(np.sqrt(degrees) * np.tan(low))
 
 
 def score_matrix(scores: ArrayLike) -> Vector:
@@ -107,7 +132,13 @@ def score_matrix(scores: ArrayLike) -> Vector:
     return matrix
 
 
-def _cluster_sums(matrix: Vector, clusters: Sequence[Hashable] | None) -> tuple[Vector, Vector]:
+def _mean(sums: Vector, sizes: Vector) -> float:
+    """Return the mean over all queries from their sums and numbers by cluster; that of equal means is their value."""
+    means = sums / sizes
+    return float(np.clip(sums.sum() / sizes.sum(), means.min(), means.max()))
+
+
+def _cluster_sums(matrix: Vector, clusters: Sequence[Hashable] | None, at_least: int) -> tuple[Vector, Vector]:
     """Return sums over each cluster's queries [S, C] and the number of its queries [C]."""
     queries = matrix.shape[1]
     if clusters is None:
@@ -119,8 +150,8 @@ def _cluster_sums(matrix: Vector, clusters: Sequence[Hashable] | None) -> tuple[
         places = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
         sizes = np.bincount(places).astype(np.float64)
         sums = np.stack([np.bincount(places, weights=row) for row in matrix])
-    if len(sizes) < 2:
-        raise ValueError(f"expected at least 2 queries or clusters of queries, got {len(sizes)}")
+    if len(sizes) < at_least:
+        raise ValueError(f"expected at least {at_least} queries or clusters of queries, got {len(sizes)}")
     return sums, sizes
 
 

@@ -156,10 +156,10 @@ def _deviation(differences: Vector) -> float:
 
 def _as_if_seeds_were_fixed(sources: Sources, differences: Vector) -> float:
     """Return the size of the difference [C] that is as unlikely without the spread of seeds as this one is with it."""
-    from scipy.special import stdtrit
-
     if not any(effects.any() for effects in sources.seed_effects):
         return abs(sources.mean)
+    from scipy.special import stdtrit
+
     degrees = len(differences) - 1
     statistic = -float(stdtrit(degrees, t_test_of(sources).p_value / 2))
     # t^2 = mean^2 (C - 1) / (mean square - mean^2) over the C differences, whose mean square no swap changes.

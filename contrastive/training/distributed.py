@@ -28,11 +28,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Sampler
 
-from contrastive.training.batch import EmbeddedBatch
+from contrastive.batch import EmbeddedBatch
+from contrastive.losses.core.rows import key_owners
 
 _ROWS: dict[str, str] = {field.name: field.metadata["rows"] for field in fields(EmbeddedBatch)}
 _PADDING: dict[str, float] = {
-    field.name: field.metadata["padding"] for field in fields(EmbeddedBatch) if "padding" in field.metadata
+    field.name: field.metadata["padding"] for field in fields(EmbeddedBatch) if field.metadata["padding"] is not None
 }
 _DTYPES = (
     *(torch.float64, torch.float32, torch.bfloat16, torch.float16),
@@ -147,10 +148,9 @@ class _Shape(NamedTuple):
 def _with_owners(batch: EmbeddedBatch) -> EmbeddedBatch:
     """Say whose each key is by default, if that can be told."""
     num_queries, num_keys = len(batch.queries), len(batch.keys)
-    if batch.owners is not None or num_keys % max(num_queries, 1):
+    if batch.owners is not None or not num_queries or num_keys % num_queries:
         return batch
-    owners = torch.arange(num_keys, device=batch.keys.device)
-    return replace(batch, owners=owners % num_queries if num_queries else torch.full_like(owners, -1))
+    return replace(batch, owners=key_owners(None, num_queries, num_keys, batch.keys.device))
 
 
 def _exchange(batch: EmbeddedBatch, group: dist.ProcessGroup | None) -> dict[str, list[_Shape]]:

@@ -67,10 +67,11 @@ class GuideEmbeddings:
         Raises:
             ValueError: If the guide has not embedded one of them.
         """
+        assert batch.key_ids is not None
         return replace(
             batch,
             guide_queries=_rows(self.queries, batch.query_ids, "query"),
-            guide_keys=_rows(self.documents, batch.document_ids, "document"),
+            guide_keys=_rows(self.documents, batch.key_ids, "document"),
         )
 
 

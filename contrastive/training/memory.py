@@ -2,11 +2,11 @@
 
 Notable decisions:
 
-- Reading and writing are two calls, `extend` and `push`, so that computing a loss changes nothing; the training module
-  pushes after the step.
-- The queue is a ring buffer of fixed size, and where its live part lies is known to Python: the rows of a push are a
-  shape. So an unfilled or too old slot is never handed out, nothing waits for the device, and the loss needs no mask.
-  Buffers say the same (ids, ages, which slots are filled) and go into the checkpoint.
+- Reading and writing are two calls, `extend` and `push`, so that computing a loss changes nothing; the callback
+  `FillMemory` pushes after the step.
+- The latest keys stand at the end of a buffer of fixed size, and how many of them count is known to Python: the rows of
+  a push are a shape. So an unfilled or too old slot is never handed out, nothing waits for the device, and the loss
+  needs no mask.
 - Given the gathered keys of all ranks, the queue is the same on every rank; nothing has to be sent.
 
 Shape letters: K keys of the batch, S slots, D width.
@@ -16,19 +16,13 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from contrastive.contracts import Memory
-from contrastive.training.batch import EmbeddedBatch
-
-if TYPE_CHECKING:
-    from contrastive.encoder.encoder import Encoder
-    from contrastive.encoder.two_towers import TwoTowers
+from contrastive.encoder.encoder import Encoder
+from contrastive.encoder.two_towers import TwoTowers
 
 
 class CrossBatchQueue(nn.Module):
@@ -49,10 +43,8 @@ class CrossBatchQueue(nn.Module):
         max_age: Pushes a key may stay for, its own included: 1 keeps the last batch only. None for no limit.
 
     Attributes:
-        keys: Queued embeddings, [S, D], float32.
+        keys: Queued embeddings, [S, D], float32, the latest last; only the last `len(queue)` count.
         key_ids: Their ids, [S], -1 where unknown.
-        ages: How many pushes ago each came, [S]; 0 is the latest.
-        filled: Which slots count, bool [S].
 
     Raises:
         ValueError: If there are no slots, no width, or no age to reach.
@@ -68,8 +60,6 @@ class CrossBatchQueue(nn.Module):
 
     keys: Tensor
     key_ids: Tensor
-    ages: Tensor
-    filled: Tensor
 
     def __init__(self, size: int, dimension: int, max_age: int | None = None) -> None:
         super().__init__()
@@ -81,9 +71,6 @@ class CrossBatchQueue(nn.Module):
         self.max_age = max_age
         self.register_buffer("keys", torch.zeros(size, dimension))
         self.register_buffer("key_ids", torch.full((size,), -1))
-        self.register_buffer("ages", torch.zeros(size, dtype=torch.long))
-        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
-        self._end = 0
         self._counts: deque[int] = deque()  # live keys of each push, the latest last
 
     def __len__(self) -> int:
@@ -99,10 +86,10 @@ class CrossBatchQueue(nn.Module):
             ValueError: If the keys have another width than the queue.
         """
         self._check(keys, key_ids)
-        slots = self._slots(len(self))
+        held = slice(self.size - len(self), None)
         return (
-            torch.cat([keys, *(self.keys[slot] for slot in slots)]),
-            torch.cat([key_ids, *(self.key_ids[slot] for slot in slots)]),
+            torch.cat([keys, self.keys[held]]),
+            torch.cat([key_ids, self.key_ids[held]]),
             torch.cat([owners, owners.new_full((len(self),), -1)]),
         )
 
@@ -114,9 +101,10 @@ class CrossBatchQueue(nn.Module):
             ValueError: If the keys have another width than the queue, or there is not one id a key.
         """
         self._check(keys, key_ids)
-        count = min(len(keys), self.size)
-        self._end = (self._end + count) % self.size
-        self._counts.append(count)
+        # In place: others hold these buffers, such as DistributedDataParallel.
+        self.keys.copy_(torch.cat([self.keys, keys.to(self.keys)])[-self.size :])
+        self.key_ids.copy_(torch.cat([self.key_ids, key_ids.to(self.key_ids)])[-self.size :])
+        self._counts.append(min(len(keys), self.size))
         while len(self) > self.size:
             self._counts[0] -= min(self._counts[0], len(self) - self.size)
             if not self._counts[0]:
@@ -124,37 +112,17 @@ class CrossBatchQueue(nn.Module):
         while self.max_age is not None and len(self._counts) > self.max_age:
             self._counts.popleft()
 
-        self.ages += 1
-        start = len(keys) - count
-        for slot in self._slots(count):
-            rows = slice(start, start + slot.stop - slot.start)
-            self.keys[slot] = keys[rows].to(self.keys)
-            self.key_ids[slot] = key_ids[rows].to(self.key_ids)
-            self.ages[slot] = 0
-            start = rows.stop
-        self.filled.zero_()
-        for slot in self._slots(len(self)):
-            self.filled[slot] = True
-
     def get_extra_state(self) -> dict[str, Any]:
         """Return what Python knows of the buffers, for the checkpoint."""
-        return {"end": self._end, "counts": list(self._counts)}
+        return {"counts": list(self._counts)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take up what `get_extra_state` returned."""
-        self._end = state["end"]
         self._counts = deque(state["counts"])
 
     def extra_repr(self) -> str:
         """Describe the settings."""
         return f"size={self.size}, dimension={self.keys.shape[1]}, max_age={self.max_age}"
-
-    def _slots(self, count: int) -> list[slice]:
-        """Return where the latest `count` keys are, oldest first."""
-        start = self._end - count
-        if start >= 0:
-            return [slice(start, self._end)]
-        return [slice(start + self.size, self.size), slice(0, self._end)]
 
     def _check(self, keys: Tensor, key_ids: Tensor) -> None:
         if keys.ndim != 2 or keys.shape[1] != self.keys.shape[1] or key_ids.shape != keys.shape[:1]:
@@ -162,34 +130,6 @@ class CrossBatchQueue(nn.Module):
                 f"expected keys [K, {self.keys.shape[1]}] and key_ids [K] for the queue, "
                 f"got {list(keys.shape)} and {list(key_ids.shape)}"
             )
-
-
-def recall(batch: EmbeddedBatch, memory: Memory | None, guide_documents: Tensor | None = None) -> EmbeddedBatch:
-    """Return the batch with the keys that a memory appends.
-
-    Args:
-        batch: Embeddings of a batch.
-        memory: What appends keys; None for nothing.
-        guide_documents: Embeddings of all documents by a guide, [ids, G], for a batch with guide embeddings. A key
-            without an id, or any without this, gets a row of NaN.
-
-    Raises:
-        ValueError: If the keys of the batch have no ids or owners.
-    """
-    if memory is None:
-        return batch
-    if batch.key_ids is None or batch.owners is None:
-        raise ValueError("expected key_ids and owners in a batch that a memory is to extend, got none")
-    keys, key_ids, owners = memory.extend(batch.keys, batch.key_ids, batch.owners)
-    guides = batch.guide_keys
-    if guides is not None:
-        queued = key_ids[len(guides) :]
-        if guide_documents is None:
-            guides = pad(guides, (0, 0, 0, len(queued)), value=float("nan"))
-        else:
-            appended = guide_documents[queued].masked_fill((queued < 0)[:, None], float("nan"))
-            guides = torch.cat([guides, appended])
-    return replace(batch, keys=keys, key_ids=key_ids, owners=owners, guide_keys=guides)
 
 
 class MomentumEncoder(nn.Module):

@@ -1,43 +1,40 @@
 """Training an encoder with a contrastive loss under Lightning; see `contrastive.training.data_module` for the batches.
 
-- The loss is any callable with the signature of `contracts.RankingLoss`; it is given those fields of the batch that its
-  signature names, so a new kind of loss needs no change here.
+- The loss is any callable with the signature of `contracts.RankingLoss`; it is given what its signature names of that
+  which is known of a batch, so a new kind of loss needs no change here.
 - Under several processes every rank judges the batches of all ranks, see `training.distributed`: what is logged is the
   same on every rank, and the batch size is that of one process.
 - A run stops at the first loss or gradient that is not finite, see `encoder.finite`, and a checkpoint claims no batch
   that its weights have not seen, see `training.accumulation`.
 - Validation ranks the full corpus of the dev task: accuracy on a handful of triplets saturates and says little.
+- What happens beside the step (filling the memory, logging, mining, clustering) are callbacks: `training.callbacks`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from itertools import chain
+from dataclasses import replace
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from contrastive.data import Batch, RetrievalTask
+from contrastive.batch import Batch, EmbeddedBatch, loss_arguments, recall
+from contrastive.data import RetrievalTask
 from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.encoder.encoder import Encoder
-from contrastive.encoder.finite import NotFiniteError, check_gradient, check_loss, check_weights
+from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
 from contrastive.training.accumulation import average_window, rewind_to_step
 from contrastive.training.agreement import check_agreement
-from contrastive.training.batch import EmbeddedBatch, loss_arguments
-from contrastive.training.data_module import ContrastiveData
 from contrastive.training.distributed import gather, world_size
-from contrastive.training.memory import CrossBatchQueue, MomentumEncoder, recall
+from contrastive.training.finite import check_gradient, check_loss
+from contrastive.training.memory import CrossBatchQueue, MomentumEncoder
 from contrastive.training.optimization import LinearDecayAdamW
 from contrastive.training.precision import check_precision
-from contrastive.training.rehearsal import check_learns, check_memory, made_up, remembering
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -49,8 +46,14 @@ class ContrastiveModule(lightning.LightningModule):
         optimizer: Builds the optimiser and its schedule from encoder, loss and number of steps.
         total_steps: Optimiser steps of the whole run, for the schedule.
         cache: Keeps the embeddings of the dev task, so that weights which were validated need not embed it again.
-        memory: Keeps the keys of earlier batches as further negatives.
+        memory: Keeps the keys of earlier batches as further negatives; the callback `FillMemory` puts them in.
         momentum_encoder: Makes the keys that go into the memory; without it they are the encoder's own.
+
+    Attributes:
+        latest: Embeddings of the latest batch, of all ranks and without a graph.
+        health: What the loss says of the batches; the callback `LogTraining` logs it.
+        guide_documents: Embeddings of all documents by a guide, for the keys that the memory appends; the callback
+            `EmbedByGuide` sets it.
 
     Raises:
         ValueError: If there is a momentum encoder and no memory to fill, or loss and encoder do not compare embeddings
@@ -80,12 +83,10 @@ class ContrastiveModule(lightning.LightningModule):
         self.memory = memory
         self.momentum_encoder = momentum_encoder
         self.health = Health()
+        self.latest: EmbeddedBatch | None = None
+        self.guide_documents: Tensor | None = None
         self._takes_health = "health" in parameters_of(loss)
-        self._guide_documents: Tensor | None = None
-        self._latest: EmbeddedBatch | None = None
         self._window: list[Batch] = []  # the batches of this step so far
-        self._step_started = 0.0
-        self._tokens_before = 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and a schedule that advances with every step."""
@@ -105,9 +106,6 @@ class ContrastiveModule(lightning.LightningModule):
         """Turn dropout on: `from_pretrained` returns an encoder in eval mode and Lightning keeps what it finds."""
         self.train()
         self._window.clear()
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, ContrastiveData) and data.guides is not None and self.memory is not None:
-            self._guide_documents = data.guides.documents.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Encode both sides, judge them, return the loss.
@@ -115,68 +113,29 @@ class ContrastiveModule(lightning.LightningModule):
         Raises:
             NotFiniteError: If the loss is NaN or infinite.
         """
-        self._step_started, self._tokens_before = time.perf_counter(), self.encoder.tokens_seen.real
         self._window.append(batch)
         queries, keys = self._embed(batch)
-        self._latest = gather(embedded(batch, queries, keys))
-        loss = self.judge(recall(self._latest, self.memory, self._guide_documents))
+        whole = gather(batch.embedded(queries, keys))
+        self.latest = replace(whole, queries=whole.queries.detach(), keys=whole.keys.detach())
+        loss = self.judge(recall(whole, self.memory, self.guide_documents))
         check_loss(loss.detach(), queries, keys, batch, self._now)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(self._latest))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(whole))
         return loss
 
     def judge(self, batch: EmbeddedBatch) -> Tensor:
-        """Give the loss the embeddings of a batch and those of its fields that the loss's signature names.
+        """Give the loss the embeddings of a batch and what its signature names of that which is known of them.
 
         Raises:
-            ValueError: If the loss needs a field that the batch does not have.
+            ValueError: If the loss needs something that the batch does not have.
         """
         health = {"health": self.health} if self._takes_health else {}
         loss: Tensor = self.loss(batch.queries, batch.keys, **loss_arguments(self.loss, batch), **health)
         return loss
 
-    def rehearse(self, batch: Batch, epoch: Iterable[Batch] = ()) -> None:
-        """Judge made-up embeddings of a batch, so that a loss that the data cannot serve says so before training.
-
-        Args:
-            batch: Of the first records.
-            epoch: Batches as an epoch has them, to find one that the loss can learn from; none for the one above.
-
-        Raises:
-            ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; that it has no
-                use for the further keys of a memory; or that its gradient is zero.
-        """
-        if batch.scores is not None and "targets" not in parameters_of(self.loss):
-            raise ValueError(
-                f"{type(self.loss).__name__} takes every pair as relevant, and the training records have scores: "
-                "min_score says which are (columns.score=false says that all are)"
-            )
-        name, width = type(self.loss).__name__, self.encoder.dimension
-        with torch.no_grad():
-            tried = embedded(batch, *made_up(batch, width))
-            if self.memory is None:
-                self.judge(tried)
-            else:
-                check_memory(self.judge, tried, name)
-        batches = iter(epoch)
-        first = next(batches, batch)
-
-        def judge(tried: EmbeddedBatch) -> Tensor:
-            return self.judge(tried if self.memory is None else remembering(tried))
-
-        check_learns(judge, chain([first], batches), embedded, width, name)
-        self.health.clear()
-
     def on_after_backward(self) -> None:
         """Make the gradient of an epoch's last window, if that is shorter, the mean of its batches too."""
         if self.trainer.is_last_batch:
             average_window(self.parameters(), len(self._window), self.trainer.accumulate_grad_batches)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and let the momentum encoder follow."""
-        super().optimizer_step(*args, **kwargs)
-        self._window.clear()
-        if self.momentum_encoder is not None:
-            self.momentum_encoder.update(self.encoder)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the size of the gradient before it is clipped.
@@ -189,6 +148,20 @@ class ContrastiveModule(lightning.LightningModule):
         check_gradient(norm, self._window, self._now, self.trainer.scaler)
         self.log("train/gradient_norm", norm)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and begin another window."""
+        super().optimizer_step(*args, **kwargs)
+        self._window.clear()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Refuse a memory that nobody fills, whose negatives a user would wait for in vain.
+
+        Raises:
+            ValueError: If it is empty after a batch.
+        """
+        if self.memory is not None and not len(self.memory):
+            raise ValueError("expected a memory with the keys of this batch (callbacks.FillMemory), got none in it")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is not finite, and claims that are not true, out of a checkpoint.
 
@@ -197,56 +170,6 @@ class ContrastiveModule(lightning.LightningModule):
         """
         check_weights(checkpoint["state_dict"], "a checkpoint")
         rewind_to_step(checkpoint, self.trainer.accumulate_grad_batches)
-
-    @property
-    def _now(self) -> str:
-        """Where training is, for messages; without a trainer, nowhere."""
-        trainer = self._trainer
-        return (
-            "before training" if trainer is None else f"at step {trainer.global_step} of epoch {trainer.current_epoch}"
-        )
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Fill the memory; log speed, learning rate, and what the loss said of the batches since it last was logged."""
-        assert self._latest is not None
-        num_pairs = len(self._latest)
-        self._remember(self._latest, batch)
-        self._latest = None  # its graph
-        if self.trainer.global_step % max(1, self.trainer.log_every_n_steps):  # type: ignore[attr-defined]
-            return  # the summary below waits for the device
-        seconds = time.perf_counter() - self._step_started
-        tokens = self.encoder.tokens_seen.real - self._tokens_before
-        # The one number that differs between ranks. All of them come here, at the same steps.
-        self.log("train/tokens_per_second", tokens / seconds, sync_dist=True, reduce_fx="sum", batch_size=num_pairs)
-        schedule = self.lr_schedulers()
-        assert isinstance(schedule, LambdaLR)
-        self.log_dict(
-            {
-                "train/pairs_per_second": num_pairs / seconds,
-                "train/learning_rate": schedule.get_last_lr()[0],
-                **{f"train/{name}": value for name, value in self.health.summary().items()},
-            },
-            batch_size=num_pairs,
-        )
-        self.health.clear()
-
-    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Embed both sides with a graph, also of no rows: a rank without any takes part in the backward pass."""
-        if len(batch) > 0 or world_size() == 1:
-            return self.encoder.embed_sides(batch.queries, batch.documents)
-        queries, keys = self.encoder.embed_sides([""], [""])
-        return queries[:0], keys[:0]
-
-    def _remember(self, latest: EmbeddedBatch, local: Batch) -> None:
-        """Put the keys of the latest batch, of all ranks, into the memory."""
-        if self.memory is None:
-            return
-        if self.momentum_encoder is not None:
-            with self.trainer.precision_plugin.forward_context():  # in the precision of a step
-                keys = self.momentum_encoder(local.documents, side="document")
-            latest = gather(embedded(local, keys[: len(local)], keys))
-        assert latest.key_ids is not None
-        self.memory.push(latest.keys, latest.key_ids)
 
     def validation_step(self, task: RetrievalTask, batch_idx: int) -> None:  # noqa: ARG002
         """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
@@ -263,20 +186,17 @@ class ContrastiveModule(lightning.LightningModule):
         # Lightning takes this for the place in the history: steps that were made, not the number of the last.
         self.log("step", float(self.trainer.global_step), batch_size=len(task.queries), sync_dist=True)
 
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed both sides with a graph, also of no rows: a rank without any takes part in the backward pass."""
+        if len(batch) > 0 or world_size() == 1:
+            return self.encoder.embed_sides(batch.queries, batch.documents)
+        queries, keys = self.encoder.embed_sides([""], [""])
+        return queries[:0], keys[:0]
 
-def embedded(batch: Batch, queries: Tensor, keys: Tensor) -> EmbeddedBatch:
-    """Put the embeddings of a batch, [Q, D] and [K, D], beside what is known of its texts."""
-    return EmbeddedBatch(
-        queries,
-        keys,
-        owners=batch.owners,
-        key_ids=batch.document_ids,
-        positive_ids=batch.positive_ids,
-        grades=batch.grades,
-        targets=batch.scores,
-        teacher_scores=batch.teacher_scores,
-        guide_queries=batch.guide_queries,
-        guide_keys=batch.guide_keys,
-        own_ids=batch.own_ids,
-        onward_ids=batch.onward_ids,
-    )
+    @property
+    def _now(self) -> str:
+        """Where training is, for messages; without a trainer, nowhere."""
+        trainer = self._trainer
+        return (
+            "before training" if trainer is None else f"at step {trainer.global_step} of epoch {trainer.current_epoch}"
+        )

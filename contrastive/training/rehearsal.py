@@ -8,22 +8,52 @@ far enough apart, but a run of such batches ends as it began and says "finished"
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from contrastive.training.memory import CrossBatchQueue, recall
+from contrastive.batch import Batch, EmbeddedBatch, loss_arguments, recall
+from contrastive.losses.core.signature import parameters_of
+from contrastive.training.memory import CrossBatchQueue
 
-if TYPE_CHECKING:
-    from contrastive.data import Batch
-    from contrastive.training.batch import EmbeddedBatch
-
-Judge = Callable[["EmbeddedBatch"], Tensor]
-Embedded = Callable[["Batch", Tensor, Tensor], "EmbeddedBatch"]
+Judge = Callable[[EmbeddedBatch], Tensor]
 
 KINDS = ("unrelated", "all close", "misled")
 """Kinds of made-up embeddings: of no relation; all alike; every query close to another's document."""
+
+
+def rehearse(loss: nn.Module, batches: Iterable[Batch], width: int, *, remembers: bool = False) -> None:
+    """Judge made-up embeddings of batches, so that a loss that the data cannot serve says so before training.
+
+    Args:
+        loss: What is to be trained.
+        batches: As an epoch has them, at least one; as many are tried as it takes to find one to learn from.
+        width: Of an embedding, D.
+        remembers: Whether there will be a memory.
+
+    Raises:
+        ValueError: Whatever the loss objects to; that it would take pairs of any score as relevant; that it has no use
+            for the further keys of a memory; or that its gradient is zero.
+    """
+    name, coming = type(loss).__name__, iter(batches)
+    first = next(coming)
+    if first.targets is not None and "targets" not in parameters_of(loss):
+        raise ValueError(
+            f"{name} takes every pair as relevant, and the training records have scores: "
+            "min_score says which are (columns.score=false says that all are)"
+        )
+
+    def judge(batch: EmbeddedBatch) -> Tensor:
+        value: Tensor = loss(batch.queries, batch.keys, **loss_arguments(loss, batch))
+        return value
+
+    with torch.no_grad():
+        tried = first.embedded(*made_up(first, width))
+        alone = judge(tried)
+        if remembers:
+            check_memory(judge, tried, alone, name)
+    check_learns((lambda batch: judge(remembering(batch))) if remembers else judge, chain([first], coming), width, name)
 
 
 def made_up(batch: Batch, width: int, kind: str = "unrelated") -> tuple[Tensor, Tensor]:
@@ -48,13 +78,12 @@ def remembering(batch: EmbeddedBatch) -> EmbeddedBatch:
     return recall(batch, memory)
 
 
-def check_memory(judge: Judge, batch: EmbeddedBatch, name: str) -> None:
-    """Refuse a loss that has no use for the further keys of a memory.
+def check_memory(judge: Judge, batch: EmbeddedBatch, alone: Tensor, name: str) -> None:
+    """Refuse a loss that has no use for the further keys of a memory; `alone` is what it says without them.
 
     Raises:
-        ValueError: If they make no difference to it, or it objects to them; also whatever it objects to without them.
+        ValueError: If they make no difference to it, or it objects to them.
     """
-    alone = judge(batch)
     try:
         useless, why = torch.equal(judge(remembering(batch)), alone), "they make no difference to it"
     except ValueError as error:
@@ -63,13 +92,12 @@ def check_memory(judge: Judge, batch: EmbeddedBatch, name: str) -> None:
         raise ValueError(f"expected a loss that uses the further keys of a memory, got {name}: {why}")
 
 
-def check_learns(judge: Judge, batches: Iterable[Batch], embedded: Embedded, width: int, name: str) -> None:
+def check_learns(judge: Judge, batches: Iterable[Batch], width: int, name: str) -> None:
     """Refuse to train where no batch of those given has a gradient; stops at the first that has one.
 
     Args:
         judge: The loss of embedded batches, with a memory if there is to be one.
         batches: As training will see them.
-        embedded: Puts embeddings beside a batch.
         width: Of an embedding, D.
         name: Of the loss.
 
@@ -79,7 +107,7 @@ def check_learns(judge: Judge, batches: Iterable[Batch], embedded: Embedded, wid
     sizes: list[int] = []
     for batch in batches:
         sizes.append(len(batch))
-        if any(_has_gradient(judge, embedded, batch, *made_up(batch, width, kind)) for kind in KINDS):
+        if any(_has_gradient(judge, batch, *made_up(batch, width, kind)) for kind in KINDS):
             return
     if sizes:
         of = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
@@ -91,10 +119,10 @@ def check_learns(judge: Judge, batches: Iterable[Batch], embedded: Embedded, wid
         )
 
 
-def _has_gradient(judge: Judge, embedded: Embedded, batch: Batch, queries: Tensor, keys: Tensor) -> bool:
+def _has_gradient(judge: Judge, batch: Batch, queries: Tensor, keys: Tensor) -> bool:
     with torch.enable_grad():
         queries, keys = queries.requires_grad_(), keys.requires_grad_()
-        loss = judge(embedded(batch, queries, keys))
+        loss = judge(batch.embedded(queries, keys))
         if not loss.requires_grad:
             return False
         gradients = torch.autograd.grad(loss, (queries, keys), allow_unused=True)

@@ -116,7 +116,7 @@ def let_leaks_through(config: DictConfig) -> None:
 
 def token_counter(encoder: Encoder | TwoTowers) -> tuple[CountTokens, dict[Side, int]]:
     """Return what counts the tokens that an encoder would make of whole texts, and how many it takes of each side."""
-    from contrastive.encoder.lengths import whole_lengths
+    from contrastive.encoder.tokens import whole_token_counts
     from contrastive.encoder.two_towers import TwoTowers
 
     towers: dict[Side, Encoder]
@@ -128,7 +128,7 @@ def token_counter(encoder: Encoder | TwoTowers) -> tuple[CountTokens, dict[Side,
 
     def count(texts: Sequence[str], side: Side) -> list[int]:
         prompted = [prompts[side] + text for text in texts]
-        return whole_lengths(towers[side].tokenizer, prompted)
+        return whole_token_counts(towers[side].tokenizer, prompted)
 
     return count, {side: tower.max_length for side, tower in towers.items()}
 

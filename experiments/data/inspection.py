@@ -6,7 +6,6 @@ and then a sample of them, so that data larger than the memory can be inspected 
 
 from __future__ import annotations
 
-import logging
 import random
 import re
 from collections import Counter
@@ -18,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from contrastive.contracts import Side
-from contrastive.data import Account, Identities, Record, RetrievalTask, TextData, check_disjoint, normalise_text
+from contrastive.data import Account, Identities, Record, RetrievalTask, TextData, normalise_text
+from contrastive.data.readers import leaks
 from experiments.data.pair_statistics import (
     Distribution,
     Duplicates,
@@ -151,7 +151,7 @@ def inspect(
         tasks={name: count_task(task) for name, task in tasks.items()},
         lengths=lengths,
         duplicates=duplicates,
-        leaks=leaks(data),
+        leaks=[sentence for sentence, _ in leaks(data, near=True)],
         word_overlap={name: word_overlap(some) for name, some in pairs.items() if some},
         examples=examples(sample or [Record(*pair) for name in tasks for pair in pairs[name]], num_examples),
         account=data.account,
@@ -239,25 +239,6 @@ def word_overlap(pairs: Iterable[tuple[str, str]]) -> float:
         words = set(_WORD.findall(normalise_text(query)))
         shares.append(len(words.intersection(_WORD.findall(normalise_text(document)))) / max(1, len(words)))
     return float(np.mean(shares))
-
-
-def leaks(data: TextData) -> list[str]:
-    """Return what `check_disjoint` has to say about splits that answer another, a sentence each."""
-    heard: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: heard.append(record.getMessage().removeprefix(f"{data.name}: "))  # type: ignore[method-assign]
-    logger = logging.getLogger(check_disjoint.__module__)
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False  # the sentences are a result here, to be shown once
-    try:
-        check_disjoint(data, overlap="warn", near=True)
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
-    return heard
 
 
 def examples(records: Sequence[Record], count: int) -> list[Example]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from contrastive.data import RetrievalTask
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation import (
     Rankings,
-    Results,
     TaskEmbeddings,
     alignment,
     embed,
@@ -20,6 +19,7 @@ from contrastive.evaluation import (
     random_negatives,
     rank_embedded,
     retrieve,
+    self_answers,
     triplet_accuracy,
     uniformity,
 )
@@ -27,42 +27,21 @@ from contrastive.masks import normalise_text
 from contrastive.similarity import similarity_of
 from contrastive.statistics import paired_difference
 from experiments.evaluate.baselines import USER_QUERY, bm25_once
+from experiments.results.judgement import Judgement
 
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What is known of one system on one task.
-
-    Attributes:
-        rankings: The ranking of every query.
-        results: Metrics per query and their means.
-        top: Best documents for the user's query, as (score, text).
-        top_grades: The grade of each of them, 0 for not relevant; None if the user's query is none of the task's.
-        embedding_health: Numbers about the embeddings themselves: the weak triplet accuracies, alignment, uniformity.
-        similarities: Scores of the pairs (query, document) of each kind, in no order; see `similarities`.
-        similarity: What those are: the name of the encoder's similarity.
-    """
-
-    rankings: Rankings
-    results: Results
-    top: list[tuple[float, str]]
-    top_grades: list[int] | None = None
-    embedding_health: dict[str, float] = field(default_factory=dict)
-    similarities: dict[str, list[float]] = field(default_factory=dict)
-    similarity: str = "cosine"
-
-    def summary(self) -> dict[str, Any]:
-        """Return means, 95 % intervals, health and, if known, the grades of `top`, as plain values for a JSON file."""
-        metrics = {
-            name: {"mean": cell.mean, "low": cell.low, "high": cell.high}
-            for name, cell in self.results.intervals.items()
-        }
-        graded = {} if self.top_grades is None else {"top_grades": self.top_grades}
-        return {"metrics": metrics, "embedding_health": self.embedding_health, **graded}
+log = logging.getLogger(__name__)
 
 
 def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:
-    """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there."""
+    """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there.
+
+    It is judged first, and says how many queries of the task are documents of its own corpus.
+    """
+    if own := self_answers(task):
+        documents = sum(map(len, own.values()))
+        log.info(
+            "%s: %d documents are not ranked for a query, of %d, that is their text", task.name, documents, len(own)
+        )
     ranked = bm25_once(task, user_query, cache)
     rankings = Rankings(
         *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
@@ -149,17 +128,11 @@ def similarities(
 
 def gain(before: Judgement, after: Judgement) -> dict[str, dict[str, float]]:
     """Return the paired difference after - before of each metric over the same queries, with interval and p-value."""
-    queries = list(before.results.per_query)
+    per_query = after.results.per_query, before.results.per_query
     gains = {}
     for metric in before.results.intervals:
-        first, second = ([judged.results.per_query[query][metric] for query in queries] for judged in (after, before))
-        difference = paired_difference(first, second)
-        gains[metric] = {
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-            "p_value": difference.p_value,
-        }
+        first, second = ([scores[query][metric] for query in before.results.per_query] for scores in per_query)
+        gains[metric] = asdict(paired_difference(first, second))
     return gains
 
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from contrastive.data.whole_files import whole_file
-from experiments.composing import MISTAKES, check_complete, compose, said
+from experiments.composing import CONFIGS, MISTAKES, check_complete, compose, said
 from experiments.interruptions import exit_status, interruptible
 
 if TYPE_CHECKING:
-    from contrastive.contracts import ChosenNegatives, Moment
     from contrastive.data import TextData
-    from contrastive.negatives import Pool
+    from contrastive.negatives import ChosenNegatives, Moment, Pool
     from contrastive.negatives.summary import Summary
     from experiments.mine.quality import Judged
 
@@ -27,7 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; 
 
 log = logging.getLogger("experiments.mine")
 
-STRATEGIES = ("random", "bm25", "dense", "cross_encoder", "mixed")
+OF_TRAINING = ("in_batch", "queue", "refresh")
+STRATEGIES = sorted(path.stem for path in (CONFIGS / "negatives").glob("*.yaml") if path.stem not in OF_TRAINING)
+"""What can be mined without a model in training."""
 
 USAGE = """\
 examples:
@@ -100,9 +101,8 @@ def mine(options: argparse.Namespace) -> None:
     from hydra.utils import instantiate
     from rich.console import Console
 
-    from contrastive.contracts import Moment
     from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
-    from contrastive.negatives import Kept, Mined, Pool
+    from contrastive.negatives import Kept, Mined, Moment, Pool
     from contrastive.negatives.summary import summarise
 
     strategy = instantiate(config.negatives)

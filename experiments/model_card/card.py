@@ -189,7 +189,8 @@ def _interval(cell: Mapping[str, Any], form: str) -> Markdown:
 
 def describe_encoders(model: Path, repo_id: str | None = None) -> list[dict[str, Any]]:
     """Return, for the one encoder of a folder or its two towers, what the text and the examples of the card need."""
-    from contrastive.encoder.model_folders import is_lone_encoder, read_config
+    from contrastive.encoder.loading import read_config
+    from contrastive.encoder.model_folder import is_lone_encoder
 
     described = []
     for folder in _encoder_folders(model):

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from contrastive.data import RetrievalTask
 from contrastive.data.whole_files import whole_file
 from contrastive.evaluation import Results
-from experiments.evaluate.judging import Judgement
 from experiments.results.files import HEADLINE, Outcome, example_rows, final_numbers, per_query_rows, write_similarities
+from experiments.results.judgement import Judgement
 
 BESIDE = {"dev/ndcg@10": {"BM25": "dev/bm25_ndcg@10", "untuned": "dev/untuned_ndcg@10"}}
 """Constants that are drawn as lines across a curve, by their names in the legend."""

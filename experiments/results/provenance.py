@@ -61,7 +61,7 @@ def base_models(encoder: Mapping[str, Any]) -> list[dict[str, str | None]]:
 
 def generated(data: Mapping[str, Any]) -> bool:
     """Whether some of the data comes from the generator of job postings."""
-    return any("experiments.postings" in target for target in _targets(data))
+    return any("experiments.postings" in t or "experiments.jobs" in t for t in _targets(data))  # the name before
 
 
 def query_author(data: Mapping[str, Any]) -> str | None:
@@ -69,7 +69,7 @@ def query_author(data: Mapping[str, Any]) -> str | None:
     targets = _targets(data)
     if not any("data.corpus" in target for target in targets):
         return None
-    return "a language model" if any("query_generation" in t and t.endswith("Writer") for t in targets) else "a program"
+    return "a language model" if any(t.endswith("Writer") for t in targets) else "a program"
 
 
 def hub_data_sets(data: Any) -> list[str]:

@@ -24,8 +24,10 @@ from contrastive.negatives import Kept
 from contrastive.similarity import similarity_of
 from contrastive.training import ContrastiveData, ContrastiveModule
 from contrastive.training.agreement import check_agreement, loss_settings
+from contrastive.training.callbacks import ClusterQueries, EmbedByGuide, FillMemory, LogTraining, MineNegatives
 from contrastive.training.optimization import batches_of_epoch, planned_steps
 from contrastive.training.precision import check_precision
+from contrastive.training.rehearsal import rehearse
 from experiments.run.callbacks import WholeCheckpoints
 from experiments.run.training_account import trained_on
 
@@ -41,6 +43,7 @@ class Parts:
     encoder: Encoder
     module: ContrastiveModule
     datamodule: ContrastiveData
+    negatives: MineNegatives | None
     trainer: lightning.Trainer
     loggers: list[Any]
     cache: EmbeddingCache | None
@@ -57,30 +60,42 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), op
         opened: Takes the trackers once they are open, for the caller to close them if something else is refused.
     """
     check_precision(config.trainer.precision)
-    optimizer = instantiate(config.optimizer)
-    strategy = instantiate(config.negatives)
+    optimizer, strategy = instantiate(config.optimizer), instantiate(config.negatives)
     if config.judge not in ("dev", "test"):
         raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
     encoder: Encoder = instantiate(config.encoder)  # what it and the loss refuse is known before the data are read
     loss, guide = _loss_and_guide(config, encoder)
     check_agreement(loss, encoder)
+    memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     data, task = _data_and_task(config)
+    datamodule = _datamodule(config, data)
     cache = embedding_cache(config.cache)
+    guided = None if guide is None else EmbedByGuide(datamodule, guide, cache)
+    negatives = None if strategy is None else MineNegatives(datamodule, _kept(strategy, config.cache), cache)
     validates = data.dev is not None and config.trainer.limit_val_batches != 0
-    callbacks = [*build_callbacks(config, validates=validates), *further]
+    callbacks: list[Callback | None] = [
+        FillMemory(),
+        LogTraining(),
+        *build_callbacks(config, validates=validates),
+        _clusters(config, datamodule),
+        guided,
+        negatives,  # last: what it takes is not the time of a step
+        *further,
+    ]
     loggers = _open_loggers(config, folder, [] if opened is None else opened)
-    trainer = _trainer(config, folder, callbacks, loggers)
-    negatives = _kept(strategy, config.cache)
-    datamodule = _datamodule(config, data, trainer, negatives=negatives, encoder=encoder, guide=guide, cache=cache)
+    trainer = _trainer(config, folder, [callback for callback in callbacks if callback is not None], loggers)
     total_steps = planned_steps(len(datamodule.batches), trainer)
     _fit_validations(trainer, len(datamodule.batches))
-    memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     module = ContrastiveModule(
         encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
     )
-    module.rehearse(datamodule.rehearsal(), datamodule.rehearsals())
+    if negatives is not None:
+        negatives.choose(encoder.to(trainer.strategy.root_device))  # where it will train
+        encoder.cpu()  # Lightning moves it for itself
+    tried = datamodule.rehearsals() if guided is None else guided.rehearsed(datamodule.rehearsals())
+    rehearse(loss, tried, encoder.dimension, remembers=memory is not None)
     account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
-    return Parts(data, task, encoder, module, datamodule, trainer, loggers, cache, account)
+    return Parts(data, task, encoder, module, datamodule, negatives, trainer, loggers, cache, account)
 
 
 def _loss_and_guide(config: DictConfig, encoder: Encoder) -> tuple[nn.Module, Any]:
@@ -132,23 +147,17 @@ def _trainer(
     return trainer
 
 
-def _datamodule(
-    config: DictConfig, data: TextData, trainer: lightning.Trainer, *, encoder: Encoder, **settings: Any
-) -> ContrastiveData:
-    """Build the batches; negatives are mined on the device that the trainer will train on."""
-    encoder.to(trainer.strategy.root_device)  # Lightning moves it for itself
-    datamodule = ContrastiveData(
-        data.train,
-        data.dev,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        num_negatives=config.num_negatives,
-        encoder=encoder,
-        **settings,
-        **config.batches,
-    )
-    encoder.cpu()
-    return datamodule
+def _datamodule(config: DictConfig, data: TextData) -> ContrastiveData:
+    """Build the batches."""
+    how = {name: value for name, value in config.batches.items() if name not in ("clusters", "refresh_clusters")}
+    options = {"batch_size": config.batch_size, "seed": config.seed, "num_negatives": config.num_negatives, **how}
+    return ContrastiveData(data.train, data.dev, **options)
+
+
+def _clusters(config: DictConfig, datamodule: ContrastiveData) -> ClusterQueries | None:
+    """Build what clusters the queries, if there are to be clusters."""
+    clusters, refresh = config.batches.clusters, config.batches.refresh_clusters
+    return ClusterQueries(datamodule, clusters, refresh) if clusters else None
 
 
 def _fit_validations(trainer: lightning.Trainer, num_batches: int) -> None:

@@ -14,8 +14,8 @@ from contrastive.contracts import Side
 from contrastive.data import Record, RetrievalTask, TextData
 from contrastive.data.records import Account
 from contrastive.data.shown import counted, percent
-from contrastive.encoder.checkpoints import positions_of
-from contrastive.encoder.lengths import check_told_apart, measure, tower_of
+from contrastive.encoder.backbone import positions_of
+from contrastive.encoder.truncation import check_told_apart, tower_of, truncation
 from contrastive.training import ContrastiveData
 from contrastive.training.optimization import batches_of_epoch
 from experiments.data.account import cautions, overview
@@ -58,9 +58,9 @@ def trained_on(
     judged = list(task.corpus)
     judged = [task.corpus[judged[place]] for place in _sample(len(judged))]
     lengths = {
-        "queries": measure(encoder, queries, "query"),
-        "documents": measure(encoder, documents, "document"),
-        "judged_documents": measure(encoder, judged, "document"),
+        "queries": truncation(encoder, queries, "query"),
+        "documents": truncation(encoder, documents, "document"),
+        "judged_documents": truncation(encoder, judged, "document"),
     }
     return {
         **_rows(data.account),

@@ -26,8 +26,8 @@ from contrastive.data import RetrievalTask
 from contrastive.data.whole_files import disk_is_full, whole_folder
 from contrastive.encoder.finite import NotFiniteError
 from contrastive.negatives.summary import described
+from contrastive.training.callbacks import MineNegatives
 from contrastive.training.precision import fastest_precision
-from contrastive.training.record_negatives import RecordNegatives
 from experiments.composing import MISTAKES, check_complete, said
 from experiments.evaluate.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.model_card.card import write_card
@@ -106,9 +106,9 @@ def _started(config: DictConfig, parts: Parts, origin: Mapping[str, Any]) -> dic
         "systems": {},
     }
     tell(parts.trained_on, parts.data.name)
-    if parts.datamodule.negatives is not None:
-        log.info("Negatives: %s", described(parts.datamodule.negatives.summary))
-        report["negatives"] = _choices(parts.datamodule.negatives)
+    if parts.negatives is not None:
+        log.info("Negatives: %s", described(parts.negatives.summary))
+        report["negatives"] = _choices(parts.negatives)
     return report
 
 
@@ -170,8 +170,8 @@ def _train(
         keep_best(folder.path, parts, report)
         raise
     clock.lap("train")
-    if parts.datamodule.negatives is not None:
-        report["negatives"] = _choices(parts.datamodule.negatives)
+    if parts.negatives is not None:
+        report["negatives"] = _choices(parts.negatives)
     monitored = restore_best(parts)
     say_if_worse(monitored, means, lower=monitored is not None and parts.trainer.checkpoint_callback.mode == "min")
     report["monitored"] = monitored
@@ -256,7 +256,7 @@ class Clock:
         self._last = now
 
 
-def _choices(negatives: RecordNegatives) -> list[dict[str, Any]]:
+def _choices(negatives: MineNegatives) -> list[dict[str, Any]]:
     """Return what came of each choice of negatives: when it was made, how long it took, what it gave."""
     return [{"step": choice.step, "seconds": choice.seconds, **asdict(choice.summary)} for choice in negatives.history]
 

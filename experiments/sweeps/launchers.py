@@ -3,8 +3,8 @@
 Every launcher takes jobs and a function for one job, and yields each job as it ends, with None or with what ended it.
 Jobs are never run in the process that hands them out, so that one that is killed, for memory say, costs that job alone.
 A process is kept for the next job, since to import the libraries takes longer than a small job, and since tokens and
-embeddings stay in its memory. Each process is a pool of its own (loky's, the one of joblib): when one dies, it is known
-which job it had, and the others go on.
+embeddings stay in its memory. Each is sent one job at a time: when one dies, it is known which job it had, and the
+others go on.
 
 Workers do not hear Ctrl-C by themselves: the launcher passes it on, once, and waits for them to write where they are.
 When the process that hands out jobs is gone, killed say, they do the same and end.
@@ -13,16 +13,16 @@ When the process that hands out jobs is gone, killed say, they do the same and e
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
-import re
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
-
-from joblib.externals.loky import ProcessPoolExecutor, process_executor
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 
 from experiments.interruptions import end_with_parent
 from experiments.sweeps.jobs import Job
@@ -40,7 +40,7 @@ def serial(jobs: Sequence[Job], work: Work) -> Ended:
 
 
 def joblib(jobs: Sequence[Job], work: Work, *, workers: int | None = None) -> Ended:
-    """Run jobs in several processes that share the cores evenly.
+    """Run jobs in several processes that share the cores evenly; named after the library that once started them.
 
     Args:
         jobs: The jobs.
@@ -57,62 +57,102 @@ def joblib(jobs: Sequence[Job], work: Work, *, workers: int | None = None) -> En
     return _run(jobs, work, workers=workers, environment={"OMP_NUM_THREADS": str(max(1, cores // workers))})
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    job: Job
-    pool: ProcessPoolExecutor
-    pid: int
+@dataclass(eq=False, slots=True)
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    job: Job | None = None
 
 
 def _run(jobs: Sequence[Job], work: Work, *, workers: int, environment: dict[str, str]) -> Ended:
     waiting = deque(jobs)
-    idle: list[ProcessPoolExecutor] = []
-    running: dict[Future[str | None], _Running] = {}
+    idle: list[_Worker] = []
+    running: list[_Worker] = []
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                pool = idle.pop() if idle else _pool(environment)
-                pid = pool.submit(os.getpid).result()
-                job = waiting.popleft()
-                running[pool.submit(work, job)] = _Running(job, pool, pid)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                ended = running.pop(future)
-                yield ended.job, _outcome(future, ended, idle)
+                worker = idle.pop() if idle else _start(work, environment)
+                worker.job = waiting.popleft()
+                running.append(worker)
+                worker.connection.send(worker.job)
+            for worker in _done(running, timeout=None):
+                running.remove(worker)
+                assert worker.job is not None
+                try:
+                    outcome = worker.connection.recv()
+                except (EOFError, OSError):
+                    yield worker.job, _how_it_died(worker.process)
+                    continue
+                idle.append(worker)
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield worker.job, outcome
     finally:
         _interrupt(running)
-        for future, each in running.items():
-            each.pool.shutdown(kill_workers=not future.done())
-        for pool in idle:
-            pool.shutdown()
+        for worker in running:
+            worker.process.kill()
+        for worker in (*running, *idle):
+            worker.connection.close()
+            worker.process.join()
 
 
-def _pool(environment: dict[str, str]) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, initializer=_settle, initargs=(os.getpid(),), env=environment)
-
-
-def _outcome(future: Future[str | None], ended: _Running, idle: list[ProcessPoolExecutor]) -> str | None:
-    """Return what ended a job, and keep its process for the next one if that lives."""
+def _start(work: Work, environment: dict[str, str]) -> _Worker:
+    """Start a process with further environment variables, which libraries read when they are imported."""
+    ours, theirs = multiprocessing.Pipe()
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
     try:
-        error = future.result()
-    except BrokenExecutor as broken:
-        ended.pool.shutdown(kill_workers=True)
-        return _how_it_died(broken)
-    idle.append(ended.pool)
-    return error
+        process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, work, os.getpid()))
+        process.start()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+    theirs.close()
+    return _Worker(process, ours)
 
 
-def _interrupt(running: dict[Future[str | None], _Running]) -> None:
+def _serve(connection: Connection, work: Work, parent: int) -> None:
+    """Run each job that is sent, in a process of its own, and send back what ended it."""
+    _settle(parent)
+    with suppress(EOFError):
+        while True:
+            job = connection.recv()
+            try:
+                outcome: object = work(job)
+            except BaseException as error:
+                outcome = error
+            connection.send(outcome)
+
+
+def _done(running: Sequence[_Worker], timeout: float | None) -> list[_Worker]:
+    """Wait for one that has answered or is dead; return all such, none after the time-out."""
+    ends = None if timeout is None else time.monotonic() + timeout
+    while running and (ends is None or time.monotonic() < ends):
+        # Looked at every second: what a dead process has started may hold its end of the pipe open.
+        ready = wait([worker.connection for worker in running], timeout=1)
+        done = [worker for worker in running if worker.connection in ready or not worker.process.is_alive()]
+        if done:
+            return done
+    return []
+
+
+def _interrupt(running: Sequence[_Worker]) -> None:
     """Interrupt what is running and wait until it has written where it is; a second Ctrl-C ends the wait."""
-    for each in running.values():
-        with suppress(ProcessLookupError):
-            os.kill(each.pid, signal.SIGINT)
+    for worker in running:
+        if worker.process.pid is not None and worker.process.is_alive():
+            os.kill(worker.process.pid, signal.SIGINT)
+    left, ends = list(running), time.monotonic() + GRACE
     with suppress(KeyboardInterrupt):
-        wait(running, timeout=GRACE)
+        while left and time.monotonic() < ends:
+            done = _done(left, timeout=ends - time.monotonic())
+            left = [worker for worker in left if worker not in done]
 
 
 def _settle(parent: int) -> None:
-    """Leave the terminal to the table, and stay however much is cached: loky ends a process that grows by 300 MB."""
-    signal.signal(signal.SIGTERM, _end)  # between jobs; a job hears it for itself
+    """Leave the terminal to the table."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between jobs; a job hears it for itself
     end_with_parent(parent)
     logging.raiseExceptions = False  # else a full disk is a traceback for every line of a log
     os.setpgid(0, 0)
@@ -120,16 +160,11 @@ def _settle(parent: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for terminal in (0, 1, 2):
         os.dup2(nowhere, terminal)
-    process_executor._USE_PSUTIL = False
 
 
-def _end(number: int, _: object) -> None:
-    """End at once, without the way out of Python, on which loky waits for a process that is gone."""
-    os._exit(128 + number)
-
-
-def _how_it_died(error: BrokenExecutor) -> str:
-    found = re.search(r"SIG[A-Z]+", str(error))
-    how = found[0] if found else "no signal"
+def _how_it_died(process: SpawnProcess) -> str:
+    process.join()
+    code = process.exitcode or 0
+    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     more = "; the system may have run out of memory" if how == "SIGKILL" else ""
     return f"its process died ({how}){more}"

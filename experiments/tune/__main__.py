@@ -9,18 +9,20 @@ import argparse
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from experiments.composing import MISTAKES, said
-from experiments.interruptions import exit_status, interruptible, interruption
+from experiments.interruptions import exit_status, interruptible
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
     from experiments.sweeps.composer import Composer
     from experiments.tune.plan import Plan
-    from experiments.tune.storage import SharedStudy
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch on import; steps on shared cores get much faster
 
@@ -28,11 +30,13 @@ USAGE = """\
 examples:
   python -m experiments.tune                                            the default data and space, 30 trials
   python -m experiments.tune loss=infonce --name temperature            one loss, what else its space varies
+  python -m experiments.tune loss=dcl,mnrl "loss.temperature=tag(log,interval(0.02,0.1))" --name narrow
   python -m experiments.tune --space mine.yaml data=files data.path=pairs.csv --name pairs
   python -m experiments.tune trainer.max_epochs=2 --trials 100 --timeout 480 --name long
 
-A space is a YAML file; configs/tune/default.yaml is one and says how to write them. A setting is tried only where the
-configuration has it: no temperature for loss=triplet. A value on the command line holds for all trials.
+A space is a YAML file in Hydra's words for sweeps; configs/tune/default.yaml is one and says how to write them. Choices
+and ranges on the command line are added to it or replace its own; one value there holds for all trials. A setting is
+tried only where the configuration has it: no temperature for loss=triplet.
 
 Trials are judged on dev, by the best validation of one training (callbacks.checkpoint.monitor); judge=test is refused.
 before=false, as the untuned encoder is the same for all.
@@ -43,9 +47,10 @@ trainer.val_check_interval comes first. A validation ranks the whole dev corpus:
 lower --validations, or raise trainer.max_epochs to get more training for each. median ends what is below the median of
 earlier trials, from the sixth on; hyperband gives many a start and few the whole training, and wants 40 trials or more.
 
-Start the same command in other terminals to share the work: --trials is the target of all of them together. The storage
-must be on a disk of this machine. After Ctrl-C, a kill or a power cut the same command goes on, and what was running is
-tried again. With a higher --trials it goes on after its end. For a grid, sweep: python -m experiments.run -m.
+Start the same command in other terminals to share the work: --trials is the target of all of them together. An SQLite
+file must be on a disk of this machine. After Ctrl-C, a kill or a power cut the same command goes on, and what was
+running is tried again; what was killed counts as running for a minute more. With a higher --trials it goes on after its
+end. For a grid, sweep: python -m experiments.run -m.
 
 A trial of the default encoder leaves 175 MB, its model and its best weights, in the folder's trials; delete what you do
 not want. A job that is finished there is read and not run again.
@@ -81,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add("--space", default="default", help="a choice of configs/tune, or a YAML file (%(default)s)")
     add("--trials", type=int, default=30, metavar="N", help="how many there shall be, of all processes (%(default)s)")
     add("--name", help="of the search; its folder is multirun/tune/NAME (that of the space)")
-    add("--storage", metavar="FILE", help="SQLite file, or sqlite:///FILE (study.db in the folder)")
+    add("--storage", metavar="WHERE", help="SQLite file, or URL of a database (study.db in the folder)")
     add("--sampler", choices=["tpe", "random"], default="tpe", help="learns from trials, or not (%(default)s)")
     add("--pruner", choices=["median", "hyperband", "none"], default="median", help="see below (%(default)s)")
     add("--validations", type=int, default=4, metavar="N", help="in a training, for the pruner (%(default)s)")
@@ -108,80 +113,87 @@ def tune(options: argparse.Namespace) -> int:
     folder = Path("multirun") / "tune" / name
     with Composer() as composer:
         plan = make_plan(space, options.values, options.validations, composer)
-        shared = open_study(options, name, folder, plan)
-        interrupted = run_trials(options, name, folder, plan, shared, composer)
-    status = report(shared, folder, plan)
+        study = begin(options, name, folder, plan)
+        interrupted = run_trials(options, name, folder, plan, study, composer)
+    status = report(study, folder, plan)
     if interrupted is None:
         return status
     print("\ninterrupted; the same command goes on", file=sys.stderr)
     return exit_status(interrupted)
 
 
-def open_study(options: argparse.Namespace, name: str, folder: Path, plan: Plan) -> SharedStudy:
+def begin(options: argparse.Namespace, name: str, folder: Path, plan: Plan) -> Study:
     """Open the study, new or begun, and say how far it is."""
     import optuna
 
     from experiments.tune.report import tally
-    from experiments.tune.storage import SharedStudy, database
+    from experiments.tune.searching import make_pruner, open_study
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    direction: Literal["maximize", "minimize"] = "maximize" if plan.mode == "max" else "minimize"
-    shared = SharedStudy(
-        database(options.storage, folder),
-        name,
-        direction=direction,
-        settings=plan.settings,
-        sampler=options.sampler,
-        pruner=options.pruner,
-        stages=plan.stages,
-        seed=options.seed,
-    )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are said in the line of the trial
+    with turn(folder):
+        study = open_study(
+            options.storage or str(folder / "study.db"),
+            name,
+            direction="maximize" if plan.mode == "max" else "minimize",
+            settings=plan.settings,
+            pruner=make_pruner(options.pruner, plan.stages),
+        )
     extreme = "high" if plan.mode == "max" else "low"
     print(f"Search {name}: {', '.join(setting.key for setting in plan.space)}; for a {extreme} {plan.monitor}")
     if plan.left_out:
         print(f"Without {', '.join(plan.left_out)}, which have no place with the values given.")
-    if begun := tally(shared.study):
+    if begun := tally(study):
         print(f"It goes on after {begun}.", flush=True)
-    return shared
+    return study
+
+
+def turn(folder: Path) -> FileLock:
+    """Return the lock that keeps the other processes of a search out of what is done under it."""
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "turn.lock")
 
 
 def run_trials(
-    options: argparse.Namespace, name: str, folder: Path, plan: Plan, shared: SharedStudy, composer: Composer
+    options: argparse.Namespace, name: str, folder: Path, plan: Plan, study: Study, composer: Composer
 ) -> KeyboardInterrupt | None:
     """Run trials until there are enough; return what interrupted that, None if nothing did."""
     from experiments.tune.objective import TrainAndJudge
     from experiments.tune.report import line
-    from experiments.tune.searching import search
+    from experiments.tune.searching import make_sampler, search
 
     def ended(trial: FrozenTrial) -> None:
-        print(line(shared.study, trial, options.trials), flush=True)
+        print(line(study, trial, options.trials), flush=True)
 
     objective = TrainAndJudge(
         plan.space, composer, fixed=plan.fixed, store=folder / "trials", name=name, stages=plan.stages
     )
+    sampler = partial(make_sampler, options.sampler, options.seed)
     seconds = options.timeout and 60 * options.timeout
     try:
-        search(shared, objective, target=options.trials, ended=ended, seconds=seconds)
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns one into the other
-        return interruption(error) or KeyboardInterrupt()
+        search(
+            study, objective, target=options.trials, turn=turn(folder), sampler=sampler, ended=ended, seconds=seconds
+        )
+    except KeyboardInterrupt as error:
+        return error
     return None
 
 
-def report(shared: SharedStudy, folder: Path, plan: Plan) -> int:
+def report(study: Study, folder: Path, plan: Plan) -> int:
     """Write and print what is known; return 1 if all trials failed."""
     from optuna.trial import TrialState
     from rich.console import Console
 
     from experiments.tune.report import command, print_report, ranked, write_files
-    from experiments.tune.storage import counted
+    from experiments.tune.searching import counted
 
-    best = ranked(shared.study)
+    best = ranked(study)
     run = command(plan.kept, best[0]) if best else None
-    with shared.turn:
-        write_files(shared.study, folder, plan.monitor, run)
-    print_report(shared.study, folder, plan.monitor, run, Console())
-    trials = counted(shared.study.get_trials(deepcopy=False))
+    with turn(folder):
+        write_files(study, folder, plan.monitor, run)
+    print_report(study, folder, plan.monitor, run, Console())
+    trials = counted(study.get_trials(deepcopy=False))
     return int(bool(trials) and all(trial.state == TrialState.FAIL for trial in trials))
 
 

@@ -7,21 +7,16 @@ not drawn, and teaches the sampler nothing, where the loss has none.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import yaml
-
 from experiments.sweeps.composer import Composer, compose_applicable
-from experiments.tune.space import CHOSEN, Choices, Setting, Space, Value, is_group
+from experiments.tune.space import CHOSEN, Setting, Space, Value, is_group
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 MOST_COMBINATIONS = 300  # of groups, at a tenth of a second each
-
-_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 
 
 def choose(trial: Trial, space: Space, composer: Composer, fixed: Sequence[str]) -> dict[str, Value]:
@@ -36,10 +31,10 @@ def choose(trial: Trial, space: Space, composer: Composer, fixed: Sequence[str])
     chosen: dict[str, Value] = {}
     for setting in space:
         if setting.is_group and setting.wanted(chosen) and applicable([setting], chosen, composer, fixed):
-            chosen[setting.key] = setting.values.suggest(trial, setting.key)
+            chosen[setting.key] = setting.suggest(trial)
     for setting in applicable([setting for setting in space if not setting.is_group], chosen, composer, fixed):
         if setting.wanted(chosen):
-            chosen[setting.key] = setting.values.suggest(trial, setting.key)
+            chosen[setting.key] = setting.suggest(trial)
     trial.set_user_attr(CHOSEN, chosen)
     return chosen
 
@@ -48,7 +43,7 @@ def applicable(
     settings: Sequence[Setting], chosen: Mapping[str, Value], composer: Composer, fixed: Sequence[str]
 ) -> list[Setting]:
     """Return the settings that have a place in the configuration beside what is chosen."""
-    examples = overrides({setting.key: setting.values.example for setting in settings})
+    examples = overrides({setting.key: setting.example for setting in settings})
     left_out = compose_applicable(composer, fixed, [*overrides(chosen), *examples]).left_out
     return [setting for setting, example in zip(settings, examples, strict=True) if example not in left_out]
 
@@ -81,36 +76,24 @@ def check_choices(space: Space, composer: Composer, fixed: Sequence[str]) -> Non
         ValueError: If there is one; it says why.
     """
     for setting in space:
-        if setting.is_group and "@" not in setting.key and isinstance(setting.values, Choices):
-            for choice in (overrides({setting.key: value}) for value in setting.values.values):
-                composer.base([*fixed, *choice])
+        if setting.is_group and "@" not in setting.key:
+            for choice in setting.choices:
+                composer.base([*fixed, f"{setting.key}={choice}"])
 
 
 def overrides(chosen: Mapping[str, Value]) -> list[str]:
     """Write choices as overrides of Hydra's command line.
 
-    >>> overrides({"loss": "dcl", "optimizer.learning_rate": 1e-05, "encoder.query_prompt": "query: "})
+    >>> overrides({"loss": "dcl", "optimizer.learning_rate": 1e-05, "encoder.query_prompt": "'query: '"})
     ['loss=dcl', 'optimizer.learning_rate=1e-05', "encoder.query_prompt='query: '"]
     """
-    return [f"{key}={_written(value)}" for key, value in chosen.items()]
-
-
-def _written(value: Value) -> str:
-    if value is None:
-        return "null"
-    if not isinstance(value, str):
-        return repr(value).lower()
-    if _PLAIN.fullmatch(value) and isinstance(yaml.safe_load(value), str):
-        return value
-    escaped = value.replace("'", "\\'")
-    return f"'{escaped}'"
+    return [f"{key}={value}" for key, value in chosen.items()]
 
 
 def _combinations(groups: Sequence[Setting]) -> Iterable[dict[str, Value]]:
     """Yield what the groups may be together, without those whose conditions do not hold."""
     seen: list[dict[str, Value]] = []
-    listed = [setting.values.values for setting in groups if isinstance(setting.values, Choices)]
-    for values in itertools.product(*listed):
+    for values in itertools.product(*(setting.choices for setting in groups)):
         chosen: dict[str, Value] = {}
         for setting, value in zip(groups, values, strict=True):
             if setting.wanted(chosen):

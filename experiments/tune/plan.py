@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra.core.override_parser.types import Override
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from experiments.composing import check_known
 from experiments.sweeps.composer import Composer
 from experiments.tune.choosing import check_choices, unreachable
-from experiments.tune.space import Choices, Setting, Space
+from experiments.tune.space import Space, check_conditions, parse_space
 
 FIXED = {
     "judge": "dev",
@@ -49,17 +49,18 @@ class Plan:
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the values of trials comparable."""
-        varied = {f"space of {setting.key}": asdict(setting) for setting in self.space}
+        varied = {f"space of {setting.key}": setting.text for setting in self.space}
         metric = f"{self.mode} {self.monitor}"
         return {**varied, "fixed values": list(self.fixed), "metric": metric, "validations": self.stages}
 
 
-def make_plan(space: Space, words: Sequence[str], validations: int, composer: Composer) -> Plan:
+def make_plan(written: Mapping[str, str], words: Sequence[str], validations: int, composer: Composer) -> Plan:
     """Put a space and a command line together.
 
     Args:
-        space: As its file says.
-        words: Overrides as typed; one of a setting of the space fixes it.
+        written: The space, as its file says.
+        words: Overrides as typed. Choices and ranges are added to the space or replace those in it, one value of a
+            setting of the space fixes it where it applies, and other values hold for all trials.
         validations: In a training, at least, where the trainer validates at equal distances.
         composer: In its `with` block.
 
@@ -67,42 +68,32 @@ def make_plan(space: Space, words: Sequence[str], validations: int, composer: Co
         ValueError: If something does not exist, does not go together, or leaves nothing to search or to judge by.
     """
     given = {_name(word): override for word, override in zip(words, composer.parse(words), strict=True)}
-    for name, override in given.items():
-        if override.is_sweep_override():
-            raise ValueError(f"expected one value for {name}, got {override.input_line}; choices belong into the space")
-    of_space = {setting.key for setting in space}
-    typed = [word for word in words if _name(word) not in of_space]
+    of_space = {name: each for name, each in given.items() if name in written or each.is_sweep_override()}
+    varied = {name: override.get_value_string() for name, override in of_space.items()}
+    whole, space = parse_space({**varied, **written}, composer), parse_space({**written, **varied}, composer)
+    check_conditions(whole)
+    typed = [word for word in words if _name(word) not in varied]
     defaults = [f"{name}={value}" for name, value in FIXED.items() if name not in given]
     config = composer.base([*defaults, *typed])
     check_known(config)
     _check(config)
     interval = _interval(config, given, validations)
     fixed = [*defaults, *interval, *typed]
-    narrowed = tuple(_narrowed(setting, given.get(setting.key)) for setting in space)
-    check_choices(narrowed, composer, fixed)
-    left_out = unreachable(narrowed, composer, fixed)
+    check_choices(space, composer, fixed)
+    left_out = unreachable(space, composer, fixed)
     groups = [word for word in typed if composer.choices(given[_name(word)].key_or_group)]
-    if left_out and (wrong := unreachable(space, composer, groups)):
+    if left_out and (wrong := unreachable(whole, composer, groups)):
         raise ValueError(f"expected settings that the configuration has under some choice, got {', '.join(wrong)}")
-    narrowed = tuple(setting for setting in narrowed if setting.key not in left_out)
-    if all(isinstance(setting.values, Choices) and len(setting.values.values) == 1 for setting in narrowed):
+    space = tuple(setting for setting in space if setting.key not in left_out)
+    if all(len(setting.choices) == 1 for setting in space):
         raise ValueError("expected settings to vary, got a value for each of them on the command line")
     kept = [*interval, *(word for word in typed if _name(word) not in FIXED)]
     checkpoint = config.callbacks.checkpoint
-    return Plan(narrowed, tuple(fixed), tuple(kept), tuple(left_out), checkpoint.monitor, checkpoint.mode, validations)
+    return Plan(space, tuple(fixed), tuple(kept), tuple(left_out), checkpoint.monitor, checkpoint.mode, validations)
 
 
 def _name(override: str) -> str:
     return override.partition("=")[0]
-
-
-def _narrowed(setting: Setting, override: Override | None) -> Setting:
-    if override is None:
-        return setting
-    value = override.value()
-    if not isinstance(value, str | int | float | bool | None):
-        raise ValueError(f"expected one value for {setting.key}, got {override.input_line}")
-    return replace(setting, values=Choices((value,)))
 
 
 def _interval(config: DictConfig, given: Mapping[str, Override], validations: int) -> list[str]:

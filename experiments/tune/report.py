@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -25,8 +26,8 @@ from rich.text import Text
 from contrastive.data.whole_files import whole_file
 from experiments.tune.choosing import overrides
 from experiments.tune.objective import FOLDER
+from experiments.tune.searching import counted, why
 from experiments.tune.space import CHOSEN, Value, is_group
-from experiments.tune.storage import REASON, SECONDS, counted
 
 STATES = {
     TrialState.COMPLETE: "finished",
@@ -66,10 +67,10 @@ def line(study: optuna.Study, trial: FrozenTrial, target: int) -> str:
         f"{STATES[trial.state]:8}",
         f"{'' if trial.value is None else f'{trial.value:.4f}':6}",
         f"{f'best {best[0].value:.4f} (trial {best[0].number})' if best else 'no best yet':24}",
-        f"{trial.user_attrs.get(SECONDS, 0):,.0f} s",
+        f"{_seconds(trial):,.0f} s",
     )
     said = f"{'  '.join(parts)}  {shown(chosen(trial))}"
-    return said if trial.state != TrialState.FAIL else f"{said}\n  {trial.user_attrs.get(REASON)}"
+    return said if trial.state != TrialState.FAIL else f"{said}\n  {why(trial)}"
 
 
 def chosen(trial: FrozenTrial) -> dict[str, Value]:
@@ -127,7 +128,7 @@ def write_csv(path: Path, trials: Sequence[FrozenTrial]) -> None:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "value", "seconds", "reason", "folder", *keys])
         for trial in trials:
-            known = [trial.user_attrs.get(name, "") for name in (SECONDS, REASON, FOLDER)]
+            known = [f"{_seconds(trial):.1f}", why(trial), trial.user_attrs.get(FOLDER, "")]
             value = "" if trial.value is None else trial.value
             settings = [chosen(trial).get(key, "") for key in keys]
             writer.writerow([trial.number, STATES[trial.state], value, *known, *settings])
@@ -137,6 +138,7 @@ def as_experiment(best: FrozenTrial, metric: str, run: str) -> str:
     """Return the best settings as a file of `configs/experiment`."""
     groups = {key: value for key, value in chosen(best).items() if is_group(key)}
     content: dict[str, Any] = {}
+    parser = OverridesParser.create()
     if groups:
         content["defaults"] = [{f"override /{key}": value} for key, value in groups.items()]
     for key, value in chosen(best).items():
@@ -145,7 +147,7 @@ def as_experiment(best: FrozenTrial, metric: str, run: str) -> str:
             *parents, name = key.lstrip("+").split(".")
             for parent in parents:
                 node = node.setdefault(parent, {})
-            node[name] = value
+            node[name] = parser.parse_override(f"{name}={value}").value()
     said = f"# Trial {best.number}, {metric} {best.value:.4f} on dev. With what the search held fixed:\n# {run}\n"
     return f"# @package _global_\n{said}{yaml.safe_dump(content, sort_keys=False)}"
 
@@ -176,7 +178,7 @@ def print_report(study: optuna.Study, folder: Path, metric: str, run: str | None
     best = ranked(study)
     console.print(f"\n{tally(study) or 'no trials'}", highlight=False)
     trials = counted(study.get_trials(deepcopy=False))
-    reasons = Counter(trial.user_attrs.get(REASON) for trial in trials if trial.state == TrialState.FAIL)
+    reasons = Counter(why(trial) for trial in trials if trial.state == TrialState.FAIL)
     for reason, number in reasons.most_common(5):
         console.print(f"  failed {number} x: {reason}", markup=False, highlight=False, soft_wrap=True)
     if best and run:
@@ -194,6 +196,10 @@ def print_report(study: optuna.Study, folder: Path, metric: str, run: str | None
     if best:
         same = shlex.join(["python", "-m", "experiments.run", "--config-dir", str(folder), "experiment=tuned"])
         _say(console, f"The best settings on other data: {same} data=...")
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    return trial.duration.total_seconds() if trial.duration else 0.0
 
 
 def _table(trials: Sequence[FrozenTrial], metric: str) -> Table:

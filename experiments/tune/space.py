@@ -1,32 +1,32 @@
-"""What a search may try: a YAML file with the choices or the range of each setting.
+"""What a search may try: settings with their choices and ranges, in Hydra's words for sweeps.
 
-    loss: {choices: [infonce, triplet]}
-    loss.temperature: {low: 0.01, high: 0.2, log: true}
-    loss.margin: {low: 0.1, high: 0.6, when: {loss: triplet}}
+    loss: choice(infonce,triplet)
+    loss.temperature: tag(log,interval(0.01,0.2))
+    loss.margin: tag(loss:triplet,interval(0.1,0.6))
 
-- The file is read by OmegaConf, for which `1e-5` is a number; for plain YAML 1.1 it is a word.
-- A range is of whole numbers if both ends and the step are written as such.
+- A file lists them, and the command line adds or replaces some: `loss=dcl,mnrl`, `batch_size=range(8,65,8)`.
+- Hydra leaves the meaning of tags to who sweeps. Here `log` makes an interval logarithmic, and `loss:triplet` has a
+  setting tried with that choice of an earlier one only; two tags of one name are alternatives.
+- A choice is kept as the text that is typed for it, so that whatever Hydra can read may be one.
 - A number is used with four digits, so that commands stay short; on a grid exactly.
 - Settings that make values incomparable, such as another data set, or a matter of luck, the seed, are refused.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import IntervalSweep, Override, ParsedElementType, RangeSweep, Transformer
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 from yaml import YAMLError
 
 from experiments.composing import CONFIGS
-
-if TYPE_CHECKING:
-    from optuna.trial import Trial
+from experiments.sweeps.composer import Composer
 
 SPACES = CONFIGS / "tune"
 REFUSED = {
@@ -38,46 +38,8 @@ REFUSED = {
     "experiment": "name its settings one by one",
 }
 
-Value = str | int | float | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """One of some values."""
-
-    values: tuple[Value, ...]
-
-    @property
-    def example(self) -> Value:
-        """A value that is in it."""
-        return self.values[0]
-
-    def suggest(self, trial: Trial, key: str) -> Value:
-        """Let the trial choose."""
-        chosen: Value = trial.suggest_categorical(key, self.values)
-        return chosen
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A number from `low` to `high`, both included; a whole one if they are."""
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-
-    @property
-    def example(self) -> Value:
-        """A value that is in it."""
-        return self.low
-
-    def suggest(self, trial: Trial, key: str) -> Value:
-        """Let the trial choose."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(key, self.low, self.high, step=int(self.step or 1), log=self.log)
-        value = trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
-        return float(f"{value:.4g}" if self.step is None else f"{value:.12g}")  # what people can read and type
+Value = str | int | float
+"""A number of a range, or a choice as it is typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +48,45 @@ class Setting:
 
     Attributes:
         key: Its dotted name, with a `+` in front if the configuration does not list it; or a group.
-        values: What it may be.
+        text: What it may be, as typed.
+        values: The same for Optuna.
         when: The choices of other settings under which it is set at all.
     """
 
     key: str
-    values: Choices | Range
-    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    text: str
+    values: BaseDistribution
+    when: Mapping[str, tuple[str, ...]]
 
     @property
     def is_group(self) -> bool:
         """Whether it chooses a file of `configs`."""
         return is_group(self.key)
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What there is to choose from, nothing if it is a range."""
+        return tuple(map(str, self.values.choices)) if isinstance(self.values, CategoricalDistribution) else ()
+
+    @property
+    def example(self) -> Value:
+        """A value that it may have."""
+        values = self.values
+        return values.low if isinstance(values, IntDistribution | FloatDistribution) else self.choices[0]
+
     def wanted(self, chosen: Mapping[str, Value]) -> bool:
         """Whether its conditions hold for what is chosen so far."""
-        return all(key in chosen and chosen[key] in values for key, values in self.when.items())
+        return all(key in chosen and str(chosen[key]) in values for key, values in self.when.items())
+
+    def suggest(self, trial: Trial) -> Value:
+        """Let a trial choose."""
+        match self.values:
+            case IntDistribution(low=low, high=high, step=step, log=log):
+                return trial.suggest_int(self.key, low, high, step=step, log=log)
+            case FloatDistribution(low=low, high=high, step=step, log=log):
+                value = trial.suggest_float(self.key, low, high, step=step, log=log)
+                return float(f"{value:.4g}" if step is None else f"{value:.12g}")  # what people can read and type
+        return str(trial.suggest_categorical(self.key, self.choices))
 
 
 Space = tuple[Setting, ...]
@@ -111,14 +96,14 @@ CHOSEN = "chosen"
 """Attribute of a trial: what it chose, its numbers as rounded as they are used."""
 
 
-def read_space(name: str) -> Space:
-    """Read a search space.
+def read_space(name: str) -> dict[str, str]:
+    """Read what a file says of each setting.
 
     Args:
         name: A file of `configs/tune` without its ending, or the path of a YAML file.
 
     Raises:
-        ValueError: If there is no such file, or something in it is not as expected.
+        ValueError: If there is no such file, or it is not of names and values.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SPACES / f"{name}.yaml"
     if not path.is_file():
@@ -128,29 +113,43 @@ def read_space(name: str) -> Space:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"expected {path.name} to be YAML, got {' '.join(str(error).split())}") from error
-    try:
-        return parse_space(content)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+    if not isinstance(content, Mapping) or any(isinstance(value, list | dict) for value in content.values()):
+        raise ValueError(f"expected {path.name} to hold lines as `batch_size: choice(16,32)`, got {content!r}")
+    return {str(key): "null" if value is None else str(value) for key, value in content.items()}
 
 
-def parse_space(content: Any) -> Space:
-    """Check the content of a search space and put groups first.
+def parse_space(written: Mapping[str, str], composer: Composer) -> Space:
+    """Read choices and ranges, check them and put groups first; one value is a choice without an alternative.
 
-    >>> content = {"batch_size": {"low": 8, "high": 64}, "loss": {"choices": ["infonce", "triplet"]}}
-    >>> [setting.key for setting in parse_space(content)]
-    ['loss', 'batch_size']
+    Args:
+        written: What Hydra's command line has after each name.
+        composer: In its `with` block.
 
     Raises:
         ValueError: If something is not as expected; it says where.
     """
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"expected settings, as in `batch_size: {{choices: [16, 32]}}`, got {content!r}")
-    settings = [_setting(str(key), entry) for key, entry in content.items()]
-    ordered = tuple(sorted(settings, key=lambda setting: not setting.is_group))
-    for index, setting in enumerate(ordered):
-        _check_conditions(setting, ordered[:index])
-    return ordered
+    overrides = composer.parse([f"{key}={text}" for key, text in written.items()])
+    settings = [_setting(*entry, override) for entry, override in zip(written.items(), overrides, strict=True)]
+    return tuple(sorted(settings, key=lambda setting: not setting.is_group))
+
+
+def check_conditions(space: Space) -> None:
+    """Refuse conditions on what is not chosen before, or on a value that is not among its choices.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    choices: dict[str, tuple[str, ...]] = {}
+    for setting in space:
+        for name, values in setting.when.items():
+            if name not in choices:
+                known = ", ".join(choices) or "there are none"
+                raise ValueError(f"expected the tags of {setting.key} to name choices above it ({known}), got {name}")
+            if unknown := set(values) - set(choices[name]):
+                listed, got = ", ".join(choices[name]), ", ".join(sorted(unknown))
+                raise ValueError(f"expected the tags of {setting.key} to be among the {name} of {listed}, got {got}")
+        if setting.choices:
+            choices[setting.key] = setting.choices
 
 
 def is_group(key: str) -> bool:
@@ -158,80 +157,42 @@ def is_group(key: str) -> bool:
     return "." not in (group := key.partition("@")[0]) and (CONFIGS / group).is_dir()
 
 
-def _setting(key: str, entry: Any) -> Setting:
+def _setting(key: str, text: str, override: Override) -> Setting:
     reason = REFUSED.get(key.lstrip("+").partition("@")[0])
     if reason is not None:
         raise ValueError(f"expected settings that make a model better, got {key}: {reason}")
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"expected {key} to have choices, or low and high, got {entry!r}")
-    allowed = {"choices", "when"} if "choices" in entry else {"low", "high", "step", "log", "when"}
-    if unknown := [str(name) for name in entry if name not in allowed]:
-        expected = "choices and when" if "choices" in entry else "choices, or low, high, step or log, and when"
-        raise ValueError(f"expected {key} to have {expected}, got {', '.join(unknown)}")
-    values = _choices(key, entry["choices"]) if "choices" in entry else _range(key, entry)
-    if is_group(key):
-        _check_group(key, values)
-    return Setting(key, values, _conditions(key, entry.get("when", {})))
+    tags = sorted(getattr(override.value(), "tags", ()))
+    if unknown := [tag for tag in tags if tag != "log" and ":" not in tag]:
+        raise ValueError(f"expected the tags of {key} to be log or NAME:CHOICE, got {', '.join(unknown)}")
+    try:
+        values = _values(override, log="log" in tags)
+    except ValueError as error:
+        raise ValueError(f"{override.input_line}: {error}") from error
+    if is_group(key) and not isinstance(values, CategoricalDistribution):
+        raise ValueError(f"expected choices for the group {key}, got {text}")
+    when: dict[str, tuple[str, ...]] = {}
+    for name, _, choice in (tag.rpartition(":") for tag in tags if ":" in tag):
+        when[name] = (*when.get(name, ()), choice)
+    return Setting(key, text, values, when)
 
 
-def _choices(key: str, listed: Any) -> Choices:
-    if not isinstance(listed, list) or not listed:
-        raise ValueError(f"expected the choices of {key} to be a list, as in [16, 32], got {listed!r}")
-    for value in listed:
-        if not isinstance(value, str | int | float | bool | None):
-            raise ValueError(f"expected the choices of {key} to be numbers, words, true, false or null, got {value!r}")
-    if len(set(listed)) < len(listed):
-        raise ValueError(f"expected the choices of {key} to differ, got {listed}")
-    return Choices(tuple(listed))
+def _values(override: Override, *, log: bool) -> BaseDistribution:
+    match override.value():
+        case IntervalSweep(start=int(low), end=int(high)):
+            return IntDistribution(low, high, log=log)
+        case IntervalSweep(start=float(low), end=float(high)):
+            return FloatDistribution(low, high, log=log)
+        case _ if log:
+            raise ValueError("expected the tag log on an interval")
+        case RangeSweep(start=int(), stop=int(), step=int(step)):
+            whole = [int(number) for number in override.sweep_string_iterator()]
+            return IntDistribution(min(whole, default=0), max(whole, default=-1), step=abs(step))
+        case RangeSweep(step=step):
+            grid = [float(f"{float(number):.12g}") for number in override.sweep_string_iterator()]
+            return FloatDistribution(min(grid, default=0.0), max(grid, default=-1.0), step=abs(step))
+    listed = override.sweep_iterator(_typed) if override.is_sweep_override() else [_typed(override.value())]
+    return CategoricalDistribution(list(dict.fromkeys(listed)))
 
 
-def _range(key: str, entry: Mapping[str, Any]) -> Range:
-    for name in ("low", "high"):
-        if name not in entry:
-            raise ValueError(f"expected {key} to have choices, or low and high, got no {name}")
-    low, high, step, log = entry["low"], entry["high"], entry.get("step"), entry.get("log", False)
-    for name, value in (("low", low), ("high", high), *([("step", step)] if step is not None else [])):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"expected {name} of {key} to be a number, got {value!r}")
-    if not low < high:
-        raise ValueError(f"expected low of {key} to be below high, got {low} and {high}")
-    if not isinstance(log, bool):
-        raise ValueError(f"expected log of {key} to be true or false, got {log!r}")
-    if log and step is not None:
-        raise ValueError(f"expected step or log for {key}, got both")
-    if log and low <= 0:
-        raise ValueError(f"expected low of {key} above 0 on a logarithmic scale, got {low}")
-    if step is not None and (step <= 0 or (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step))):
-        raise ValueError(f"expected step of {key} to divide {high} - {low}, got {step}")
-    if any(isinstance(value, float) for value in (low, high, step)):
-        low, high = float(low), float(high)
-    return Range(low, high, step, log)
-
-
-def _check_group(key: str, values: Choices | Range) -> None:
-    group = key.partition("@")[0]
-    known = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
-    if not isinstance(values, Choices):
-        raise ValueError(f"expected choices for the group {key}, got a range")
-    for value in values.values:
-        if value is not None and value not in known:
-            raise ValueError(f"expected the choices of {key} to be among {', '.join(known)}, got {value!r}")
-
-
-def _conditions(key: str, when: Any) -> dict[str, tuple[Value, ...]]:
-    if not isinstance(when, Mapping):
-        raise ValueError(f"expected when of {key} to name choices, as in {{loss: triplet}}, got {when!r}")
-    return {str(name): tuple(value) if isinstance(value, list) else (value,) for name, value in when.items()}
-
-
-def _check_conditions(setting: Setting, earlier: Sequence[Setting]) -> None:
-    """Refuse a condition on what is not chosen before, or on a value that is not among its choices."""
-    choices = {other.key: other.values.values for other in earlier if isinstance(other.values, Choices)}
-    for name, values in setting.when.items():
-        if name not in choices:
-            known = ", ".join(choices) or "there are none"
-            raise ValueError(f"expected when of {setting.key} to name choices above it ({known}), got {name}")
-        for value in values:
-            if value not in choices[name]:
-                listed = ", ".join(map(str, choices[name]))
-                raise ValueError(f"expected when of {setting.key} to be among the {name} of {listed}, got {value!r}")
+def _typed(value: ParsedElementType) -> str:
+    return str(value).lower() if isinstance(value, bool) else Transformer.str(value)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.cluster.vq import kmeans2
 
 from contrastive.data.batching.clusters import k_means
 
@@ -12,13 +11,6 @@ def blobs(count: int = 5, size: int = 40, width: int = 6) -> tuple[np.ndarray, n
     centres = 20 * random.standard_normal((count, width))
     labels = random.permutation(np.arange(count).repeat(size))
     return (centres[labels] + random.standard_normal((count * size, width))).astype(np.float32), labels
-
-
-def test_converges_to_what_scipy_finds_from_the_same_start() -> None:
-    points = np.random.default_rng(1).standard_normal((300, 4)).astype(np.float32)
-    start = points[np.sort(np.random.default_rng(7).choice(300, 6, replace=False))]
-    _, expected = kmeans2(points, start, iter=200, minit="matrix")
-    assert (k_means(points, 6, seed=7, iterations=200) == expected).all()
 
 
 def test_distances_are_euclidean_and_not_only_products() -> None:
@@ -34,13 +26,6 @@ def test_finds_separate_clouds_again_and_again() -> None:
     assert (found == k_means(points, 5, seed=3)).all()
     within = sum(len(set(found[labels == label].tolist())) for label in range(5))
     assert within <= 7  # Lloyd's algorithm may split one cloud and merge two
-
-
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    points, _ = blobs()
-    whole = k_means(points, 5, seed=0)
-    monkeypatch.setattr("contrastive.data.batching.clusters._BLOCK", 7)
-    assert (k_means(points, 5, seed=0) == whole).all()
 
 
 def test_seeds_start_elsewhere() -> None:

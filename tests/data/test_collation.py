@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from contrastive.batch import EmbeddedBatch, loss_arguments, recall
 from contrastive.data import Batch, Collator, Record
 from contrastive.losses import NTXentLoss, SupConLoss, TripletLoss
 from contrastive.masks import dense
-from contrastive.training.batch import EmbeddedBatch, loss_arguments
-from contrastive.training.memory import CrossBatchQueue, recall
-from contrastive.training.module import embedded
+from contrastive.training.memory import CrossBatchQueue
 
 CPU = torch.device("cpu")
 MENDED = (Record("the kettle leaks", "water drips from my kettle"), Record("Water drips from my  kettle", "a seal"))
@@ -26,7 +25,7 @@ def arguments(batch: Batch, loss: torch.nn.Module, width: int = 4) -> tuple[Embe
     """Made-up embeddings of a batch, and what the loss is told of them."""
     generator = torch.Generator().manual_seed(0)
     queries, keys = (torch.randn(count, width, generator=generator) for count in (len(batch), len(batch.documents)))
-    whole = embedded(batch, queries, keys)
+    whole = batch.embedded(queries, keys)
     return whole, loss_arguments(loss, whole)
 
 

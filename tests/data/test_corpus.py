@@ -87,8 +87,8 @@ def test_near_duplicates_are_never_negatives_and_held_out_together(tmp_path: Pat
     trained = {record.positive_id for record in data.train}
     assert trained.isdisjoint(answers(data) | {twin[id_] for id_ in answers(data)})
     batch = Collator(data.train)(data.train)
-    known = {(int(d), int(p)) for d, row in zip(batch.document_ids, batch.positive_ids, strict=True) for p in row}
-    assert all(len([1 for d, _ in known if d == document]) >= 2 for document in batch.document_ids.tolist())
+    known = {(int(d), int(p)) for d, row in zip(batch.key_ids, batch.positive_ids, strict=True) for p in row}
+    assert all(len([1 for d, _ in known if d == document]) >= 2 for document in batch.key_ids.tolist())
 
 
 def test_what_a_query_names_is_a_known_positive(tmp_path: Path) -> None:

@@ -299,18 +299,18 @@ def test_collation_lays_out_documents_owners_and_ids() -> None:
     assert batch.documents == ["chef", "bus", "waiter", "bus", "bus", "nurse"]
     assert batch.owners.tolist() == [0, 1, 2, 0, 2, 0]
     assert batch.query_ids.tolist() == [0, 1, 0]
-    assert batch.document_ids[1] == batch.document_ids[3] == batch.document_ids[4]
-    assert len(set(batch.document_ids.tolist())) == 4
+    assert batch.key_ids[1] == batch.key_ids[3] == batch.key_ids[4]
+    assert len(set(batch.key_ids.tolist())) == 4
     assert batch.grades is not None
     assert batch.grades.tolist() == [2, 1, 1]
-    assert batch.scores is batch.teacher_scores is None
+    assert batch.targets is batch.teacher_scores is None
 
 
 def test_known_positives_come_from_grades_and_from_the_same_question() -> None:
     batch = Collator(RECORDS)(RECORDS)
-    chef, bus, waiter = batch.document_ids[:3].tolist()
+    chef, bus, waiter = batch.key_ids[:3].tolist()
     assert batch.positive_ids.tolist() == [sorted([chef, waiter]), [bus, -1], sorted([chef, waiter])]
-    known = known_positive(batch.positive_ids, batch.document_ids)(torch.arange(3), torch.arange(6))
+    known = known_positive(batch.positive_ids, batch.key_ids)(torch.arange(3), torch.arange(6))
     answers = {("cook", "chef"), ("cook", "waiter"), ("car", "bus")}
     assert known.tolist() == [[(q.lower(), d) in answers for d in batch.documents] for q in batch.queries]
 
@@ -339,8 +339,8 @@ def test_scores_follow_the_negatives_that_are_kept() -> None:
         Record("b", "w", ("y",), score=0.25, teacher_scores=(5.0, 6.0)),
     )
     batch = Collator(records)(records)
-    assert batch.scores is not None
-    assert batch.scores.tolist() == [0.5, 0.25]
+    assert batch.targets is not None
+    assert batch.targets.tolist() == [0.5, 0.25]
     assert batch.teacher_scores is not None
     expected = torch.tensor([[1.0, 3.0, 4.0], [5.0, 6.0, float("nan")]])
     torch.testing.assert_close(batch.teacher_scores, expected, equal_nan=True)
@@ -352,7 +352,7 @@ def test_ids_do_not_depend_on_what_is_mined_from_the_corpus() -> None:
     plain = [Record("a", "text 3", query_id="q", positive_id="d3")]
     mined = [Record("a", "text 3", ("text 1",), query_id="q", positive_id="d3", negative_ids=("d1",))]
     before, after = Collator(plain, corpus=corpus)(mined), Collator(mined, corpus=corpus)(mined)
-    assert before.document_ids.tolist() == after.document_ids.tolist() == [3, 1]
+    assert before.key_ids.tolist() == after.key_ids.tolist() == [3, 1]
 
 
 def test_collation_in_workers_equals_that_in_the_process() -> None:
@@ -360,14 +360,14 @@ def test_collation_in_workers_equals_that_in_the_process() -> None:
     torch.testing.assert_close(pickle.loads(pickle.dumps(collate))(RECORDS).positive_ids, collate(RECORDS).positive_ids)
     (batch,) = DataLoader(RECORDS, batch_size=3, collate_fn=collate, num_workers=1)  # type: ignore[arg-type]
     assert isinstance(batch, Batch)
-    assert batch.document_ids.tolist() == collate(RECORDS).document_ids.tolist()
+    assert batch.key_ids.tolist() == collate(RECORDS).key_ids.tolist()
 
 
 def test_a_batch_moves_with_all_its_tensors() -> None:
     batch = Collator(RECORDS)(RECORDS).to("meta")
     assert {batch.query_ids.device.type, batch.positive_ids.device.type, batch.owners.device.type} == {"meta"}
     assert batch.queries == ["cook", "car", "Cook"]
-    assert batch.scores is None
+    assert batch.targets is None
 
 
 @pytest.mark.parametrize(

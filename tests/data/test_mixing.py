@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 
 from contrastive.data import Account, Collator, Record, RetrievalTask, TextData, mixed
 from contrastive.training import ContrastiveData
+from experiments.run.parts import _datamodule
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,8 +117,8 @@ def test_equal_ids_are_apart_and_equal_texts_are_one() -> None:
     shared = replace(MINE.train[0], positive="JOBS answer  0")
     train = mixed({"jobs": JOBS, "mine": replace(MINE, train=(shared, *MINE.train[1:]))}).train
     batch = Collator(train)(train)
-    assert batch.document_ids[0] == batch.document_ids[4]
-    assert len(set(batch.document_ids.tolist())) == 2 * 16 - 1
+    assert batch.key_ids[0] == batch.key_ids[4]
+    assert len(set(batch.key_ids.tolist())) == 2 * 16 - 1
     assert len(set(batch.query_ids.tolist())) == 16
 
 
@@ -207,8 +208,8 @@ def test_the_command_line_names_the_sources() -> None:
     data = instantiate(config.data)
     assert [record.source for record in data.train] == ["a"] * 3 + ["b"] * 3
     assert data.test.name == "jobs-test"
-    assert ContrastiveData(data.train, data.dev, **config.batches).batches.temperature == float("inf")
-    assert ContrastiveData(data.train, data.dev, **default.batches).batches.temperature == 1
+    assert _datamodule(config, data).batches.temperature == float("inf")
+    assert _datamodule(default, data).batches.temperature == 1
 
 
 def test_the_command_line_without_sources_says_so() -> None:

@@ -14,7 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from contrastive.data.queries.query_writers import write_queries
 from contrastive.data.queries.text2text_writer import Text2TextWriter
-from contrastive.encoder.checkpoints import quiet
+from contrastive.encoder.loading import quiet
 
 CONFIG = Path(__file__).parents[2] / "configs" / "writer" / "text2text.yaml"
 WORDS = ("python", "developer", "nurse", "engineer", "chef", "data", "night", "leeds")

@@ -30,7 +30,7 @@ from transformers import (
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.adapters import LoRA, add_adapters, merged
-from contrastive.encoder.pooling import POOLINGS
+from contrastive.encoder.heads.pooling import POOLINGS
 from contrastive.losses import InfoNCELoss
 from contrastive.training.optimization import LinearDecayAdamW
 

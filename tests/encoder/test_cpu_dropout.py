@@ -1,13 +1,15 @@
 """Dropout on a processor: the shares, the same values forward and backward, and attention as PyTorch defines it."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import BertConfig, BertModel
+from transformers import AttentionInterface, BertConfig, BertModel
+from transformers.masking_utils import AttentionMaskInterface
 
 from contrastive.encoder import Encoder, cpu_dropout
 from contrastive.encoder.cpu_dropout import FastDropout, kept_values, use_fast_dropout
@@ -132,6 +134,24 @@ def test_a_backbone_gets_it_and_does_not_tell(tiny_encoder: Encoder, tmp_path: P
     tiny_encoder.save_pretrained(tmp_path)
     assert "contrastive" not in (tmp_path / "config.json").read_text()
     assert json.loads((tmp_path / "config.json").read_text())["hidden_dropout_prob"] == 0.1
+
+
+def test_it_is_a_switch(tiny_model_folder: Path) -> None:
+    backbone = Encoder.from_pretrained(tiny_model_folder, fast_dropout=False).backbone
+    assert any(type(module) is nn.Dropout for module in backbone.modules())
+    assert not any(isinstance(module, FastDropout) for module in backbone.modules())
+    assert backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_backbone_that_is_sent_brings_its_attention(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = pickle.dumps(tiny_encoder.backbone)
+    known: dict[str, object] = {}
+    for interface in (AttentionInterface, AttentionMaskInterface):
+        others = {name: each for name, each in interface._global_mapping.items() if name != cpu_dropout._NAME}
+        monkeypatch.setattr(interface, "_global_mapping", others)
+        known[interface.__name__] = others
+    pickle.loads(sent)
+    assert all(cpu_dropout._NAME in others for others in known.values())  # type: ignore[operator]
 
 
 def test_a_training_encoder_uses_it(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

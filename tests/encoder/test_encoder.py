@@ -18,8 +18,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from contrastive.encoder import Encoder, embedded_minilm
 from contrastive.encoder import encoder as encoder_module
 from contrastive.encoder.adapters import LoRA
+from contrastive.encoder.heads.pooling import POOLINGS, Pooling
 from contrastive.encoder.micro_batches import default_tokens_per_batch
-from contrastive.encoder.pooling import POOLINGS, Pooling
 from contrastive.encoder.two_towers import TwoTowers
 from contrastive.similarity import similarity_of
 
@@ -519,11 +519,11 @@ ENCODERS = Path(__file__).parents[2] / "configs" / "encoder"
 @pytest.mark.parametrize("name", ["minilm", "pretrained"])
 def test_configs_name_real_arguments(name: str) -> None:
     config = yaml.safe_load((ENCODERS / f"{name}.yaml").read_text())
-    assert config.pop("_target_") == "contrastive.encoder.two_towers.load_encoder"
+    assert config.pop("_target_") == "contrastive.encoder.load_encoder"
     assert config.pop("two_towers") is False
     arguments = inspect.signature(Encoder.from_pretrained).parameters.keys()
     assert config.keys() == arguments - {"bucketed"}  # the reference, not a choice
-    assert config["lora"].pop("_target_") == "contrastive.encoder.adapters.LoRA"
+    assert config["lora"].pop("_target_") == "contrastive.encoder.LoRA"
     assert config["lora"].keys() == inspect.signature(LoRA).parameters.keys()
 
 

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contrastive.encoder.micro_batches import check_texts, micro_batches, pad_right
+from contrastive.data.texts import check_texts
+from contrastive.encoder.micro_batches import micro_batches, pad_right
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(1, 100))

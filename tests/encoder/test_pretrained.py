@@ -6,7 +6,7 @@ import pytest
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.adapters import LoRA
-from contrastive.encoder.pretrained import open_pretrained
+from contrastive.encoder.model_folder import open_pretrained
 
 
 def test_a_hub_name_stays_the_name_of_the_model(

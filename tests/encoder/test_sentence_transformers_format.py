@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from contrastive.encoder.pooling import Pooling
+from contrastive.encoder.heads.pooling import Pooling
 from contrastive.encoder.sentence_transformers_format import FolderSettings, read_settings, write_settings
 
 OLD = "sentence_transformers.models"

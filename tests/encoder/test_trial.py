@@ -32,8 +32,8 @@ from transformers import (
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.adapters import LoRA
+from contrastive.encoder.heads.pooling import POOLINGS, Pooling
 from contrastive.encoder.micro_batches import micro_batches
-from contrastive.encoder.pooling import POOLINGS, Pooling
 from contrastive.encoder.trial import freeze_unused, stands_padding
 from contrastive.encoder.two_towers import TwoTowers, load_encoder
 

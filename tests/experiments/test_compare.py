@@ -16,11 +16,14 @@ import yaml
 from finished_run import CONFIG, finished_report
 from rich.console import Console
 
+from contrastive.data import RetrievalTask
+from contrastive.evaluation import Rankings, evaluate_rankings
 from contrastive.statistics import against_baseline, hierarchical_bootstrap
 from experiments.compare.__main__ import main
 from experiments.compare.comparison import comparison
 from experiments.compare.report import as_csv, as_json, as_markdown, print_report
 from experiments.compare.systems import name_systems
+from experiments.evaluate.judging import Judgement, gain
 
 MakeRun = Callable[..., Path]
 QUERIES = [f"q{number}" for number in range(40)]
@@ -93,6 +96,30 @@ def test_numbers_are_those_of_the_library(runs: list[Path]) -> None:
     assert expected.holm_p < 0.01
     assert expected.comparison.mean == pytest.approx(0.1, abs=0.02)
     assert report.caveats == []
+
+
+def test_numbers_are_those_that_the_run_itself_reports(make_run: MakeRun) -> None:
+    texts = {query: query for query in QUERIES}
+    task = RetrievalTask("test", texts, texts, {query: {query: 1} for query in QUERIES})
+    judged = {}
+    for seed, system in enumerate(("before", "after")):
+        random = np.random.default_rng(seed)
+        found = {query: random.permutation(QUERIES).tolist() for query in QUERIES}
+        rankings = Rankings(found, {query: [0.0] * len(QUERIES) for query in QUERIES})
+        judged[system] = Judgement(rankings, evaluate_rankings(rankings, task), [])
+    folder = make_run("a")
+    for system, judgement in judged.items():
+        judgement.results.write_csv(folder / f"{system}.per_query.csv")
+    before, after = comparison([folder], "before", metric="map").rows
+    assert (before.mean, after.mean) == tuple(judged[name].results.intervals["map"] for name in ("before", "after"))
+    assert after.against is not None
+    found = after.against.comparison
+    assert gain(judged["before"], judged["after"])["map"] == {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "p_value": found.randomisation_p,
+    }
 
 
 def test_queries_are_matched_by_id_whatever_their_order(make_run: MakeRun) -> None:

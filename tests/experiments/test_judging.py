@@ -1,11 +1,13 @@
 """Judging one system: what is read off the embeddings beside the ranking."""
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 
 from contrastive.data import RetrievalTask
 from contrastive.encoder import Encoder
@@ -35,6 +37,15 @@ def test_the_users_query_is_answered_from_the_corpus() -> None:
     judgement = judge_bm25(TASK, "a nursing job", num_top=2)
     assert [text for _, text in judgement.top] == ["nursing home"]
     assert set(judgement.summary()) == {"metrics", "embedding_health"}
+
+
+def test_each_run_says_which_queries_are_documents_of_the_corpus(caplog: pytest.LogCaptureFixture) -> None:
+    task = replace(TASK, corpus={**TASK.corpus, "d": "Python ", "e": "python"})
+    with caplog.at_level(logging.INFO, logger="experiments"):
+        judge_bm25(TASK, "chef")
+        for _ in ("a job of a sweep", "the next in the same process"):
+            judge_bm25(task, "chef")
+    assert caplog.messages == ["test: 2 documents are not ranked for a query, of 1, that is their text"] * 2
 
 
 @pytest.mark.parametrize(("asked", "grades"), [(" Python  CHEF", [0, 2]), ("python chef now", None)])
@@ -106,7 +117,9 @@ def test_the_gain_is_paired_by_query_and_not_by_order() -> None:
     change = gain(*judgements)
     assert set(change) == set(judgements[0].results.intervals)
     # Reciprocal ranks: q from 1/2 to 1, r from 1 to 1/3.
-    assert change["mrr@10"]["mean"] == pytest.approx((1 / 2 - 2 / 3) / 2)
-    assert change["mrr@10"]["low"] == pytest.approx(-2 / 3)
-    assert change["mrr@10"]["high"] == pytest.approx(1 / 2)
+    mean = (1 / 2 - 2 / 3) / 2
+    widened = math.sqrt(2) * stats.t.ppf(0.975, 1) / stats.norm.ppf(0.975)  # for the spread of two queries
+    assert change["mrr@10"]["mean"] == pytest.approx(mean)
+    assert change["mrr@10"]["low"] == pytest.approx(mean + (-2 / 3 - mean) * widened)
+    assert change["mrr@10"]["high"] == pytest.approx(mean + (1 / 2 - mean) * widened)
     assert change["mrr@10"]["p_value"] == pytest.approx(1)

@@ -240,7 +240,7 @@ def test_what_the_run_noted_of_its_base_model_counts(tiny_encoder: Encoder, tmp_
     ("encoder", "expected"),
     [
         (
-            {"name_or_path": {"_target_": "contrastive.encoder.encoder.embedded_minilm"}},
+            {"name_or_path": {"_target_": "contrastive.encoder.embedded_minilm"}},
             [("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")],
         ),
         ({"name_or_path": "no-such/on-the-hub"}, [("on-the-hub", "no-such/on-the-hub", None)]),

@@ -18,13 +18,13 @@ from experiments.sweeps.jobs import state
 from experiments.tune.__main__ import main
 from experiments.tune.objective import TrainAndJudge
 from experiments.tune.plan import make_plan
-from experiments.tune.space import Choices, parse_space, read_space
+from experiments.tune.space import read_space
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
-loss: {choices: [infonce, triplet]}
-loss.temperature: {low: 0.01, high: 0.2, log: true}
-batch_size: {choices: [4, 0]}
+loss: choice(infonce,triplet)
+loss.temperature: tag(log,interval(0.01,0.2))
+batch_size: 4,0
 """
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
@@ -60,13 +60,13 @@ def test_a_search_trains_prunes_fails_and_reads_what_is_there(
     folder.mkdir(parents=True)
     study = optuna.create_study(storage=f"sqlite:///{folder / 'study.db'}", study_name="mine", direction="maximize")
     for chosen in (
-        {"loss": "infonce", "loss.temperature": 0.05, "batch_size": 4},
-        {"loss": "triplet", "batch_size": 0},
-        {"loss": "triplet", "batch_size": 4},
-        {"loss": "infonce", "loss.temperature": 0.05, "batch_size": 4},
+        {"loss": "infonce", "loss.temperature": 0.05, "batch_size": "4"},
+        {"loss": "triplet", "batch_size": "0"},
+        {"loss": "triplet", "batch_size": "4"},
+        {"loss": "infonce", "loss.temperature": 0.05, "batch_size": "4"},
     ):
         study.enqueue_trial(chosen)
-    monkeypatch.setattr("experiments.tune.storage.make_pruner", lambda *_: PrunesTheThird())
+    monkeypatch.setattr("experiments.tune.searching.make_pruner", lambda *_: PrunesTheThird())
     small = ["data.train_pairs=16", "data.dev_queries=4", "data.test_queries=4"]
     tiny = ["encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}", "logger=csv", *small]
     main(["--space", "mine.yaml", "--trials", "4", *tiny])
@@ -153,7 +153,8 @@ def test_the_exit_status_tells_that_all_trials_failed(
     ("arguments", "message"),
     [
         (["judge=test"], "expected judge=dev, got judge=test"),
-        (["loss=infonce,dcl"], "expected one value for loss, got loss=infonce,dcl; choices belong into the space"),
+        (["loss=infonce,dlc"], "expected loss to be one of .*, got dlc"),
+        (["seed=1,2"], "got seed: the best seed is luck"),
         (["loss.temprature=1"], "there is no loss.temprature"),
         (["loss=triplets"], "did you mean triplet"),
         (["loss.symmetric=false"], "there is no loss.symmetric to set with loss=mnrl$"),
@@ -164,7 +165,7 @@ def test_the_exit_status_tells_that_all_trials_failed(
         (["--timeout", "0"], "expected --timeout above 0, got 0"),
         (["--name", "a/b"], "expected --name to be the name of a folder, got 'a/b'"),
         (["--space", "none"], "expected --space to be a YAML file or one of default"),
-        (["--storage", "mysql://host"], "expected --storage to be a file"),
+        (["--storage", "mine.yaml"], "expected --storage to be a database, got mine.yaml: .*file is not a database"),
         (["--space", "mine.yaml", "loss=triplet", "batch_size=4"], "expected settings to vary"),
     ],
 )
@@ -197,17 +198,30 @@ def test_a_value_on_the_command_line_narrows_the_space(composer: Composer) -> No
     words = ["loss=infonce", "loss.symmetric=false", "before=true"]
     plan = make_plan(read_space("default"), words, 4, composer)
     assert plan.left_out == ("loss.margin",)
-    assert plan.space[0].values == Choices(("infonce",))
+    assert plan.space[0].choices == ("infonce",)
     assert "before=true" in plan.fixed
     assert "before=false" not in plan.fixed
     assert plan.kept == ("trainer.val_check_interval=0.25", "loss.symmetric=false")
     assert (plan.monitor, plan.mode) == ("dev/ndcg@10", "max")
 
 
+def test_choices_and_ranges_on_the_command_line_replace_those_of_the_space_and_add_to_them(composer: Composer) -> None:
+    words = ["loss=dcl,infonce", "loss.temperature=interval(0.1,0.2)", "+loss.hardness=range(3)"]
+    plan = make_plan(read_space("default"), words, 4, composer)
+    written = {setting.key: setting.text for setting in plan.space}
+    assert written["loss"] == "dcl,infonce"
+    assert written["loss.temperature"] == "interval(0.1,0.2)"
+    assert written["batch_size"] == "choice(16,32,64)"
+    assert written["+loss.hardness"] == "range(3)"
+    assert plan.left_out == ("loss.margin",)
+    assert plan.kept == ("trainer.val_check_interval=0.25",)
+    assert plan.settings["space of loss"] == "dcl,infonce"
+
+
 def test_a_setting_without_a_place_is_refused(composer: Composer) -> None:
-    content: dict[str, Any] = {"loss": {"choices": ["infonce"]}, "loss.margin": {"low": 0.1, "high": 0.2}}
+    written = {"loss": "infonce,dcl", "loss.margin": "interval(0.1,0.2)"}
     with pytest.raises(ValueError, match=r"expected settings that the configuration has .*, got loss\.margin"):
-        make_plan(parse_space(content), [], 4, composer)
+        make_plan(written, [], 4, composer)
 
 
 def test_help_answers_without_loading_torch() -> None:

@@ -12,18 +12,16 @@ from experiments.sweeps.composer import Composer, compose_applicable
 from experiments.tune.choosing import choose, overrides, unreachable
 from experiments.tune.space import CHOSEN, parse_space
 
-SPACE = parse_space(
-    {
-        "loss": {"choices": ["infonce", "mnrl", "triplet", "matryoshka"]},
-        "loss@loss.loss": {"choices": ["infonce", "triplet"]},
-        "loss.loss.margin": {"low": 0.1, "high": 0.5},
-        "loss.temperature": {"low": 0.01, "high": 0.2, "log": True},
-        "loss.margin": {"low": 0.1, "high": 0.5},
-        "loss.symmetric": {"choices": [True, False]},
-        "+loss.hardness": {"low": 0.0, "high": 5.0},
-        "loss.label_smoothing": {"low": 0.0, "high": 0.2, "when": {"loss.symmetric": False}},
-    }
-)
+WRITTEN = {
+    "loss": "infonce,mnrl,triplet,matryoshka",
+    "loss@loss.loss": "infonce,triplet",
+    "loss.loss.margin": "interval(0.1,0.5)",
+    "loss.temperature": "tag(log,interval(0.01,0.2))",
+    "loss.margin": "interval(0.1,0.5)",
+    "loss.symmetric": "true,false",
+    "+loss.hardness": "interval(0,5)",
+    "loss.label_smoothing": "tag(loss.symmetric:false,interval(0,0.2))",
+}
 DRAWN = {
     "loss.loss.margin": 0.2,
     "loss.temperature": 0.051239,
@@ -43,11 +41,11 @@ def composer() -> Iterator[Composer]:
     ("drawn", "chosen"),
     [
         (
-            {"loss": "infonce", "loss.symmetric": False},
+            {"loss": "infonce", "loss.symmetric": "false"},
             ["loss", "loss.temperature", "loss.symmetric", "+loss.hardness", "loss.label_smoothing"],
         ),
         (
-            {"loss": "infonce", "loss.symmetric": True},
+            {"loss": "infonce", "loss.symmetric": "true"},
             ["loss", "loss.temperature", "loss.symmetric", "+loss.hardness"],
         ),
         ({"loss": "mnrl"}, ["loss", "loss.temperature", "+loss.hardness"]),
@@ -58,7 +56,7 @@ def composer() -> Iterator[Composer]:
 )
 def test_a_trial_draws_what_its_choices_have(drawn: dict[str, Any], chosen: list[str], composer: Composer) -> None:
     trial = FixedTrial({**DRAWN, **drawn})
-    found = choose(trial, SPACE, composer, ["batch_size=8"])
+    found = choose(trial, parse_space(WRITTEN, composer), composer, ["batch_size=8"])
     assert list(found) == chosen
     assert list(trial.params) == chosen
     assert trial.user_attrs[CHOSEN] == found
@@ -70,25 +68,26 @@ def test_a_trial_draws_what_its_choices_have(drawn: dict[str, Any], chosen: list
 
 
 def test_every_setting_has_a_place_somewhere(composer: Composer) -> None:
-    assert unreachable(SPACE, composer, []) == []
+    assert unreachable(parse_space(WRITTEN, composer), composer, []) == []
 
 
 def test_what_has_a_place_nowhere_is_found(composer: Composer) -> None:
-    content = {
-        "loss": {"choices": ["infonce", "mnrl"]},
-        "memory@loss.memory": {"choices": ["queue"]},
-        "loss.temperature": {"low": 0.1, "high": 0.2},
-        "loss.margin": {"low": 0.1, "high": 0.2},
-        "loss.symmetric": {"choices": [True], "when": {"loss": "mnrl"}},
-        "+loss.no_such": {"choices": [1]},
-        "optimizer.rate": {"low": 0.1, "high": 0.2},
+    written = {
+        "loss": "infonce,mnrl",
+        "memory@loss.memory": "queue",
+        "loss.temperature": "interval(0.1,0.2)",
+        "loss.margin": "interval(0.1,0.2)",
+        "loss.symmetric": "tag(loss:mnrl,choice(true,false))",
+        "+loss.no_such": "1,2",
+        "optimizer.rate": "interval(0.1,0.2)",
     }
     lost = ["memory@loss.memory", "loss.margin", "loss.symmetric", "+loss.no_such", "optimizer.rate"]
-    assert sorted(unreachable(parse_space(content), composer, [])) == sorted(lost)
+    assert sorted(unreachable(parse_space(written, composer), composer, [])) == sorted(lost)
 
 
-def test_values_are_written_as_hydra_reads_them(composer: Composer) -> None:
-    values = {"a": 1, "b": 1e-5, "c": True, "d": None, "e": "none", "f": "true", "g": "1.5", "h": "it's, x", "i": ""}
-    read = {each.key_or_group: each.value() for each in composer.parse(overrides(values))}
-    assert read == values
-    assert {key: type(value) for key, value in read.items()} == {key: type(value) for key, value in values.items()}
+def test_choices_are_handed_on_as_they_were_typed(composer: Composer) -> None:
+    values = [1, 1e-5, True, None, "none", "true", "1.5", "it's, x", "", [1, 2]]
+    typed = ["1", "1e-5", "true", "null", "none", "'true'", "'1.5'", '"it\'s, x"', "''", "[1,2]"]
+    (setting,) = parse_space({"a": ",".join(typed)}, composer)
+    written = [overrides({"a": choice}) for choice in setting.choices]
+    assert [composer.parse(each)[0].value() for each in written] == values

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from experiments.sweeps.composer import Composer
 from experiments.tune.report import command, importances, line, print_report, ranked, tally, write_files
+from experiments.tune.searching import LOST, REASON
 from experiments.tune.space import CHOSEN
-from experiments.tune.storage import LOST, REASON
 
 METRIC = "dev/ndcg@10"
 

@@ -111,7 +111,7 @@ LEAST = {"debiased": {"lowest_score": -4.0}, "hard_weighted": {"lowest_score": -
 
 
 def refused(name: str, options: dict[str, Any]) -> bool:
-    """Whether a loss does not take these options, or none that were given; see the table in the README."""
+    """Whether a loss does not take these options, or none that were given; see the table in docs/losses.md."""
     both = bool(options.get("symmetric"))
     side, several = "same_side" in options, "positives" in options
     return (

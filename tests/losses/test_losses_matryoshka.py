@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from contrastive.batch import EmbeddedBatch, loss_arguments
 from contrastive.contracts import RankingLoss
 from contrastive.losses import InfoNCELoss, TripletLoss, info_nce
 from contrastive.losses.core.health import Health
@@ -20,7 +21,6 @@ from contrastive.losses.distill import DistillKLLoss, distill_kl
 from contrastive.losses.matryoshka import MatryoshkaLoss
 from contrastive.losses.ordinal import CoSENTLoss, cosent
 from contrastive.testing import assert_gradients, assert_world_size_invariant
-from contrastive.training.batch import EmbeddedBatch, loss_arguments
 
 
 def batch(seed: int = 0) -> EmbeddedBatch:

@@ -1,8 +1,8 @@
-"""contrastive/MIGRATION.md: both sides of every row are built as they stand there and compared; the examples run.
+"""docs/migration.md: both sides of every row are built as they stand there and compared; the examples run.
 
 sentence-transformers and pytorch-metric-learning are the packages. open_clip and lightly do not import without
 torchvision, so a few lines of their formulas stand for them here, unless lightly is there;
-tests/test_losses_peers_softmax.py holds ours against the file of open_clip too, where it is installed.
+tests/losses/test_losses_peers_softmax.py holds ours against the file of open_clip too, where it is installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from contrastive import losses
 from contrastive.masks import as_mask, columns_from, diagonal, same_label
 
-PAGE = (Path(__file__).parents[2] / "contrastive" / "MIGRATION.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 LABELS = torch.tensor([0, 0, 1, 1, 1, 2, 2, 0])
 TARGETS = torch.tensor([1, 0, 1, 0, 0])
@@ -336,7 +336,7 @@ def test_examples_lower_the_loss(
     tiny = f"NAME, LEARNING_RATE = {str(tiny_model_folder)!r}, 3e-3\n"
     assert real in example
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(example.replace(real, tiny), "MIGRATION.md", "exec"), names)
+    exec(compile(example.replace(real, tiny), "docs/migration.md", "exec"), names)
     history = names["history"]
     assert len(history) == 20
     assert sum(history[-3:]) < 0.8 * sum(history[:3])

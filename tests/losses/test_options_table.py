@@ -1,4 +1,4 @@
-"""The table of losses and options in README.md: every cell of it, run.
+"""The table of losses and options in docs/losses.md: every cell of it, run.
 
 `yes` is given and changes the result; `no` is refused; `inner` belongs to the loss that Matryoshka is around.
 """
@@ -18,7 +18,7 @@ from contrastive.losses import InfoNCELoss, MatryoshkaLoss, TripletLoss
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 GENERATOR = torch.Generator().manual_seed(0)
 QUERIES = torch.randn(4, 6, generator=GENERATOR, dtype=torch.float64)
 KEYS = torch.randn(12, 6, generator=GENERATOR, dtype=torch.float64)
@@ -77,7 +77,7 @@ OPTIONS = {
 
 def table() -> tuple[list[str], dict[str, list[str]]]:
     """The names of the columns, and the cells of each row."""
-    text = README.read_text()
+    text = PAGE.read_text()
     lines = text[text.index("<!-- options -->") : text.index("<!-- /options -->")].splitlines()
     cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     header, _, *rows = cells

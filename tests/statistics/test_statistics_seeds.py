@@ -18,6 +18,7 @@ from contrastive.statistics import (
     Comparison,
     against_baseline,
     benjamini_hochberg,
+    bootstrap_interval,
     cohen_d,
     compare,
     hierarchical_bootstrap,
@@ -27,6 +28,7 @@ from contrastive.statistics import (
     randomisation_test,
     resampling,
 )
+from contrastive.statistics.crossed import student_quantile
 
 Scores = NDArray[np.float64]
 
@@ -131,6 +133,21 @@ def test_one_seed_gives_the_textbook_tests() -> None:
     differences = first[0] - second[0]
     assert cohen_d(first, second) == pytest.approx(differences.mean() / differences.std(ddof=1))
     assert paired_t_test(first[0], second[0]) == found
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_one_seed_gives_the_interval_over_queries(count: int) -> None:
+    first, second = np.random.default_rng(0).random((2, count))
+    plain = bootstrap_interval(first, resamples=500)
+    assert plain == hierarchical_bootstrap(first, resamples=500) == hierarchical_bootstrap(first[None], resamples=500)
+    short, full = paired_difference(first, second, resamples=500), compare(first, second, resamples=500)
+    assert (short.mean, short.low, short.high, short.p_value) == (full.mean, full.low, full.high, full.randomisation_p)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 50, 20_001])
+@pytest.mark.parametrize("probability", [0.55, 0.8, 0.975, 0.9995])
+def test_quantiles_without_scipy_are_those_of_scipy(degrees: int, probability: float) -> None:
+    assert student_quantile([(1.0, degrees)], probability) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)
 
 
 def test_t_test_over_seeds_equals_the_variance_components_in_loops() -> None:
@@ -310,6 +327,7 @@ def test_losses_and_plain_intervals_do_without_scipy() -> None:
         "import sys; sys.modules['scipy'] = None; import contrastive.losses;"
         "assert 'contrastive.statistics' not in sys.modules;"
         "from contrastive.statistics import bootstrap_interval, paired_difference;"
-        "bootstrap_interval([0.1, 0.2]); paired_difference([0.1, 0.2], [0.2, 0.2])"
+        "bootstrap_interval([0.1, 0.2]); paired_difference([0.1, 0.2], [0.2, 0.2]);"
+        "from contrastive.statistics import hierarchical_bootstrap; hierarchical_bootstrap([[0.1, 0.2], [0.3, 0.2]])"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +19,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from contrastive import losses
+from contrastive.batch import EmbeddedBatch, loss_arguments
 from contrastive.data import Collator, Record
 from contrastive.testing import WorldSizeCase, assert_world_size_invariant
-from contrastive.training.batch import EmbeddedBatch, loss_arguments
 from contrastive.training.distributed import RankShare, gather, world_size
 from contrastive.training.memory import CrossBatchQueue
 
@@ -192,8 +194,8 @@ def served(rank: int, num_ranks: int = 3) -> list[EmbeddedBatch]:
             batches.append(EmbeddedBatch(torch.zeros(0, 1), torch.zeros(0, 1)))
             continue
         batch = collate([items[row] for row in rows])
-        embeddings = [ids[:, None].float() for ids in (batch.query_ids, batch.document_ids)]
-        ids = {"key_ids": batch.document_ids, "positive_ids": batch.positive_ids}
+        embeddings = [ids[:, None].float() for ids in (batch.query_ids, batch.key_ids)]
+        ids = {"key_ids": batch.key_ids, "positive_ids": batch.positive_ids}
         known = {"owners": batch.owners, "teacher_scores": batch.teacher_scores, **ids}
         batches.append(EmbeddedBatch(*embeddings, **known))
     return batches
@@ -317,3 +319,8 @@ def test_a_loss_is_given_what_its_signature_names_and_the_batch_has() -> None:
     assert loss_arguments(judge, batch).keys() == {"targets"}
     with pytest.raises(ValueError, match="judge needs targets, which the training records do not have"):
         loss_arguments(judge, replace(batch, targets=None))
+
+
+def test_gathering_and_the_checks_of_a_loss_need_torch_alone() -> None:
+    script = "import sys, contrastive.testing; print({'lightning', 'transformers', 'scipy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "set()"

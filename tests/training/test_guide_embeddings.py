@@ -48,6 +48,6 @@ def test_a_text_that_was_not_embedded_is_refused(tiny_encoder: Encoder, tmp_path
     collate = Collator(RECORDS, corpus={"far": "a job far away"})
     guides = GuideEmbeddings.of(tiny_encoder, RECORDS, collate, EmbeddingCache(tmp_path))
     batch = collate(RECORDS[:1])
-    batch.document_ids[0] = collate._documents.of("a job far away")
+    batch.key_ids[0] = collate._documents.of("a job far away")
     with pytest.raises(ValueError, match="got 1 document ids of a batch without"):
         guides.added_to(batch)

@@ -17,8 +17,8 @@ from contrastive.encoder import Encoder
 from contrastive.losses import InfoNCELoss
 from contrastive.negatives import ChosenNegatives, Kept, Mined, Mixed, Moment, Pool, Random
 from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.callbacks import MineNegatives
 from contrastive.training.optimization import LinearDecayAdamW
-from contrastive.training.record_negatives import RecordNegatives
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
@@ -40,20 +40,21 @@ class Following:
         return self.every > 0 and step % self.every == 0
 
 
-def chosen(strategy: Any, given: Sequence[Record]) -> RecordNegatives:
-    return RecordNegatives(given, strategy, Moment())
+def chosen(strategy: Any, given: Sequence[Record]) -> MineNegatives:
+    negatives = MineNegatives(ContrastiveData(given, None, batch_size=4), strategy)
+    negatives.choose(None)
+    return negatives
 
 
 def test_negatives_come_after_the_records_own_and_reach_the_batch() -> None:
     own = [replace(record, negatives=("the chef",), negative_ids=("n",)) for record in records(4)]
     negatives = chosen(Following(), own)
-    assert [record.negative_ids for record in negatives.records] == [("n", f"d{i}") for i in (1, 2, 3, 0)]
-    assert negatives.records[0].negatives == ("the chef", own[1].positive)
-    data = ContrastiveData(records(4), None, batch_size=4, negatives=Following())
+    assert [record.negative_ids for record in negatives.data.records] == [("n", f"d{i}") for i in (1, 2, 3, 0)]
+    assert negatives.data.records[0].negatives == ("the chef", own[1].positive)
+    data = chosen(Following(), records(4)).data
     batch = data.batch(next(iter(data.train_dataloader())))
     assert len(batch.documents) == 8
     assert batch.owners.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert ContrastiveData(records(4), None).negatives is None
 
 
 def test_what_came_of_a_choice_is_counted() -> None:
@@ -70,10 +71,12 @@ def test_what_came_of_a_choice_is_counted() -> None:
 def test_records_without_ids_are_given_negatives() -> None:
     nameless = [replace(record, query_id="", positive_id="", grades={}, negatives=("a",)) for record in records(4)]
     negatives = chosen(Following(), nameless)
-    assert [record.negatives for record in negatives.records] == [
+    assert [record.negatives for record in negatives.data.records] == [
         ("a", nameless[(place + 1) % 4].positive) for place in range(4)
     ]
-    ContrastiveData(nameless, None, negatives=Following()).collate(negatives.records)
+    assert negatives.data.batch([0, 1]).documents[2:] == [
+        text for column in (0, 1) for text in (negatives.data.records[row].negatives[column] for row in (0, 1))
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"score": 0.5}, {"teacher_scores": (1.0,)}])
@@ -86,16 +89,16 @@ def test_a_second_choice_replaces_the_first_and_starts_from_what_was_given() -> 
     strategy = Following(every=2)
     negatives = chosen(strategy, records(4))
     assert [negatives.is_due(step=step, steps_an_epoch=9) for step in (0, 1, 2)] == [False, False, True]
-    negatives.refresh("the model", step=2, progress=0.5, agreed=lambda ids: ids)
-    assert [record.negative_ids for record in negatives.records] == [(f"d{i}",) for i in (2, 3, 0, 1)]
+    negatives.choose("the model", step=2, progress=0.5)
+    assert [record.negative_ids for record in negatives.data.records] == [(f"d{i}",) for i in (2, 3, 0, 1)]
     assert not negatives.is_due(step=2, steps_an_epoch=9)
     assert strategy.moments[1] == Moment("the model", refresh=1, progress=0.5)  # type: ignore[arg-type]
 
 
 def test_processes_take_what_the_first_chose() -> None:
     negatives = chosen(Following(), records(3))
-    negatives.refresh(None, step=1, progress=0.0, agreed=lambda _: [("d1",), ("d1",), ("d0",)])
-    assert [record.negative_ids for record in negatives.records] == [("d1",), ("d1",), ("d0",)]
+    negatives.choose(None, step=1, agreed=lambda _: [("d1",), ("d1",), ("d0",)])
+    assert [record.negative_ids for record in negatives.data.records] == [("d1",), ("d1",), ("d0",)]
 
 
 def test_a_strategy_without_an_interval_is_asked_once() -> None:
@@ -123,13 +126,13 @@ def test_what_a_model_in_training_chose_is_not_kept_on_disk(tmp_path: Path) -> N
 
 def test_a_checkpoint_brings_back_what_was_chosen() -> None:
     first, second = chosen(Following(every=2), records(4)), chosen(Following(every=2), records(4))
-    first.refresh(None, step=2, progress=0.5, agreed=lambda ids: ids)
+    first.choose(None, step=2, progress=0.5)
     second.load_state_dict(first.state_dict())
-    assert second.records == first.records
+    assert second.data.records == first.data.records
     assert second.history == first.history
     assert [choice.step for choice in second.history] == [0, 2]
     assert not second.is_due(step=2, steps_an_epoch=9)
-    second.refresh(None, step=4, progress=1.0, agreed=lambda ids: ids)
+    second.choose(None, step=4, progress=1.0)
     assert second.strategy.moments[-1].refresh == 2  # type: ignore[attr-defined]
 
 
@@ -150,10 +153,12 @@ class Watching(ContrastiveModule):
         return super().training_step(batch, batch_idx)
 
 
-def train(encoder: Encoder, folder: Path, *, epochs: int, resume: Path | None = None) -> tuple[list[set[int]], Any]:
-    """Train on 8 records in batches of 4, with negatives chosen again every 3 steps."""
-    strategy = Following(every=3)
-    data = ContrastiveData(records(8), None, batch_size=4, negatives=strategy)
+def train(
+    encoder: Encoder, folder: Path, *, epochs: int, every: int = 3, resume: Path | None = None
+) -> tuple[list[set[int]], Any]:
+    """Train on 8 records in batches of 4, with negatives chosen again every few steps."""
+    strategy = Following(every=every)
+    data = ContrastiveData(records(8), None, batch_size=4)
     module = Watching(encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=8)
     module.steps = []
     trainer = lightning.Trainer(
@@ -161,6 +166,7 @@ def train(encoder: Encoder, folder: Path, *, epochs: int, resume: Path | None = 
         max_epochs=epochs,
         logger=CSVLogger(folder, name="", version="resumed" if resume else "first"),
         log_every_n_steps=1,
+        callbacks=[MineNegatives(data, strategy)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -183,9 +189,21 @@ def test_a_step_has_the_latest_negatives(tiny_encoder: Encoder, tmp_path: Path) 
     assert strategy.moments[1].encoder is tiny_encoder
 
 
+def test_negatives_are_not_chosen_again_after_the_last_step(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    _, strategy = train(tiny_encoder, tmp_path, epochs=4, every=4)
+    assert [moment.progress for moment in strategy.moments] == [0, 4 / 8]
+
+
+def test_a_run_resumed_where_a_choice_was_due_begins_with_it(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    train(tiny_encoder, tmp_path, epochs=2, every=9)
+    steps, strategy = train(tiny_encoder, tmp_path, epochs=4, every=4, resume=tmp_path / "end.ckpt")
+    assert steps == [{2}] * 4
+    assert [moment.progress for moment in strategy.moments] == [4 / 8]
+
+
 def test_a_resumed_run_goes_on_with_the_negatives_it_had(tiny_encoder: Encoder, tmp_path: Path) -> None:
     train(tiny_encoder, tmp_path, epochs=2)
     steps, strategy = train(tiny_encoder, tmp_path, epochs=4, resume=tmp_path / "end.ckpt")
     assert steps == [{2}, {2}, {3}, {3}]
     assert [logged_steps(tmp_path / run) for run in ("first", "resumed")] == [[0, 3], [6]]  # each choice once
-    assert [moment.refresh for moment in strategy.moments] == [0, 2]
+    assert [moment.refresh for moment in strategy.moments] == [2]  # and not the first choice again

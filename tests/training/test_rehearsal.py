@@ -7,25 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import alone, records
+from small_training import records
 from torch import Tensor, nn
 
 from contrastive.data import Record
 from contrastive.encoder import Encoder
 from contrastive.losses import ContrastiveLoss, CoSENTLoss, InfoNCELoss, SigLIPLoss, TripletLoss
-from contrastive.training import ContrastiveData, ContrastiveModule
-from contrastive.training.memory import CrossBatchQueue
+from contrastive.training import ContrastiveData, rehearsal
 
 NOTHING = "expected batches from which {} can learn, got none: its gradient is zero for any embeddings in all {} that"
 
 
-def rehearse(encoder: Encoder, loss: nn.Module, items: list[Record], memory: Any = None, **batches: Any) -> None:
+def rehearse(encoder: Encoder, loss: nn.Module, items: list[Record], remembers: bool = False, **batches: Any) -> None:
     data = ContrastiveData(items, None, **batches)
-    module: ContrastiveModule = alone(encoder, loss)
-    module.memory = memory
-    module.rehearse(data.rehearsal(), data.rehearsals())
+    rehearsal.rehearse(loss, data.rehearsals(), encoder.dimension, remembers=remembers)
     assert data.batches.state_dict()["batches"] == 0
-    assert not module.health.summary()
 
 
 def of_one_document(count: int) -> list[Record]:
@@ -68,7 +64,7 @@ def test_batches_without_anything_to_learn_are_refused(
     [
         (InfoNCELoss(), [replace(record, negatives=("a chef",)) for record in records(3)], {"batch_size": 1}),
         (InfoNCELoss(), [*records(7), replace(records(8)[7], negatives=("a chef",))], {"batch_size": 1}),
-        (InfoNCELoss(), records(3), {"batch_size": 1, "memory": CrossBatchQueue(4, 32)}),
+        (InfoNCELoss(), records(3), {"batch_size": 1, "remembers": True}),
         (InfoNCELoss(), [Record("chef", f"job {i}") for i in range(8)] + records(8), {"batch_size": 8}),
         (SigLIPLoss(), records(2), {"batch_size": 1}),
         (ContrastiveLoss(margin=0.1), [replace(record, score=0.0) for record in records(4)], {"batch_size": 4}),

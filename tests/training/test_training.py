@@ -18,8 +18,10 @@ from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.losses.core.signature import parameters_of
 from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.callbacks import FillMemory, LogTraining
 from contrastive.training.memory import CrossBatchQueue, MomentumEncoder
 from contrastive.training.optimization import LinearDecayAdamW
+from contrastive.training.rehearsal import rehearse
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode at the start of training"
@@ -146,7 +148,7 @@ def test_steps_taken_equal_steps_planned(tiny_encoder: Encoder, tmp_path: Path) 
     assert trainer.global_step == trainer.lightning_module.total_steps == 6
 
 
-def test_a_loss_that_the_data_cannot_serve_says_so_before_training(tiny_encoder: Encoder) -> None:
+def test_a_loss_that_the_data_cannot_serve_says_so_before_training() -> None:
     class NeedsTeacher(nn.Module):
         def forward(self, queries: Tensor, keys: Tensor, *, teacher_scores: Tensor) -> Tensor:
             assert teacher_scores.shape == (len(queries), len(keys) // len(queries))
@@ -157,13 +159,13 @@ def test_a_loss_that_the_data_cannot_serve_says_so_before_training(tiny_encoder:
         return data.batch(next(iter(data.train_dataloader())))
 
     with pytest.raises(ValueError, match="NeedsTeacher needs teacher_scores, which the training records do not have"):
-        alone(tiny_encoder, NeedsTeacher()).rehearse(batch(records()))
+        rehearse(NeedsTeacher(), [batch(records())], 32)
     taught = [replace(record, teacher_scores=(1.0,)) for record in records()]
-    alone(tiny_encoder, NeedsTeacher()).rehearse(batch(taught))
+    rehearse(NeedsTeacher(), [batch(taught)], 32)
     with pytest.raises(ValueError, match="negatives"):
-        alone(tiny_encoder, TripletLoss(mining="explicit")).rehearse(batch(records()))
+        rehearse(TripletLoss(mining="explicit"), [batch(records())], 32)
     with pytest.raises(ValueError, match=r"InfoNCELoss takes every pair as relevant, .* min_score says"):
-        alone(tiny_encoder, InfoNCELoss()).rehearse(batch([replace(record, score=0.1) for record in records()]))
+        rehearse(InfoNCELoss(), [batch([replace(record, score=0.1) for record in records()])], 32)
 
 
 def test_batch_of_one_trains_without_an_answer(tiny_encoder: Encoder) -> None:
@@ -197,12 +199,14 @@ def fit_with_memory(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     options = {"logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1, "max_epochs": 2, **options}
+    callbacks = [FillMemory(), LogTraining(), *options.pop("callbacks", [])]
     trainer = lightning.Trainer(
         accelerator="cpu",
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
+        callbacks=callbacks,
         **options,
     )
     data = ContrastiveData(items or records(10), None, batch_size=4)
@@ -231,7 +235,24 @@ def test_documents_of_earlier_batches_are_negatives_of_later_ones(tiny_encoder: 
     assert loss.calls[3]["exclude"](ids, ids).equal(torch.eye(4, dtype=torch.bool))
     assert any(call["exclude"](ids, queued).any() for call in loss.calls[3:5])
     assert len(module.memory) == 6
-    assert {"memory.keys", "memory.key_ids", "memory.ages", "memory.filled"} <= module.state_dict().keys()
+    assert {"memory.keys", "memory.key_ids"} <= module.state_dict().keys()
+
+
+def test_a_memory_that_nobody_fills_is_refused(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    module = ContrastiveModule(
+        tiny_encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=2, memory=CrossBatchQueue(6, 32)
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(ValueError, match=r"keys of this batch \(callbacks.FillMemory\), got none"):
+        trainer.fit(module, ContrastiveData(records(), None, batch_size=4))
 
 
 def test_momentum_encoder_follows_each_optimiser_step_and_fills_the_queue(
@@ -245,10 +266,8 @@ def test_momentum_encoder_follows_each_optimiser_step_and_fills_the_queue(
     slow, fast = module.momentum_encoder.encoder, module.encoder
     differences = [not torch.equal(*pair) for pair in zip(slow.parameters(), fast.parameters(), strict=True)]
     assert any(differences)
-    documents = {
-        module.trainer.datamodule.collate([record]).document_ids.item(): record.positive for record in records(10)
-    }
-    latest = module.memory.ages == 0
+    documents = {module.trainer.datamodule.collate([record]).key_ids.item(): record.positive for record in records(10)}
+    latest = slice(-2, None)
     texts = [documents[number] for number in module.memory.key_ids[latest].tolist()]
     torch.testing.assert_close(module.memory.keys[latest], slow(texts, side="document"), rtol=1e-4, atol=1e-5)
     assert "momentum_encoder.encoder.backbone.pooler.dense.weight" in module.state_dict()
@@ -256,7 +275,7 @@ def test_momentum_encoder_follows_each_optimiser_step_and_fills_the_queue(
         ContrastiveModule(fast, InfoNCELoss(), LinearDecayAdamW(), total_steps=1, momentum_encoder=slow)
 
 
-def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: Encoder) -> None:
+def test_a_loss_that_cannot_use_a_queue_says_so_before_training() -> None:
     class OfPairs(nn.Module):
         def forward(self, left: Tensor, right: Tensor) -> Tensor:
             if left.shape != right.shape:
@@ -265,21 +284,16 @@ def test_a_loss_that_cannot_use_a_queue_says_so_before_training(tiny_encoder: En
 
     data = ContrastiveData(records(), None, batch_size=4)
     batch = data.batch(next(iter(data.train_dataloader())))
-    module = alone(tiny_encoder, OfPairs())
-    module.rehearse(batch)
-    module.memory = CrossBatchQueue(size=6, dimension=32)
+    rehearse(OfPairs(), [batch], 32)
     refusal = (
         r"a loss that uses the further keys of a memory, got OfPairs: expected pairs, got \[4, 32\] and \[72, 32\]"
     )
     with pytest.raises(ValueError, match=refusal):
-        module.rehearse(batch)
-    assert len(module.memory) == 0
+        rehearse(OfPairs(), [batch], 32, remembers=True)
 
 
 @pytest.mark.parametrize(("name", "options"), all_losses.SETTINGS, ids=str)
-def test_every_loss_uses_a_queue_or_says_before_training_that_it_does_not(
-    name: str, options: dict[str, Any], tiny_encoder: Encoder
-) -> None:
+def test_every_loss_uses_a_queue_or_says_before_training_that_it_does_not(name: str, options: dict[str, Any]) -> None:
     of_pairs = not all_losses.takes_a_queue(name, options)
     taught = [
         replace(
@@ -292,16 +306,13 @@ def test_every_loss_uses_a_queue_or_says_before_training_that_it_does_not(
     batch = ContrastiveData(taught, None, batch_size=8, num_negatives=0 if of_pairs else None).collate(taught)
     loss = all_losses.make(name, options)
     loss = WithGuide(loss) if "guide_keys" in parameters_of(loss) else loss
-    module = alone(tiny_encoder, loss)
-    module.rehearse(batch)
-    module.memory = CrossBatchQueue(size=6, dimension=32)
+    rehearse(loss, [batch], 32)
     knows_its_own_only = name in ("MarginMSELoss", "DistillKLLoss") or options.get("mining") == "explicit"
     if all_losses.takes_a_queue(name, options) and not knows_its_own_only:
-        module.rehearse(batch)
-        assert not module.health.summary()
+        rehearse(loss, [batch], 32, remembers=True)
         return
     with pytest.raises(ValueError, match=rf"uses the further keys of a memory, got {name}: (they make|expected left)"):
-        module.rehearse(batch)
+        rehearse(loss, [batch], 32, remembers=True)
 
 
 class WithGuide(nn.Module):
@@ -326,12 +337,14 @@ def test_momentum_encoder_runs_in_the_precision_of_a_step(tiny_encoder: Encoder,
     assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_resumed_run_has_the_queue_and_the_average_of_one_that_never_stopped(
-    tiny_model_folder: Path, tmp_path: Path
+    accumulate: int, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     def train(**options: Any) -> tuple[ContrastiveModule, lightning.Trainer]:
         encoder = Encoder.from_pretrained(tiny_model_folder, normalize=True)
-        return fit_with_memory(encoder, InfoNCELoss(), tmp_path, momentum=0.9, size=7, **options)
+        options = {"momentum": 0.9, "size": 7, "accumulate_grad_batches": accumulate, **options}
+        return fit_with_memory(encoder, InfoNCELoss(), tmp_path, **options)
 
     straight, _ = train()
     stopped, trainer = train(max_epochs=1)
@@ -342,7 +355,7 @@ def test_a_resumed_run_has_the_queue_and_the_average_of_one_that_never_stopped(
     assert found.pop("memory._extra_state") == wanted.pop("memory._extra_state")
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     assert not torch.equal(stopped.memory.keys, straight.memory.keys)
-    assert sorted(resumed.memory.ages.tolist()) == [0, 0, 1, 1, 1, 1, 2]
+    assert resumed.memory.get_extra_state() == {"counts": [1, 4, 2]}
 
 
 class SameOnAllRanks(lightning.Callback):

@@ -18,9 +18,11 @@ from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.losses import GISTLoss, InfoNCELoss
 from contrastive.negatives import Dense, Mined, Mixed, NegativeStrategy
 from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.callbacks import ClusterQueries, EmbedByGuide, FillMemory, MineNegatives
 from contrastive.training.guide_embeddings import GuideEmbeddings
 from contrastive.training.memory import CrossBatchQueue
 from contrastive.training.optimization import LinearDecayAdamW
+from contrastive.training.rehearsal import rehearse
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode at the start of training"
@@ -65,9 +67,12 @@ def run(
     resumed: Path | None = None,
     data: dict[str, Any] | None = None,
     max_steps: int = -1,
+    clusters: int = 0,
+    refresh: int = 1,
 ) -> list[tuple[int, list[str]]]:
     """Three epochs of five batches of four; return the batches whose step was made."""
     lightning.seed_everything(0, verbose=False)
+    served = ContrastiveData(records(18), dev_task(), **{"batch_size": 4, "seed": 0, **(data or {})})
     trainer = lightning.Trainer(
         accelerator="cpu",
         logger=False,
@@ -78,14 +83,13 @@ def run(
         max_epochs=3,
         max_steps=max_steps,
         default_root_dir=tmp_path,
-        callbacks=[watcher],
+        callbacks=[watcher, *([ClusterQueries(served, clusters, refresh)] if clusters else [])],
     )
     encoder = Encoder.from_pretrained(folder)
     for part in encoder.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0  # a resumed run has other random numbers, and other weights to cluster with
     module = ContrastiveModule(encoder, InfoNCELoss(), LinearDecayAdamW(learning_rate=3e-3), total_steps=15)
-    served = ContrastiveData(records(18), dev_task(), **{"batch_size": 4, "seed": 0, **(data or {})})
     with suppress(StoppedError):
         trainer.fit(module, served, ckpt_path=resumed, weights_only=True)
     return watcher.batches
@@ -102,29 +106,29 @@ def run(
         ("on_train_epoch_end", 10),
     ],
 )
-@pytest.mark.parametrize("data", [{}, {"clusters": 4, "refresh_clusters": 2}], ids=["plain", "clusters"])
+@pytest.mark.parametrize("clusters", [0, 4])
 def test_a_resumed_run_takes_the_batches_of_one_that_never_stopped(
-    hook: str, step: int, data: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
+    hook: str, step: int, clusters: int, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "stopped.ckpt"
-    straight = run(tiny_model_folder, tmp_path, Watcher(), data=data)
+    straight = run(tiny_model_folder, tmp_path, Watcher(), clusters=clusters, refresh=2)
     assert [epoch for epoch, _ in straight] == [0] * 5 + [1] * 5 + [2] * 5
-    stopped = run(tiny_model_folder, tmp_path, Watcher(hook, step, path), data=data)
+    stopped = run(tiny_model_folder, tmp_path, Watcher(hook, step, path), clusters=clusters, refresh=2)
     assert stopped == straight[:step]
-    assert stopped + run(tiny_model_folder, tmp_path, Watcher(), resumed=path, data=data) == straight
+    assert stopped + run(tiny_model_folder, tmp_path, Watcher(), resumed=path, clusters=clusters, refresh=2) == straight
 
 
 @pytest.mark.parametrize("step", [7, 10])
 def test_clusters_are_made_at_the_start_of_an_epoch_and_not_where_it_goes_on(
     step: int, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    epochs: list[int] = []
-    monkeypatch.setattr(ContrastiveData, "recluster", lambda _, encoder, epoch: epochs.append(epoch))  # noqa: ARG005
-    path, data = tmp_path / "stopped.ckpt", {"clusters": 4}
-    run(tiny_model_folder, tmp_path, Watcher("on_train_batch_end", step, path), data=data)
-    assert epochs == [0, 1]
-    run(tiny_model_folder, tmp_path, Watcher(), resumed=path, data=data)
-    assert epochs == [0, 1, 2]
+    steps: list[int] = []
+    monkeypatch.setattr(ClusterQueries, "recluster", lambda _, __, trainer: steps.append(trainer.global_step))
+    path = tmp_path / "stopped.ckpt"
+    run(tiny_model_folder, tmp_path, Watcher("on_train_batch_end", step, path), clusters=4)
+    assert steps == [0, 5]
+    run(tiny_model_folder, tmp_path, Watcher(), resumed=path, clusters=4)
+    assert steps == [0, 5, 10]
 
 
 @pytest.mark.parametrize("step", [7, 10])
@@ -197,44 +201,43 @@ class Axes(torch.nn.Module):
 
 
 def test_batches_come_from_clusters_of_what_the_encoder_finds_alike() -> None:
-    data = ContrastiveData(records(24), None, batch_size=3, clusters=24)
-    data.recluster(Axes(4), 0)
+    data = ContrastiveData(records(24), None, batch_size=3)
+    ClusterQueries(data, 24).recluster(Axes(4))
     for batch in served_rows(data):
         assert len({row % 4 for row in batch}) == 1
 
 
-@pytest.mark.parametrize(("refresh", "epochs"), [(1, 4), (3, 2), (None, 1)])
-def test_clusters_are_made_anew_when_they_are_due(
-    refresh: int | None, epochs: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    encoder = Axes(2)
-    data = ContrastiveData(records(8), None, batch_size=2, clusters=2, refresh_clusters=refresh)
-    for epoch in range(4):
-        data.recluster(encoder, epoch)
-    assert encoder.calls == epochs == caplog.text.count("8 queries in")
-
-
-def test_without_clusters_nothing_is_encoded() -> None:
-    encoder = Axes(2)
-    ContrastiveData(records(8), None, batch_size=2).recluster(encoder, 0)
-    assert encoder.calls == 0
+@pytest.mark.parametrize(("refresh", "epochs"), [(1, [0, 1, 2, 3]), (3, [0, 3]), (None, [0])])
+def test_clusters_are_made_anew_when_they_are_due(refresh: int | None, epochs: list[int]) -> None:
+    clusters = ClusterQueries(ContrastiveData(records(8), None, batch_size=2), 2, refresh)
+    assert [epoch for epoch in range(4) if clusters.is_due(epoch)] == epochs
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clusters": 9}, "expected from 0 to 8 clusters, refreshed after one epoch or more, got 9 and 1"),
-        ({"clusters": -1}, "got -1 and 1"),
-        ({"refresh_clusters": 0}, "got 0 and 0"),
         ({"no_duplicates": "all"}, "expected no_duplicates to be none, exact or near, got 'all'"),
-        ({"rows_per_document": 2, "clusters": 2}, "got rows_per_document=2, clusters=2, no_duplicates=none"),
-        ({"rows_per_document": 2, "no_duplicates": "near"}, "got rows_per_document=2, clusters=0, no_duplicates=near"),
+        ({"rows_per_document": 2, "no_duplicates": "near"}, "got rows_per_document=2, no_duplicates=near"),
     ],
 )
 def test_batches_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ContrastiveData(records(8), None, batch_size=4, **options)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "options", "message"),
+    [
+        ((9,), {}, "expected from 1 to 8 clusters, refreshed after one epoch or more, got 9 and 1"),
+        ((-1,), {}, "got -1 and 1"),
+        ((2, 0), {}, "got 2 and 0"),
+        ((2,), {"rows_per_document": 2}, "got rows_per_document=2 and clusters=2"),
+    ],
+)
+def test_clusters_that_cannot_be_are_refused(clusters: Any, options: dict[str, Any], message: str) -> None:
+    data = ContrastiveData(records(8), None, batch_size=4, **options)
+    with pytest.raises(ValueError, match=message):
+        ClusterQueries(data, *clusters)
 
 
 class SeenGuides(torch.nn.Module):
@@ -266,12 +269,13 @@ def test_the_loss_is_given_the_guides_embeddings_of_its_texts_and_of_queued_ones
 ) -> None:
     guide = Encoder.from_pretrained(tiny_model_folder, pooling="cls")
     pairs = with_negatives(8)
-    data = ContrastiveData(pairs, None, batch_size=4, guide=guide, cache=EmbeddingCache(tmp_path))
+    data = ContrastiveData(pairs, None, batch_size=4)
+    guided = EmbedByGuide(data, guide, EmbeddingCache(tmp_path))
     loss = SeenGuides()
     encoder = Encoder.from_pretrained(tiny_model_folder)
     memory = CrossBatchQueue(8, encoder.dimension) if queue else None
     module = ContrastiveModule(encoder, loss, LinearDecayAdamW(), total_steps=4, memory=memory)
-    module.rehearse(data.rehearsal())
+    rehearse(loss, guided.rehearsed(data.rehearsals()), encoder.dimension)
     rehearsed = len(loss.seen)
     watcher = Watcher()
     trainer = lightning.Trainer(
@@ -282,7 +286,7 @@ def test_the_loss_is_given_the_guides_embeddings_of_its_texts_and_of_queued_ones
         enable_checkpointing=False,
         max_epochs=2,
         default_root_dir=tmp_path,
-        callbacks=[watcher],
+        callbacks=[watcher, guided, FillMemory()],
     )
     trainer.fit(module, data)
 
@@ -297,27 +301,29 @@ def test_the_loss_is_given_the_guides_embeddings_of_its_texts_and_of_queued_ones
         documents = documents[len(batch.documents) :] + batch.documents
 
 
+def set_up(guided: EmbedByGuide) -> None:
+    guided.setup(lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False), None, "fit")
+
+
 def test_a_guide_embeds_once(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made() -> ContrastiveData:
-        guide = Encoder.from_pretrained(tiny_model_folder)
-        return ContrastiveData(with_negatives(8), None, batch_size=4, guide=guide, cache=EmbeddingCache(tmp_path))
+    def made() -> EmbedByGuide:
+        guide, data = Encoder.from_pretrained(tiny_model_folder), ContrastiveData(with_negatives(8), None)
+        return EmbedByGuide(data, guide, EmbeddingCache(tmp_path))
 
     first, second = made(), made()
-    first.prepare_data()
+    set_up(first)
     monkeypatch.setattr(Encoder, "encode", lambda *_, **__: pytest.fail("embedded again"))
     with monkeypatch.context() as patch:
         patch.setattr(GuideEmbeddings, "of", lambda *_, **__: pytest.fail("looked up again"))
-        first.setup("fit")
-    second.prepare_data()
-    assert first.guides is not None
-    assert second.guides is not None
-    assert torch.equal(first.guides.documents, second.guides.documents)
-    assert len(first.guides.documents) == 8 + sum(len(record.negatives) for record in with_negatives(8))
+        set_up(first)
+    set_up(second)
+    assert torch.equal(first.data.guides.documents, second.data.guides.documents)
+    assert len(first.data.guides.documents) == 8 + sum(len(record.negatives) for record in with_negatives(8))
 
 
 def test_a_rank_without_rows_has_no_guide_embeddings_of_the_right_width(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    data = ContrastiveData(records(8), None, batch_size=4, guide=tiny_encoder, cache=EmbeddingCache(tmp_path))
-    data.setup("fit")
+    data = ContrastiveData(records(8), None, batch_size=4)
+    set_up(EmbedByGuide(data, tiny_encoder, EmbeddingCache(tmp_path)))
     batch = data.on_before_batch_transfer([], 0)
     assert batch.guide_queries.shape == batch.guide_keys.shape == (0, 32)
 
@@ -334,15 +340,8 @@ def test_two_processes_share_clusters_and_guides_as_one(tiny_model_folder: Path,
             encoder, GISTLoss(), LinearDecayAdamW(learning_rate=3e-3), total_steps=6, memory=CrossBatchQueue(6, 32)
         )
         guide = Encoder.from_pretrained(tiny_model_folder, pooling="cls")
-        data = ContrastiveData(
-            with_negatives(9),
-            None,
-            batch_size=4,
-            clusters=3,
-            refresh_clusters=None,
-            guide=guide,
-            cache=EmbeddingCache(tmp_path),
-        )
+        data = ContrastiveData(with_negatives(9), None, batch_size=4)
+        guided = EmbedByGuide(data, guide, EmbeddingCache(tmp_path))
         trainer = lightning.Trainer(
             accelerator="cpu",
             logger=False,
@@ -351,6 +350,7 @@ def test_two_processes_share_clusters_and_guides_as_one(tiny_model_folder: Path,
             enable_checkpointing=False,
             max_epochs=2,
             default_root_dir=tmp_path,
+            callbacks=[ClusterQueries(data, 3, refresh=None), guided, FillMemory()],
             **options,
         )
         trainer.fit(module, data)
@@ -364,8 +364,8 @@ def test_embeddings_that_negatives_are_chosen_by_are_kept(
     strategy: NegativeStrategy, tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def negatives() -> list[tuple[str, ...]]:
-        cache = EmbeddingCache(tmp_path)
-        data = ContrastiveData(records(8), None, batch_size=4, negatives=strategy, encoder=tiny_encoder, cache=cache)
+        data = ContrastiveData(records(8), None, batch_size=4)
+        MineNegatives(data, strategy, EmbeddingCache(tmp_path)).choose(tiny_encoder)
         return [record.negatives for record in data.records]
 
     first = negatives()

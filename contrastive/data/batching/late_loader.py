@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -12,20 +12,10 @@ class LateLoader(DataLoader[Any]):
     """A loader that turns to its sampler when the first batch of a pass is asked for.
 
     Resuming, Lightning makes the iterator before it sets the epoch, and workers would fetch batches of another one.
-
-    Args:
-        *args: As for `DataLoader`.
-        before_pass: Called before the sampler is asked for the first batch.
-        **options: As for `DataLoader`.
     """
-
-    def __init__(self, *args: Any, before_pass: Callable[[], None], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.before_pass = before_pass
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Make the iterator of a loader, and its workers, with the first batch."""
-        self.before_pass()
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,20 +1,29 @@
-"""Queries written by a language model behind an OpenAI-compatible address: OpenAI, vLLM, llama.cpp, Ollama, ..."""
+"""Queries written by a language model behind an OpenAI-compatible address: OpenAI, vLLM, llama.cpp, Ollama, ...
+
+Notable decisions:
+
+- Requests, time-outs and repetitions are those of the `openai` client, imported when the first query is asked for: it
+  takes seconds. Answers are read by us, for the client believes any server, and some leave fields out.
+- The key is read from the environment variable that is named, sent as a header and blotted out of what servers say; it
+  is never in a message. Without one nothing is sent in its place, whatever other keys the environment holds.
+"""
 
 from __future__ import annotations
 
-import itertools
 import logging
+import os
 import re
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from requests import Session
-
-from contrastive.data.queries.chat_completions import Key, RequestError, chat_address, complete, open_session
 from contrastive.data.queries.query_writers import check_at_least_one, check_prompt, clean_queries
-from contrastive.encoder.micro_batches import check_texts
+from contrastive.data.texts import check_texts
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 DEFAULT_PROMPT = """\
 Below is a document from a collection that people search. Write {n} search queries by people who have not seen it and \
@@ -29,7 +38,8 @@ Document:
 {document}"""
 
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE = 60.0
+_PATH = "/chat/completions"
+_MOST_SAID = 300
 _THOUGHTS = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL)  # some servers send no opening tag
 
 
@@ -48,9 +58,8 @@ class EndpointWriter:
         document_words: Words a document is cut to.
         extra_body: Further fields of the request, such as `{"seed": 0}` or `{"reasoning_effort": "low"}`.
         timeout: Seconds to wait for an answer.
-        max_retries: How often a request is repeated after a time-out, a lost connection, or status 408, 429 or 5xx.
-        backoff_seconds: Pause before the first repetition; it doubles each time. A longer one that the server asks for
-            is kept. Neither is ever above a minute.
+        max_retries: How often a request is repeated after a time-out, a lost connection, or status 408, 409, 429 or
+            5xx. Pauses grow from half a second to eight; one that the server asks for is kept, up to two minutes.
         parallel_requests: Requests under way at once.
 
     Raises:
@@ -77,7 +86,6 @@ class EndpointWriter:
         extra_body: Mapping[str, Any] | None = None,
         timeout: float = 120.0,
         max_retries: int = 5,
-        backoff_seconds: float = 1.0,
         parallel_requests: int = 4,
     ) -> None:
         self.model = model
@@ -91,7 +99,6 @@ class EndpointWriter:
         self.extra_body = dict(extra_body or {})
         self.timeout = timeout
         self.max_retries = max_retries
-        self.backoff_seconds = backoff_seconds
         self.parallel_requests = parallel_requests
         check_prompt(self.prompt, {"n", "document"})
         check_at_least_one(
@@ -100,11 +107,8 @@ class EndpointWriter:
             document_words=document_words,
             parallel_requests=parallel_requests,
         )
-        if timeout <= 0 or max_retries < 0 or backoff_seconds < 0:
-            raise ValueError(
-                "expected timeout above 0, max_retries and backoff_seconds of at least 0, "
-                f"got {timeout}, {max_retries} and {backoff_seconds}"
-            )
+        if timeout <= 0 or max_retries < 0:
+            raise ValueError(f"expected timeout above 0 and max_retries of at least 0, got {timeout} and {max_retries}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -142,14 +146,14 @@ class EndpointWriter:
             ValueError: As a call does.
         """
         check_texts(documents)
-        key = Key(self.api_key_variable)
+        key = _key(self.api_key_variable)
         stop = threading.Event()
         failure: BaseException | None = None
         pool = ThreadPoolExecutor(self.parallel_requests)
-        with open_session(key, self.parallel_requests) as session:
+        with self._client(key) as client:
             try:
                 # Told to stop, not cancelled: as_completed waits for ever for what was cancelled in the queue.
-                futures = {pool.submit(self._write, session, key, text, stop): i for i, text in enumerate(documents)}
+                futures = {pool.submit(self._write, client, key, text, stop): i for i, text in enumerate(documents)}
                 for future in as_completed(futures):
                     error = future.exception()
                     if error is not None:
@@ -163,26 +167,68 @@ class EndpointWriter:
         if failure is not None:
             raise failure
 
-    def _write(self, session: Session, key: Key, document: str, stop: threading.Event) -> list[str] | None:
-        """Write the queries of one document, trying again where that may help; `None` if told to stop before."""
-        for failures in itertools.count():
-            if stop.is_set():
-                return None
-            try:
-                answer, cut = complete(session, key, self.address, self._request(document), timeout=self.timeout)
-                break
-            except RequestError as failure:
-                if not failure.may_pass or failures == self.max_retries:
-                    raise ConnectionError(f"{failure} (document {document[:40]!r})") from None
-                pause = min(max(self.backoff_seconds * 2**failures, failure.pause), _LONGEST_PAUSE)
-                _log.warning("%s. Trying again in %.3g s", failure, pause)
-                stop.wait(pause)
-        lines = _THOUGHTS.sub("", answer).splitlines()
+    def _client(self, key: str) -> OpenAI:
+        try:
+            from openai import DefaultHttpxClient, OpenAI
+        except ImportError as error:
+            needed = 'pip install "contrastive-losses[endpoint]"'
+            raise ImportError(f"EndpointWriter needs openai, which is not installed: {needed}") from error
+        return OpenAI(
+            api_key=key or "none",
+            base_url=self.address.removesuffix(_PATH),
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            # A redirected POST would become a GET; better to say that the address has moved.
+            http_client=DefaultHttpxClient(follow_redirects=False),
+        )
+
+    def _write(self, client: OpenAI, key: str, document: str, stop: threading.Event) -> list[str] | None:
+        """Write the queries of one document; `None` if told to stop before."""
+        if stop.is_set():
+            return None
+        from openai import Omit, OpenAIError
+
+        unsigned = {} if key else {"Authorization": Omit()}
+        request = self._request(document)
+        try:
+            response = client.chat.completions.with_raw_response.create(**request, extra_headers=unsigned).http_response
+        except OpenAIError as error:
+            raise ConnectionError(f"{self._explained(error, key)} (document {document[:40]!r})") from None
+        answer = _answer(response)
+        if answer is None:
+            said = _shown(response.text, key)
+            message = f"{self.address} does not answer in the chat format: check base_url. The server says: {said!r}"
+            raise ConnectionError(f"{message} (document {document[:40]!r})")
+        text, cut = answer
+        lines = _THOUGHTS.sub("", text).splitlines()
         # The last line of an answer that was cut is a part of a query.
         queries = clean_queries(lines[:-1] if cut else lines, self.queries_per_document)
         if not queries:
-            _log.warning("no query in the answer %r to the document %r", answer[:80], document[:40])
+            _log.warning("no query in the answer for document %r: %r", document[:40], text[:80])
         return queries
+
+    def _explained(self, error: Exception, key: str) -> str:
+        """Say what a failure means; its own text may hold headers."""
+        from openai import APIStatusError, APITimeoutError
+
+        if isinstance(error, APITimeoutError):
+            advice = "raise timeout, or lower parallel_requests or max_tokens"
+            return f"{self.address} gave no answer in {self.timeout:g} s: {advice}"
+        if not isinstance(error, APIStatusError):
+            kind = type(error.__cause__ or error).__name__
+            return f"{self.address} cannot be reached ({kind}): check base_url and that the server is running"
+        advice = "the request cannot be served"
+        if error.status_code == 404:
+            advice = f"check base_url, which mostly ends in /v1, and that the server has the model {self.model!r}"
+        elif error.status_code in (401, 403):
+            variable = self.api_key_variable
+            advice = f"no key was sent: put it in the environment variable {variable}"
+            if key:
+                advice = f"check the key in the environment variable {variable}"
+            elif not variable:
+                advice = "no key was sent: give the name of its environment variable as api_key_variable"
+        said = _shown(error.response.text, key)
+        return f"{self.address} answered with status {error.status_code}: {advice}. The server says: {said!r}"
 
     def _request(self, document: str) -> dict[str, Any]:
         words = document.split(maxsplit=self.document_words)
@@ -195,5 +241,53 @@ class EndpointWriter:
             "messages": [{"role": "user", "content": question}],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
+            "extra_body": self.extra_body or None,
         }
-        return {name: value for name, value in request.items() if value is not None} | self.extra_body
+        return {name: value for name, value in request.items() if value is not None}
+
+
+def chat_address(base_url: str) -> str:
+    """Return the address that takes chat completions.
+
+    Raises:
+        ValueError: If `base_url` is not one, or holds a password or a query, where keys leak.
+
+    Example:
+        >>> chat_address("http://localhost:8000/v1/")
+        'http://localhost:8000/v1/chat/completions'
+    """
+    parts = urlsplit(base_url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("expected base_url without user, password, ? and #; a key belongs in an environment variable")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"expected base_url such as http://localhost:8000/v1, got {base_url!r}")
+    return base_url.rstrip("/").removesuffix(_PATH) + _PATH
+
+
+def _key(variable: str | None) -> str:
+    """Return what an environment variable holds, "" for nothing."""
+    text = os.environ.get(variable, "").strip() if variable else ""
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(f"expected a key in the environment variable {variable}, got text that cannot be one")
+    return text
+
+
+def _shown(said: str, key: str) -> str:
+    """Return the start of what a server says, without the key: first, for a part of it is too much too."""
+    text = " ".join(said.split())
+    return (text.replace(key, "***") if key else text)[:_MOST_SAID]
+
+
+def _answer(response: Any) -> tuple[str, bool] | None:
+    """Return an answer, "" if the model gave none, and whether it was cut for being too long."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    match body:
+        case {"choices": [{"message": {"content": str(answer)}, **choice}, *_]}:
+            return answer, choice.get("finish_reason") == "length"
+        # A refusal, or thoughts that used up the tokens: no content, or with some servers no message.
+        case {"choices": [{"message": {"content": None}}, *_]} | {"choices": [{"finish_reason": str()}, *_]}:
+            return "", False
+    return None

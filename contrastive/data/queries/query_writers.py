@@ -18,7 +18,7 @@ from typing import IO, Never, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
-from contrastive.encoder.micro_batches import check_texts
+from contrastive.data.texts import check_texts
 from contrastive.masks import normalise_text
 
 MOST_WORDS = 30

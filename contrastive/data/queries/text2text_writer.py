@@ -2,7 +2,7 @@
 
 Notable decisions:
 
-- Loaded by the rules of `checkpoints`, as encoders are: safetensors only and never remote code.
+- Loaded by the rules of `contrastive.encoder.loading`, as encoders are: safetensors only and never remote code.
 - Sampling gives the same queries for a document whatever else is in its batch: each token is picked by a random number
   that comes from the seed and the document's text, not from a generator that the whole batch shares.
 - The encoder sees a document once, however many queries it gets.
@@ -31,9 +31,9 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from contrastive.data.queries.query_writers import check_at_least_one, check_prompt, clean_queries
-from contrastive.encoder.checkpoints import load_tokenizer, load_weights, local_folder, quiet
-from contrastive.encoder.micro_batches import check_texts
-from contrastive.encoder.model_folders import read_config
+from contrastive.data.texts import check_texts
+from contrastive.encoder.loading import load_tokenizer, load_weights, quiet, read_config
+from contrastive.encoder.locating import local_folder
 
 
 class Text2TextWriter:

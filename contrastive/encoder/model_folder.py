@@ -1,4 +1,4 @@
-"""From a name or a folder to a backbone, its tokenizer and the settings that belong to them, and back."""
+"""The folder of an encoder: from a name or a path to a backbone, its tokenizer and their settings, and back."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
 from contrastive.data.json_files import read_object
 from contrastive.encoder.adapters import ADAPTER_CONFIG, merge_adapter, merged, write_adapter
-from contrastive.encoder.checkpoints import (
-    check_token_ids,
-    load_backbone,
-    load_tokenizer,
-    local_folder,
-    quiet,
-    save_tokenizer,
-)
+from contrastive.encoder.backbone import check_token_ids
 from contrastive.encoder.finite import check_weights
-from contrastive.encoder.model_folders import TWO_TOWERS
+from contrastive.encoder.loading import load_tokenizer, load_weights, quiet, read_config
+from contrastive.encoder.locating import TWO_TOWERS, local_folder
 from contrastive.encoder.sentence_transformers_format import (
     EncoderSettings,
     FolderSettings,
     read_settings,
     write_settings,
 )
+from contrastive.encoder.tokens import token_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,7 +55,7 @@ def open_pretrained(name_or_path: str | Path) -> Pretrained:
     folder = local_folder(name_or_path)
     if (folder / TWO_TOWERS).is_file():
         raise ValueError(
-            f"{folder} holds two encoders; load both with contrastive.encoder.two_towers.load_encoder, or one of "
+            f"{folder} holds two encoders; load both with contrastive.encoder.load_encoder, or one of "
             f"{folder / 'query'} and {folder / 'document'}"
         )
     settings = read_settings(folder)
@@ -100,6 +96,35 @@ def write_pretrained(
         write_settings(each, width=int(backbone.config.hidden_size), **settings)
 
 
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Load the transformer of a folder in float32 and eval mode.
+
+    Raises:
+        FileNotFoundError: If the folder has no config.json or no safetensors weights.
+        ValueError: If it is not an encoder or decoder of text, complete and as its config.json says.
+    """
+    with quiet():
+        config = read_config(folder)
+    if config.is_encoder_decoder and not is_lone_encoder(config):
+        raise ValueError(f"{folder} is an encoder-decoder model; expected an encoder or a decoder")
+    if not isinstance(getattr(config, "hidden_size", None), int):
+        raise ValueError(f"{folder} is a {config.model_type} model of several parts; expected one text encoder")
+    auto_class = AutoModelForTextEncoding if is_lone_encoder(config) else AutoModel
+    # BERT's pooler is never used, and not always there.
+    model: PreTrainedModel = load_weights(folder, auto_class, config=config, optional="pooler")
+    if model.main_input_name != "input_ids":
+        raise ValueError(
+            f"{folder} is a {type(model).__name__}, which takes {model.main_input_name}; expected a text encoder"
+        )
+    return model
+
+
+def is_lone_encoder(config: PreTrainedConfig) -> bool:
+    """Whether the folder holds the encoder of an encoder-decoder architecture alone, as `T5EncoderModel` saves it."""
+    name = str(MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type))
+    return name.endswith("EncoderModel") and name in (config.architectures or ())
+
+
 def _open_adapter(folder: Path, settings: FolderSettings | None) -> Pretrained:
     """Read an adapter and the base it names; without settings and a tokenizer of its own it has those of the base."""
     name = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
@@ -117,3 +142,14 @@ def _open_adapter(folder: Path, settings: FolderSettings | None) -> Pretrained:
         load_tokenizer(folder) if has_tokenizer else base.tokenizer,
         settings or base.settings,
     )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
+    """Write a tokenizer that cuts texts to `max_length` tokens, special ones included."""
+    tokenizer.padding_side = "right"  # as we pad; on the left the positions of a text would shift
+    # Its files state the length twice more: in the truncation of the last call, and as first loaded.
+    tokenizer.model_max_length = max_length
+    tokenizer.init_kwargs.pop("max_length", None)
+    token_ids(tokenizer, [""], max_length=max_length)
+    with quiet():
+        tokenizer.save_pretrained(folder)

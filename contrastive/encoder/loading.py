@@ -1,27 +1,40 @@
-"""Refusing what is no folder of a text encoder, with one error that says what was expected and what came.
+"""Loading any pretrained model and its tokenizer from a folder: encoders, cross-encoders, writers of queries.
 
-transformers loads a good deal of what cannot embed text, or loads it in part, without an error: vision models, weights
-of another shape or number of layers, a BERT without its vocabulary.
+Notable decisions:
+
+- safetensors only and never remote code, so that loading a model runs nothing that came with it, and asks nobody
+  whether it should; float32 whatever the checkpoint holds.
+- Silent, but a checkpoint that lacks weights is an error and not a log line: transformers loads a good deal in part, or
+  what is something else, without an error: weights of another shape or number of layers, a BERT without its vocabulary.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
 
 from contrastive.data.json_files import read_object
-from contrastive.encoder.freezing import block_lists
+from contrastive.encoder.backbone import block_lists
+from contrastive.encoder.locating import TWO_TOWERS
 
-TWO_TOWERS = "two_towers.json"
-"""File that marks a folder of two encoders."""
+_transformers_logging: Any = logging  # half of its functions are not annotated
 
 
 def read_config(folder: Path, expected: str = "a text encoder") -> PreTrainedConfig:
@@ -52,6 +65,59 @@ def read_config(folder: Path, expected: str = "a text encoder") -> PreTrainedCon
     return config
 
 
+def load_weights(
+    folder: Path, auto_class: Any, *, config: PreTrainedConfig | None = None, optional: str | None = None
+) -> Any:
+    """Load a model of any kind by the rules of this module, in float32 and eval mode.
+
+    Args:
+        folder: Where it is.
+        auto_class: Of transformers, such as `AutoModel`.
+        config: Its config.json, where that was read already.
+        optional: Module whose weights may be missing.
+
+    Raises:
+        FileNotFoundError: If the folder has no config.json or no safetensors weights.
+        ValueError: If it is no model of that kind, complete and as its config.json says.
+    """
+    with quiet():
+        config = config or read_config(folder, "a model")
+        try:
+            model, report = auto_class.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                trust_remote_code=False,
+            )
+        except Exception as error:  # impossible values in config.json raise whatever they meet first
+            said = " ".join(str(error).split())
+            raise ValueError(f"could not load the weights in {folder}: {type(error).__name__}: {said}") from error
+    _check_loaded(folder, model, report, optional)
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder.
+
+    Raises:
+        FileNotFoundError: If the folder has none of its files: it would be made without a vocabulary.
+        ValueError: If it cannot be loaded.
+    """
+    with quiet():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            said = " ".join(str(error).split())
+            raise ValueError(f"could not load a tokenizer from {folder}: {said}") from error
+    names = sorted(set(tokenizer.vocab_files_names.values()))
+    if names and not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(f"expected the tokenizer of the model in {folder}, found none of {', '.join(names)}")
+    return tokenizer
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
@@ -64,31 +130,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"expected {path} to hold weights in safetensors: {error}") from error
 
 
-def is_lone_encoder(config: PreTrainedConfig) -> bool:
-    """Whether the folder holds the encoder of an encoder-decoder architecture alone, as `T5EncoderModel` saves it."""
-    name = str(MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type))
-    return name.endswith("EncoderModel") and name in (config.architectures or ())
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and log lines inside the block, and leave its settings as they were."""
+    bars = _transformers_logging.is_progress_bar_enabled()
+    verbosity = _transformers_logging.get_verbosity()
+    if bars:
+        _transformers_logging.disable_progress_bar()
+    _transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        _transformers_logging.set_verbosity(verbosity)
+        if bars:
+            _transformers_logging.enable_progress_bar()
 
 
-def check_text_model(folder: Path, config: PreTrainedConfig) -> None:
-    """Refuse a config.json that rules out a text encoder, before weights are read.
-
-    Raises:
-        ValueError: If it is not that of an encoder or decoder of text.
-    """
-    if config.is_encoder_decoder and not is_lone_encoder(config):
-        raise ValueError(f"{folder} is an encoder-decoder model; expected an encoder or a decoder")
-    if not isinstance(getattr(config, "hidden_size", None), int):
-        raise ValueError(f"{folder} is a {config.model_type} model of several parts; expected one text encoder")
-
-
-def check_weights(folder: Path, model: PreTrainedModel, report: Mapping[str, Any], optional: str | None = None) -> None:
+def _check_loaded(folder: Path, model: PreTrainedModel, report: Mapping[str, Any], optional: str | None) -> None:
     """Refuse a model whose weights are not those that its config.json describes.
 
     `report` is the loading info of transformers. Weights below the module `optional` may be missing.
-
-    Raises:
-        ValueError: If the model is refused.
     """
     missing = sorted(key for key in report["missing_keys"] if key.partition(".")[0] != optional)
     if missing:
@@ -100,29 +161,6 @@ def check_weights(folder: Path, model: PreTrainedModel, report: Mapping[str, Any
     expected, got = model.config.num_hidden_layers, _count_blocks(report["unexpected_keys"], list(block_lists(model)))
     if got > expected:
         raise ValueError(f"{folder} does not fit its config.json: expected the weights of {expected} blocks, got {got}")
-
-
-def check_takes_tokens(folder: Path, model: PreTrainedModel) -> None:
-    """Refuse a model of images or of sound.
-
-    Raises:
-        ValueError: If its main input is not token ids.
-    """
-    if model.main_input_name != "input_ids":
-        raise ValueError(
-            f"{folder} is a {type(model).__name__}, which takes {model.main_input_name}; expected a text encoder"
-        )
-
-
-def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that was made without a vocabulary.
-
-    Raises:
-        FileNotFoundError: If none of its files is there.
-    """
-    names = sorted(set(tokenizer.vocab_files_names.values()))
-    if names and not any((folder / name).is_file() for name in names):
-        raise FileNotFoundError(f"expected the tokenizer of the model in {folder}, found none of {', '.join(names)}")
 
 
 def _what_it_is(folder: Path) -> str:

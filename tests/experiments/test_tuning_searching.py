@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments.tune.searching import search
-from experiments.tune.storage import LOST, REASON, SharedStudy, counted, database, make_pruner
+from experiments.tune.searching import counted, make_pruner, make_sampler, open_study, search, why
 
 ROOT = Path(__file__).parents[2]
 PROCESS = """
 import sys, time
 from pathlib import Path
-from experiments.tune.searching import search
-from experiments.tune.storage import SharedStudy
+import optuna
+from filelock import FileLock
+from experiments.tune.searching import make_sampler, open_study, search
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 def objective(trial):
     x = trial.suggest_float("x", 0.0, 1.0)
     print("trial", trial.number, flush=True)
     time.sleep(float(sys.argv[2]))
     return x
 
-shared = SharedStudy(Path(sys.argv[1]), "search", direction="maximize", settings={"space": "x"})
+path, turn = sys.argv[1], FileLock(sys.argv[1] + ".lock")
+with turn:
+    study = open_study(path, "search", direction="maximize", settings={"space": "x"}, heartbeat=1, silence=1)
 sys.stdin.readline()
-search(shared, objective, target=10, ended=lambda trial: None)
+sampler = lambda number: make_sampler("tpe", 0, number)
+search(study, objective, target=10, turn=turn, sampler=sampler, ended=lambda trial: None)
 """
 
 
-def open_study(path: Path, **options: Any) -> SharedStudy:
-    return SharedStudy(path, "search", **{"direction": "maximize", "settings": {"space": "x"}, **options})
+def begin(path: Path | str, **options: Any) -> optuna.Study:
+    settings = {"direction": "maximize", "settings": {"space": "x"}, "heartbeat": 1, "silence": 1}
+    return open_study(str(path), "search", **{**settings, **options})
 
 
 def start(path: Path, seconds: float) -> subprocess.Popen[str]:
@@ -58,9 +66,13 @@ def draw(trial: Trial) -> float:
     return trial.suggest_float("x", 0.0, 1.0)
 
 
-def run(shared: SharedStudy, target: int, objective: Any = draw, **options: Any) -> list[FrozenTrial]:
+def run(
+    study: optuna.Study, target: int, objective: Any = draw, *, kind: str = "tpe", seed: int = 0, **options: Any
+) -> list[FrozenTrial]:
     ended: list[FrozenTrial] = []
-    search(shared, objective, target=target, ended=ended.append, **options)
+    sampler = partial(make_sampler, kind, seed)
+    turn = FileLock(f"{study._storage._backend.url.removeprefix('sqlite:///')}.lock")
+    search(study, objective, target=target, turn=turn, sampler=sampler, ended=ended.append, **options)
     return ended
 
 
@@ -71,46 +83,36 @@ def test_processes_share_the_trials_and_draw_different_ones(tmp_path: Path) -> N
         go(process)
     printed = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    trials = open_study(path).study.trials
+    trials = begin(path).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 10
     assert len({trial.params["x"] for trial in trials}) == 10
     assert all("trial" in text for text in printed)
     assert sum(text.count("trial") for text in printed) == 10
 
 
-def test_what_a_killed_process_was_at_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage is supposed")
+def test_what_kills_is_tried_again_and_what_kills_twice_is_not(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     process = start(path, 60)
     go(process)
     assert first_line(process) == "trial 0\n"
-    shared = open_study(path)
-    with shared.working():
-        assert shared.next_trial(1) is None  # it is alive: its trial counts
+    time.sleep(0.5)  # for a sign of life
     process.kill()
     process.communicate()
-    ended = run(shared, 3)
-    first, *others = shared.study.trials
-    assert first.state == TrialState.FAIL
-    assert first.user_attrs[REASON] == "its process died"
-    assert others[0].params == first.params
-    assert [trial.number for trial in ended] == [1, 2, 3]
-    assert len(counted(shared.study.trials)) == 3
-    assert [file.name for file in shared.locks.iterdir()] == ["turn.lock"]
-
-
-def test_what_kills_twice_is_not_tried_a_third_time(tmp_path: Path) -> None:
-    path = tmp_path / "study.db"
-    values = []
-    for _ in range(2):  # never `working`, so the next takes it as dead
-        trial = open_study(path).next_trial(2)
-        assert trial is not None
-        values.append(draw(trial))
-    shared = open_study(path)
-    run(shared, 2)
-    reasons = [trial.user_attrs.get(REASON) for trial in shared.study.trials]
-    assert reasons == ["its process died", "its process died, twice", None]
-    assert values[0] == values[1] != shared.study.trials[2].params["x"]
-    assert [bool(trial.user_attrs.get(LOST)) for trial in shared.study.trials] == [True, False, False]
+    assert run(begin(path, silence=60), 1) == []  # it may be alive: its trial counts
+    time.sleep(2)
+    study = begin(path)
+    database: Any = study._storage._backend
+    optuna.storages.fail_stale_trials(study)
+    draw(trial := study.ask())
+    database.record_heartbeat(trial._trial_id)
+    time.sleep(2)
+    run(study, 2)
+    trials = begin(path).trials
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2 + [TrialState.COMPLETE]
+    assert trials[0].params == trials[1].params != trials[2].params
+    assert [why(trial) for trial in trials] == ["its process died", "its process died", ""]
+    assert [trial.number for trial in counted(trials)] == [1, 2]
 
 
 def test_an_interrupted_trial_is_queued_however_often(tmp_path: Path) -> None:
@@ -118,29 +120,35 @@ def test_an_interrupted_trial_is_queued_however_often(tmp_path: Path) -> None:
         draw(trial)
         raise KeyboardInterrupt
 
+    def exits(trial: Trial) -> float:
+        try:
+            return interrupted(trial)
+        except KeyboardInterrupt:
+            sys.exit(1)
+
     path = tmp_path / "study.db"
-    for _ in range(3):
+    for objective in (interrupted, exits, interrupted):
         with pytest.raises(KeyboardInterrupt):
-            run(open_study(path), 2, interrupted)
-    shared = open_study(path)
-    run(shared, 2)
-    trials = shared.study.trials
+            run(begin(path), 2, objective)
+    study = begin(path)
+    run(study, 2)
+    trials = study.trials
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 2
     assert len({trial.params["x"] for trial in trials[:4]}) == 1
-    assert trials[0].user_attrs[REASON] == "interrupted"
-    assert [file.name for file in shared.locks.iterdir()] == ["turn.lock"]
+    assert why(trials[0]) == "interrupted"
+    assert [trial.number for trial in counted(trials)] == [3, 4]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_stopped_search_draws_as_one_that_was_not(sampler: str, tmp_path: Path) -> None:
-    whole = open_study(tmp_path / "whole.db", sampler=sampler, seed=3)
-    run(whole, 12)
+    whole = begin(tmp_path / "whole.db")
+    run(whole, 12, kind=sampler, seed=3)
     for target in (5, 12):
-        parts = open_study(tmp_path / "parts.db", sampler=sampler, seed=3)
-        run(parts, target)
-    other = open_study(tmp_path / "other.db", sampler=sampler, seed=4)
-    run(other, 12)
-    drawn = [[trial.params["x"] for trial in shared.study.trials] for shared in (whole, parts, other)]
+        parts = begin(tmp_path / "parts.db")
+        run(parts, target, kind=sampler, seed=3)
+    other = begin(tmp_path / "other.db")
+    run(other, 12, kind=sampler, seed=4)
+    drawn = [[trial.params["x"] for trial in study.trials] for study in (whole, parts, other)]
     assert drawn[0] == drawn[1]
     assert not set(drawn[0]) & set(drawn[2])
 
@@ -153,14 +161,13 @@ def test_a_failure_is_written_down_and_the_search_goes_on(tmp_path: Path) -> Non
             raise ValueError("error: expected more, got less")
         return float("nan") if trial.number == 2 else 1.0
 
-    shared = open_study(tmp_path / "study.db")
-    ended = run(shared, 4, failing)
+    ended = run(begin(tmp_path / "study.db"), 4, failing)
     assert [trial.state for trial in ended] == [TrialState.FAIL] * 3 + [TrialState.COMPLETE]
-    assert [trial.user_attrs.get(REASON) for trial in ended] == [
+    assert [why(trial) for trial in ended] == [
         "MemoryError: out of memory",
         "expected more, got less",
         "expected a finite value, got nan",
-        None,
+        "",
     ]
 
 
@@ -183,26 +190,24 @@ def test_each_pruner_prunes_what_it_is_for(pruner: str, prunes: bool) -> None:
 
 
 def test_no_trial_begins_after_the_time_is_up(tmp_path: Path) -> None:
-    assert len(run(open_study(tmp_path / "study.db"), 5, seconds=1e-9)) <= 1
+    assert len(run(begin(tmp_path / "study.db"), 5, seconds=1e-9)) <= 1
 
 
 def test_another_search_under_the_same_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
-    open_study(path)
-    open_study(path)
+    begin(path)
+    begin(path)
     with pytest.raises(ValueError, match="expected space of search 'search' to stay x, got y; another search wants"):
-        open_study(path, settings={"space": "y"})
+        begin(path, settings={"space": "y"})
     with pytest.raises(ValueError, match="expected loss of search 'search' to stay None, got 1"):
-        open_study(path, settings={"space": "x", "loss": 1})
+        begin(path, settings={"space": "x", "loss": 1})
 
 
-def test_storage_is_a_file(tmp_path: Path) -> None:
-    assert database(None, tmp_path) == tmp_path / "study.db"
-    assert database("a/b.db", tmp_path) == Path("a/b.db")
-    assert database("sqlite:////a/b.db", tmp_path) == Path("/a/b.db")
-    for other in ("mysql://host/db", "sqlite:///"):
-        with pytest.raises(ValueError, match=f"expected --storage to be a file or sqlite:///FILE, got {other}"):
-            database(other, tmp_path)
+def test_storage_is_a_file_or_a_url(tmp_path: Path) -> None:
+    begin(tmp_path / "a.db")
+    assert begin(f"sqlite:///{tmp_path / 'a.db'}").user_attrs["settings"] == {"space": "x"}
     (tmp_path / "text.db").write_text("no database " * 100)
-    with pytest.raises(ValueError, match=r"expected .*text\.db to be an SQLite file, got file is not a database"):
-        open_study(tmp_path / "text.db")
+    with pytest.raises(ValueError, match=r"expected --storage to be a database, got .*text\.db: .*is not a database"):
+        begin(tmp_path / "text.db")
+    with pytest.raises(ValueError, match="expected --storage to be a database, got nosuch://host"):
+        begin("nosuch://host")

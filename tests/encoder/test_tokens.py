@@ -9,17 +9,16 @@ import pytest
 from conftest import vocabulary
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
-from contrastive.encoder import Encoder, token_cache
-from contrastive.encoder.micro_batches import Row, token_ids, token_rows
-from contrastive.encoder.token_cache import cached_token_ids
+from contrastive.encoder import Encoder, tokens
+from contrastive.encoder.tokens import Row, cached_token_ids, token_ids, token_rows
 
 TEXTS = ["data engineer", "nurse", "", "a nurse 👩‍⚕️ \ud83d", "nurse"]
 
 
 @pytest.fixture(autouse=True)
 def empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_cache, "_kept", {})
-    monkeypatch.setattr(token_cache, "_room", 1000)
+    monkeypatch.setattr(tokens, "_kept", {})
+    monkeypatch.setattr(tokens, "_room", 1000)
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         texts.extend(given)
         return token_rows(tokenizer, given, **options)
 
-    monkeypatch.setattr(token_cache, "token_rows", noting)
+    monkeypatch.setattr(tokens, "token_rows", noting)
     return texts  # type: ignore[return-value]
 
 
@@ -73,14 +72,14 @@ def test_added_tokens_are_seen() -> None:
 
 
 def test_what_does_not_fit_is_made_each_time(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_cache, "_room", 6)
+    monkeypatch.setattr(tokens, "_room", 6)
     bert = tokenizer()
     for _ in range(2):
         assert lists(cached_token_ids(bert, ["the data job", "chef"], max_length=8)) == token_ids(
             bert, ["the data job", "chef"], max_length=8
         )
     assert made == ["the data job", "chef", "chef"]
-    assert token_cache._room == 1
+    assert tokens._room == 1
 
 
 def test_an_encoder_tokenises_a_text_once(tiny_model_folder: Path, made: list[str]) -> None:

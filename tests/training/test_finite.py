@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from contrastive.data import Record
 from contrastive.encoder import Encoder
-from contrastive.encoder.finite import NotFiniteError, check_gradient, check_weights
+from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.losses import InfoNCELoss
 from contrastive.training import ContrastiveData, ContrastiveModule
+from contrastive.training.callbacks import FillMemory
+from contrastive.training.finite import check_gradient
 from contrastive.training.memory import CrossBatchQueue
 from contrastive.training.optimization import LinearDecayAdamW
 
@@ -50,7 +52,7 @@ def fit(encoder: Encoder, loss: nn.Module, folder: Path, items: list[Record], **
         enable_checkpointing=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        **{"max_epochs": 2, **options},
+        **{"max_epochs": 2, **options, "callbacks": [FillMemory(), *options.get("callbacks", [])]},
     )
     memory = CrossBatchQueue(8, 32)
     module = ContrastiveModule(encoder, loss, LinearDecayAdamW(learning_rate=3e-3), total_steps=4, memory=memory)

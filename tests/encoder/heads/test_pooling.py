@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from contrastive.encoder.pooling import POOLINGS, Pooling, check_pooling
+from contrastive.encoder.heads.pooling import POOLINGS, Pooling, check_pooling
 
 LEFT = [[0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]]
 RIGHT = [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]

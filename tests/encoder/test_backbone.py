@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.adapters import LoRA
-from contrastive.encoder.freezing import block_lists, checkpoint_activations, freeze_layers
+from contrastive.encoder.backbone import block_lists, checkpoint_activations, freeze_layers
 
 BLOCKS = 3
 SIZES = {

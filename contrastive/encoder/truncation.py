@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from contrastive.contracts import Side
-from contrastive.encoder.checkpoints import positions_of
+from contrastive.encoder.backbone import positions_of
 from contrastive.encoder.encoder import Encoder
-from contrastive.encoder.micro_batches import token_ids
-from contrastive.encoder.token_cache import cached_token_ids
+from contrastive.encoder.tokens import cached_token_ids, whole_token_counts
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
-    """Tokens of different texts.
+class Truncation:
+    """How long different texts are, and what is cut off them.
 
     Attributes:
         texts: How many texts were measured.
@@ -43,7 +41,7 @@ class Lengths:
     alike: int
 
 
-def measure(encoder: Any, texts: Sequence[str], side: Side) -> Lengths | None:
+def truncation(encoder: Any, texts: Sequence[str], side: Side) -> Truncation | None:
     """Measure texts with the tokenizer that an encoder embeds them with; None if it has none, or there are no texts.
 
     Args:
@@ -59,9 +57,9 @@ def measure(encoder: Any, texts: Sequence[str], side: Side) -> Lengths | None:
     kept = cached_token_ids(tower.tokenizer, prompted, max_length=most)
     full = [place for place, ids in enumerate(kept) if len(ids) >= most]
     counts = np.array([len(ids) for ids in kept])
-    counts[full] = whole_lengths(tower.tokenizer, [prompted[place] for place in full])
+    counts[full] = whole_token_counts(tower.tokenizer, [prompted[place] for place in full])
     cut = np.flatnonzero(counts > most)
-    return Lengths(
+    return Truncation(
         texts=len(prompted),
         max_length=most,
         median=int(np.median(counts)),
@@ -78,14 +76,14 @@ def check_told_apart(encoder: Any, texts: Sequence[str], side: Side) -> None:
     Raises:
         ValueError: If there are several texts, all are cut, and the same tokens are left of each.
     """
-    lengths, tower = measure(encoder, texts, side), tower_of(encoder, side)
-    if tower is None or lengths is None or lengths.texts < 2 or lengths.alike < lengths.texts - 1:
+    found, tower = truncation(encoder, texts, side), tower_of(encoder, side)
+    if tower is None or found is None or found.texts < 2 or found.alike < found.texts - 1:
         return
     prompt = len(cached_token_ids(tower.tokenizer, [_prompt(tower, side)], max_length=tower.max_length)[0])
     why = f"{side}_prompt alone fills them: shorten it" if prompt >= tower.max_length else "they begin alike"
     raise ValueError(
         f"expected {'queries' if side == 'query' else 'documents'} that differ in their first {tower.max_length} "
-        f"tokens, got {lengths.texts} that do not; {why}, or raise encoder.max_length"
+        f"tokens, got {found.texts} that do not; {why}, or raise encoder.max_length"
         + ("" if (limit := positions_of(tower.backbone)) is None else f" (the model has positions for {limit})")
     )
 
@@ -94,19 +92,6 @@ def tower_of(encoder: Any, side: Side) -> Encoder | None:
     """Return what embeds a side: the encoder itself, one of two towers, or None if neither is known."""
     found = getattr(encoder, side, encoder)
     return found if isinstance(found, Encoder) else None
-
-
-def whole_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """Count the tokens of texts that are not cut, and leave the tokenizer as it was."""
-    if not texts:
-        return []
-    # A fast tokenizer keeps the truncation of its last call, by which the cache of token ids tells it from others.
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    before = None if backend is None else backend.truncation
-    counts = [len(ids) for ids in token_ids(tokenizer, texts, max_length=None)]
-    if before is not None:
-        backend.enable_truncation(**before)
-    return counts
 
 
 def _prompt(tower: Encoder, side: Side) -> str:

@@ -5,29 +5,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contrastive.encoder import Encoder, token_cache
-from contrastive.encoder.lengths import check_told_apart, measure, whole_lengths
-from contrastive.encoder.token_cache import cached_token_ids
+from contrastive.encoder import Encoder, tokens
+from contrastive.encoder.tokens import cached_token_ids, whole_token_counts
+from contrastive.encoder.truncation import check_told_apart, truncation
 from contrastive.encoder.two_towers import TwoTowers
 
 
 def test_lengths_count_prompt_and_special_tokens_and_what_is_cut(tiny_encoder: Encoder) -> None:
     tiny_encoder.max_length, tiny_encoder.document_prompt = 6, "job "
     texts = ["nurse", "nurse chef data", "nurse chef data the", "nurse chef data the years job", "nurse", "kitchen"]
-    found = measure(tiny_encoder, texts, "document")
+    found = truncation(tiny_encoder, texts, "document")
     assert found is not None
     assert (found.texts, found.max_length, found.median, found.longest) == (5, 6, 6, 9)
     assert found.cut == pytest.approx(2 / 5)
     assert found.lost == pytest.approx((1 + 3) / (4 + 6 + 7 + 9 + 4))
     assert found.alike == 1
-    assert measure(tiny_encoder, texts, "query").longest == 8  # type: ignore[union-attr]
-    assert measure(tiny_encoder, [], "query") is None
-    assert measure(object(), texts, "query") is None
+    assert truncation(tiny_encoder, texts, "query").longest == 8  # type: ignore[union-attr]
+    assert truncation(tiny_encoder, [], "query") is None
+    assert truncation(object(), texts, "query") is None
 
 
 def test_each_side_is_measured_by_its_tower(tiny_encoder: Encoder, tiny_model_folder: Path) -> None:
     towers = TwoTowers(tiny_encoder, Encoder.from_pretrained(tiny_model_folder, max_length=3))
-    lengths = [measure(towers, ["nurse chef"], side) for side in ("query", "document")]
+    lengths = [truncation(towers, ["nurse chef"], side) for side in ("query", "document")]
     assert [found.cut for found in lengths if found] == [0, 1]
 
 
@@ -45,13 +45,13 @@ def test_documents_that_begin_alike_are_refused(tiny_encoder: Encoder) -> None:
 def test_measuring_leaves_tokenizer_and_cache_as_they_were(tiny_model_folder: Path) -> None:
     one, other = (Encoder.from_pretrained(tiny_model_folder, max_length=7) for _ in range(2))
     long = "nurse " * 20
-    assert whole_lengths(one.tokenizer, [long, "chef"]) == [22, 3]
-    token_cache._fingerprint(one.tokenizer)
+    assert whole_token_counts(one.tokenizer, [long, "chef"]) == [22, 3]
+    tokens._fingerprint(one.tokenizer)
     cached_token_ids(one.tokenizer, ["chef"], max_length=7)
     before = one.tokenizer.backend_tokenizer.to_str()
-    assert whole_lengths(one.tokenizer, [long]) == [22]
+    assert whole_token_counts(one.tokenizer, [long]) == [22]
     assert one.tokenizer.backend_tokenizer.to_str() == before
-    kept = len(token_cache._kept)
-    measure(one, [long], "document")
-    assert len(token_cache._kept) == kept + 1  # as training will ask for it
+    kept = len(tokens._kept)
+    truncation(one, [long], "document")
+    assert len(tokens._kept) == kept + 1  # as training will ask for it
     assert np.array_equal(*(cached_token_ids(e.tokenizer, [long], max_length=7)[0] for e in (one, other)))
