@@ -6,6 +6,7 @@
     similarity            the scores of a block, the temperature in them, and their gradient to both sides
 
 A symmetric loss takes a turn through `columns`. Beside the road stand who is compared and who counts (`directions`,
-`rows`, `choice`), what a row comes to (`log_sums`, `reduction`), what a call is told (`options`) and the module of
-every loss (`module`, `temperature`). Those of triplets, pairs and teachers have `distance`, `mining`, `pairs`, `taught`.
+`rows`, `choice`), what a row comes to (`log_sums`, `reduction`), what a call is told (`options`), and the module of
+every loss (`module`, `temperature`). Losses of triplets, pairs and teachers have `distance`, `mining`, `pairs` and
+`taught`.
 """
