@@ -155,7 +155,7 @@ class MarginMSELoss(LossModule, function=margin_mse):
 
     Example:
         >>> MarginMSELoss()
-        MarginMSELoss(similarity=dot, temperature=1.0, reduction=mean)
+        MarginMSELoss(temperature=1, similarity=dot, reduction=mean)
     """
 
 
@@ -167,5 +167,5 @@ class DistillKLLoss(LossModule, function=distill_kl):
 
     Example:
         >>> DistillKLLoss()
-        DistillKLLoss(similarity=cosine, temperature=0.05 (teacher 1.0), reduction=mean)
+        DistillKLLoss(temperature=0.05, similarity=cosine, teacher_temperature=1.0, reduction=mean)
     """

@@ -112,6 +112,6 @@ class GISTLoss(LossModule, function=gist, without=["positives"]):
         ValueError: As `gist`.
 
     Example:
-        >>> GISTLoss(margin=0.05)
-        GISTLoss(temperature=0.05, margin=0.05, relative_margin=False)
+        >>> GISTLoss(margin=0.05).margin
+        0.05
     """

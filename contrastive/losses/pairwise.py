@@ -143,7 +143,7 @@ class ContrastiveLoss(LossModule, function=contrastive):
 
     Example:
         >>> ContrastiveLoss(distance="euclidean")
-        ContrastiveLoss(distance=euclidean, margin=1.0, reduction=mean)
+        ContrastiveLoss(distance=euclidean, normalize=True, reduction=mean)
     """
 
 
@@ -155,7 +155,7 @@ class OnlineContrastiveLoss(LossModule, function=online_contrastive):
 
     Example:
         >>> OnlineContrastiveLoss(margin=0.3)
-        OnlineContrastiveLoss(distance=cosine, margin=0.3, reduction=mean)
+        OnlineContrastiveLoss(distance=cosine, margin=0.3, normalize=True, reduction=mean)
     """
 
 

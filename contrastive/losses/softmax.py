@@ -139,8 +139,8 @@ class MultipleNegativesRankingLoss(LossModule, function=multiple_negatives_ranki
         ValueError: As `multiple_negatives_ranking`.
 
     Example:
-        >>> MultipleNegativesRankingLoss(scale=50)
-        MultipleNegativesRankingLoss(temperature=0.02, directions=('query_to_key',), partition=joint)
+        >>> MultipleNegativesRankingLoss(scale=50).temperature
+        0.02
     """
 
     def __init__(self, temperature: float | None = None, *, scale: float | None = None, **settings: Any) -> None:

@@ -140,8 +140,8 @@ class TripletLoss(LossModule, function=triplet):
         ValueError: As `triplet`, for what can be known before there is a batch.
 
     Example:
-        >>> TripletLoss(mining="semi_hard", margin=0.1)
-        TripletLoss(distance=cosine, mining=semi_hard, margin=0.1, average=all, reduction=mean)
+        >>> TripletLoss(mining="semi_hard", margin=0.1).mining
+        'semi_hard'
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -295,3 +296,16 @@ def test_learnt_temperature_is_saved() -> None:
 def test_modules_describe_themselves() -> None:
     assert repr(InfoNCELoss(symmetric=True)) == ("InfoNCELoss(temperature=0.05, symmetric=True, label_smoothing=0.0)")
     assert "temperature=0.05 (learnt)" in repr(InfoNCELoss(learnable_temperature=True))
+
+
+def test_a_loss_can_be_made_into_another() -> None:
+    class Sharper(InfoNCELoss):
+        def __init__(self, factor: float, **settings: Any) -> None:
+            super().__init__(0.05 / factor, **settings)
+            self.factor_used = factor
+
+    queries, keys = batch()
+    loss = Sharper(5.0, symmetric=True)
+    assert list(inspect.signature(Sharper).parameters) == ["factor", "settings"]
+    assert loss(queries, keys) == info_nce(queries, keys, temperature=0.01, symmetric=True)
+    assert loss.factor_used == 5

@@ -1,1 +1,12 @@
-"""The road from embeddings to a loss: scores, masks, blocks of rows, and what a formula sees of them."""
+"""The one road from embeddings to a loss.
+
+    a loss's function     its formula, by what it says of `Rows`                   losses/NAME.py
+    ranking               options and masks to comparisons, one for each direction
+    blocks                rows cut into blocks, judged, and differentiated in the same pass
+    similarity            the scores of a block, the temperature in them, and their gradient to both sides
+
+A symmetric loss takes a turn through `columns`. Beside the road stand who is compared and who counts (`directions`,
+`rows`, `choice`), what a row comes to (`log_sums`, `reduction`), what a call is told (`options`), and the module of
+every loss (`module`, `temperature`). Losses of triplets, pairs and teachers have `distance`, `mining`, `pairs` and
+`taught`.
+"""

@@ -108,7 +108,7 @@ class Comparison:
         """
         assert isinstance(self.similarity, ProductSimilarity)
         anchors, widths = self.choose.parts[0].anchors, self.widths
-        number = len(anchors)
+        number = anchors.shape[0]
         size = number if self.tiled is False else block_rows(number, sum(widths), anchors.device)
         buffer = anchors.new_empty(size, sum(widths))
         for start in range(0, max(1, number), max(1, size)):
@@ -152,8 +152,8 @@ def loss_of_rows(comparison: Comparison, weights: Tensor | None, reduction: Redu
     if by_row or not isinstance(comparison.similarity, ProductSimilarity):
         return reduce_rows(*judge_each(comparison), weights, reduction)
     anchors = comparison.choose.parts[0].anchors
-    check_weights(weights, len(anchors))
-    of_rows = anchors.new_ones(len(anchors)) if weights is None else weights.to(anchors)
+    check_weights(weights, anchors.shape[0])
+    of_rows = anchors.new_ones(anchors.shape[0]) if weights is None else weights.to(anchors)
     comparison = replace(comparison, average=reduction == "sum")
     total, counts = sum_of_rows(comparison, of_rows)
     return total / or_one((of_rows * counts).sum()) if reduction == "mean" else total

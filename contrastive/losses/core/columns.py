@@ -3,7 +3,8 @@
 A row's log-sum is known when its block is; a column's is known when all blocks are. So the blocks are gone through
 twice: once to sum up the columns, of which the loss of the way back and its derivatives by the log-sums follow, [Q]
 numbers; and once along the ordinary road of the rows, where the derivative of the way back is added to that of each
-block. Four products, where each direction on its own takes three.
+block. Four products, where each direction on its own takes three: half again as long from 4,096 pairs up, which is why
+the two are not simply gone through one after the other.
 """
 
 from __future__ import annotations

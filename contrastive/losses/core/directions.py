@@ -75,14 +75,14 @@ class Sides:
         prepare = similarity.prepare if isinstance(similarity, ProductSimilarity) else full_precision
         with torch.autocast(keys.device.type, enabled=False):
             queries, keys = prepare(queries), prepare(keys)  # once, or directions add up in bfloat16
-        shape = (len(queries), len(keys))
+        shape = num_queries, num_keys = queries.shape[0], keys.shape[0]
         positive = positive_mask(options["positives"], *shape, keys.device)
         eligible = negative_mask(positive, owners, *shape, keys.device, others_negatives=options["others_negatives"])
         own: Mask | None = None
         hardened = options["hardened"] if options["hardness"] else "all"
         same_texts = options["same_texts"] or {}
-        told = owners is not None or len(keys) % max(len(queries), 1) == 0
-        if hardened != "all" or (len(keys) > len(queries) and told):
+        told = owners is not None or num_keys % max(num_queries, 1) == 0
+        if hardened != "all" or (num_keys > num_queries and told):
             own = owned(key_owners(owners, *shape, keys.device))
         nobody = ~everything()
         excluded = exclude_mask(options["exclude"], *shape, keys.device)
@@ -90,7 +90,7 @@ class Sides:
         merged = excluded if options["merge_excluded"] else None
         if merged is not None and itself is not None:
             merged = merged & ~itself
-        of_hardness = {"all": None, "in_batch": ~(own or nobody), "hard": (own or nobody) & columns_from(len(queries))}
+        of_hardness = {"all": None, "in_batch": ~(own or nobody), "hard": (own or nobody) & columns_from(num_queries)}
         return cls(
             queries,
             keys,
@@ -98,7 +98,7 @@ class Sides:
             None if eligible is everything() else eligible,
             excluded,
             own,
-            _log_weights(options["key_weights"], len(keys)),
+            _log_weights(options["key_weights"], num_keys),
             of_hardness[hardened],
             nobody if hardened == "hard" else None,  # hard negatives are compared with their query alone
             merged,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
+from types import MethodType
 from typing import Any, Unpack
 
 import torch
@@ -56,8 +57,14 @@ class LossModule(nn.Module):
     shared_defaults: Mapping[str, Any]
     __signature__: inspect.Signature
 
-    def __init_subclass__(cls, function: Callable[..., Tensor], without: Sequence[str] = (), **defaults: Any) -> None:
+    def __init_subclass__(
+        cls, function: Callable[..., Tensor] | None = None, without: Sequence[str] = (), **defaults: Any
+    ) -> None:
         super().__init_subclass__()
+        if function is None:  # somebody's subclass of a loss
+            if "__init__" in vars(cls):
+                cls.__signature__ = inspect.signature(MethodType(cls.__init__, cls))
+            return
         taken = dict(inspect.signature(function, eval_str=True).parameters)
         cls.function, cls.shared = staticmethod(function), taken.pop("options", None) is not None
         call = [parameter for name, parameter in taken.items() if name in OF_BATCH and name not in without]
