@@ -172,7 +172,7 @@ def parse_and_end(parser, parse=argparse.ArgumentParser.parse_args):
     raise Parsed(parse(parser))
 
 commands = json.loads(sys.argv[1])
-programs = {"benchmarks", *(module for module, *_ in commands)}
+programs = {"benchmarks", "experiments", "experiments.cli", *(module for module, *_ in commands)}
 sys.meta_path.insert(0, Nothing())
 argparse.ArgumentParser.parse_args = parse_and_end
 for module, *words in commands:
@@ -201,7 +201,7 @@ def check_run(words: list[str]) -> None:
         of_study = ["loss=infonce", "seed=0"] if any(word.startswith("+sweep") for word in words) else []
         assert jobs(*typed, *of_study)  # of a named study one job is enough
     else:
-        check_complete(check_settings(typed), ("encoder", "data", "negatives"))
+        check_complete(check_settings(typed), "encoder", "data", "negatives")
 
 
 @cache
@@ -222,7 +222,7 @@ def check_settings(words: list[str]) -> DictConfig:
 
 def check_program(module: str, words: list[str], options_of: ReadOptions) -> None:
     """Raise if a program would refuse these words, or Hydra the settings among them."""
-    options = options_of(f"{module}.card" if module.endswith("model_card") else f"{module}.__main__", words)
+    options = options_of(f"{module}.__main__", words)
     if "space" in options:
         with Composer() as composer:
             assert make_plan(read_space(options.space), options.values, options.validations, composer).space

@@ -76,7 +76,7 @@ def test_a_setting_reaches_the_loss(name: str, override: str, argument: str, val
         *((name, "targets, .*: .*data=files .*data.columns.score=NAME") for name in ("cosent", "angle", "contrastive")),
         ("online_contrastive", "targets, .*: the score of each pair"),
         *((name, r"teacher_scores, .*: .*Record.teacher_scores") for name in ("margin_mse", "distill_kl")),
-        ("gist", "guide_queries, .*: embeddings of the texts by a guide model"),
+        ("gist", "guide_queries, .*: embeddings of the queries by a guide model"),
     ],
 )
 def test_what_the_data_does_not_have_is_named_with_who_has_it(name: str, missing: str) -> None:
