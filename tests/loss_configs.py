@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from contrastive.batch import EmbeddedBatch
+from contrastive.data.batch import EmbeddedBatch
 from experiments.run.parts import build_loss
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -12,7 +12,7 @@ from contrastive.data.records import Account, Record, RetrievalTask, TextData
 from contrastive.data.rows import rows
 
 if TYPE_CHECKING:
-    from contrastive.batch import Batch
+    from contrastive.data.batch import Batch
     from contrastive.data.collation import Collator
     from contrastive.data.file_reader import files
     from contrastive.data.hub_reader import hub
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Batch": "contrastive.batch",
+    "Batch": "contrastive.data.batch",
     "Collator": "contrastive.data.collation",
     "Identities": "contrastive.data.identities",
     "beir": "contrastive.data.readers",

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from contrastive.batch import Batch
+from contrastive.data.batch import Batch
 from contrastive.data.identities import Identities, Items, Lists, Numbers
 from contrastive.data.near_duplicates import near_duplicate_groups
 from contrastive.data.records import Record

@@ -1,4 +1,4 @@
-"""What was made once, kept on disk under a key: embeddings, mined negatives, rankings, written queries.
+"""What was made once, kept on disk under a key: embeddings, mined negatives, rankings.
 
 Notable decisions:
 

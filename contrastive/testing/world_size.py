@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from contrastive.batch import EmbeddedBatch, loss_arguments, recall
 from contrastive.contracts import Memory
+from contrastive.data.batch import EmbeddedBatch, loss_arguments, recall
 from contrastive.losses.core.signature import parameters_of
 from contrastive.testing.formula import difference
 from contrastive.training.distributed import gather as gather_exactly

@@ -22,8 +22,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from contrastive.batch import Batch
 from contrastive.data import Collator, Record, RetrievalTask
+from contrastive.data.batch import Batch
 from contrastive.data.batching import EpochBatches
 from contrastive.data.batching.late_loader import LateLoader
 from contrastive.training.accumulation import batches_of_steps

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Sampler
 
-from contrastive.batch import EmbeddedBatch
+from contrastive.data.batch import EmbeddedBatch
 from contrastive.losses.core.rows import key_owners
 
 _ROWS: dict[str, str] = {field.name: field.metadata["rows"] for field in fields(EmbeddedBatch)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from contrastive.batch import Batch
+from contrastive.data.batch import Batch
 from contrastive.data.shown import short
 from contrastive.encoder.finite import NotFiniteError
 

@@ -20,8 +20,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from contrastive.batch import Batch, EmbeddedBatch, loss_arguments, recall
 from contrastive.data import RetrievalTask
+from contrastive.data.batch import Batch, EmbeddedBatch, loss_arguments, recall
 from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.encoder.encoder import Encoder
 from contrastive.encoder.finite import NotFiniteError, check_weights

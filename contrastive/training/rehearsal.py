@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from contrastive.batch import Batch, EmbeddedBatch, loss_arguments, recall
+from contrastive.data.batch import Batch, EmbeddedBatch, loss_arguments, recall
 from contrastive.losses.core.signature import parameters_of
 from contrastive.training.memory import CrossBatchQueue
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from contrastive.batch import EmbeddedBatch, loss_arguments, recall
 from contrastive.data import Batch, Collator, Record
+from contrastive.data.batch import EmbeddedBatch, loss_arguments, recall
 from contrastive.losses import NTXentLoss, SupConLoss, TripletLoss
 from contrastive.masks import dense
 from contrastive.training.memory import CrossBatchQueue

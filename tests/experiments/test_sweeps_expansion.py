@@ -13,7 +13,7 @@ import pytest
 import torch
 from loss_configs import KEYS, NAMES, QUERIES, configured
 
-from contrastive.batch import EmbeddedBatch, loss_arguments
+from contrastive.data.batch import EmbeddedBatch, loss_arguments
 from experiments.composing import CONFIGS
 from experiments.sweeps.composer import Composer, compose_applicable
 from experiments.sweeps.expansion import Expansion, expand

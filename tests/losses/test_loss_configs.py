@@ -12,7 +12,7 @@ from loss_configs import BATCH, KEYS, NAMES, QUERIES, configured
 from torch import Tensor, nn
 
 from contrastive import losses
-from contrastive.batch import EmbeddedBatch, loss_arguments
+from contrastive.data.batch import EmbeddedBatch, loss_arguments
 
 NOT_OF_THE_CLASS: dict[str, dict[str, Any]] = {
     "infonce": {"symmetric": True},

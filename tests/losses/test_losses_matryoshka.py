@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contrastive.batch import EmbeddedBatch, loss_arguments
 from contrastive.contracts import RankingLoss
+from contrastive.data.batch import EmbeddedBatch, loss_arguments
 from contrastive.losses import InfoNCELoss, TripletLoss, info_nce
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of

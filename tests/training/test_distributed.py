@@ -19,8 +19,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from contrastive import losses
-from contrastive.batch import EmbeddedBatch, loss_arguments
 from contrastive.data import Collator, Record
+from contrastive.data.batch import EmbeddedBatch, loss_arguments
 from contrastive.testing import WorldSizeCase, assert_world_size_invariant
 from contrastive.training.distributed import RankShare, gather, world_size
 from contrastive.training.memory import CrossBatchQueue

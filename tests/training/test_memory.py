@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contrastive.batch import EmbeddedBatch, recall
+from contrastive.data.batch import EmbeddedBatch, recall
 from contrastive.losses import GISTLoss, InfoNCELoss, info_nce
 from contrastive.masks import known_positive
 from contrastive.training.memory import CrossBatchQueue, MomentumEncoder, with_queue

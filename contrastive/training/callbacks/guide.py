@@ -9,7 +9,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from contrastive.batch import Batch
+from contrastive.data.batch import Batch
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.training.data_module import ContrastiveData
 from contrastive.training.guide_embeddings import GuideEmbeddings

@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from contrastive.batch import Batch
+from contrastive.data.batch import Batch
 from contrastive.training.distributed import gather
 from contrastive.training.module import ContrastiveModule
 

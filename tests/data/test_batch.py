@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contrastive.batch import KNOWN, Batch, EmbeddedBatch, loss_arguments
+from contrastive.data.batch import KNOWN, Batch, EmbeddedBatch, loss_arguments
 
 
 def whole_batch() -> Batch:
