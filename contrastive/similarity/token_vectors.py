@@ -48,7 +48,12 @@ class TokenVectors:
     def pack(cls, padded: Tensor) -> TokenVectors:
         """Pack vectors [B, T, D], zeros for absent tokens."""
         present = padded.any(-1)
-        return cls(padded[present], _offsets(present.sum(1).cpu()))
+        return cls.of_lengths(padded[present], present.sum(1))
+
+    @classmethod
+    def of_lengths(cls, vectors: Tensor, lengths: Tensor) -> TokenVectors:
+        """Return texts of so many tokens each, [B], which stand in `vectors` one after the other."""
+        return cls(vectors, _offsets(lengths.cpu()))
 
     @classmethod
     def join(cls, parts: Sequence[TokenVectors]) -> TokenVectors:
