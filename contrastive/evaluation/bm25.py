@@ -69,7 +69,9 @@ def what_decides(*, spelling: bool = False) -> Mapping[str, object]:
     return decides
 
 
-def bm25_rankings(task: RetrievalTask, depth: int = 1000, *, spelling: bool = False) -> Rankings:
+def bm25_rankings(
+    task: RetrievalTask, depth: int = 1000, *, spelling: bool = False, k1: float = K1, b: float = B
+) -> Rankings:
     """Rank the corpus of a task by BM25 (see `BM25Index`).
 
     Only documents that share a word with the query are ranked, so a query of unknown words has an empty ranking. Ties
@@ -79,8 +81,10 @@ def bm25_rankings(task: RetrievalTask, depth: int = 1000, *, spelling: bool = Fa
         task: The queries and the corpus.
         depth: At most this many documents a query.
         spelling: Whether words of a query that no document has are put right.
+        k1: See `BM25Index`.
+        b: See `BM25Index`.
     """
-    index = BM25Index(task.corpus.values(), spelling=spelling)
+    index = BM25Index(task.corpus.values(), spelling=spelling, k1=k1, b=b)
     position = {document_id: column for column, document_id in enumerate(task.corpus)}
     ties = TieBreaker(list(position))
     refused = self_answers(task)
