@@ -24,7 +24,17 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     return -torch.sqrt(((a - b) ** 2).sum())
 
 
-SIMILARITIES = {"cosine": cosine, "dot": dot, "euclidean": euclidean}
+def max_sim(query: Tensor, key: Tensor) -> Tensor:
+    """Tokens [Tq, D] and [Tk, D]; of several that are equally close the first counts."""
+    asking, answering = ([token for token in text if token.any()] for text in (query, key))
+    score = query.sum() * 0 + key.sum() * 0
+    if answering:
+        for token in asking:
+            score = score + max((cosine(token, other) for other in answering), key=Tensor.detach) / len(asking)
+    return score
+
+
+SIMILARITIES = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "max_sim": max_sim}
 
 
 def negative_pairs(
