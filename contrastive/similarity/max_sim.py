@@ -192,7 +192,7 @@ class _Scores(torch.autograd.Function):
 def _blocks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield rows of tokens [n, D], columns of keys [K, Tk, D], and their products [r, c, Tk], memory used again."""
     number, length = keys.shape[:2]
-    if not length:
+    if not length or not len(tokens):
         return
     most_rows = min(len(tokens), _BLOCK_ROWS)
     size = _BLOCK if keys.device.type == "cpu" else _GPU_BLOCK

@@ -81,7 +81,9 @@ class TokenVectors:
             start, stop, _ = rows.indices(len(self))
             offsets = self.offsets[start : max(start, stop) + 1]
             return TokenVectors(self.vectors[offsets[0] : offsets[-1]], offsets - offsets[0])
-        chosen = torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]
+        if isinstance(rows, slice):
+            rows = range(len(self))[rows]  # tensors take no step below 0
+        chosen = torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else list(rows)]
         lengths = self.lengths[chosen]
         offsets = _offsets(lengths)
         within = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
