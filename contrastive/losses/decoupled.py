@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from contrastive.losses.core.choice import Rows
+from contrastive.losses.core.log_sums import Judged
 from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import ranking_loss
@@ -51,7 +52,7 @@ def decoupled_contrastive(
         tensor(-1.)
     """
     if sigma is None:
-        return ranking_loss(lambda rows: rows.sums.negatives, queries, keys, options, by_log_sums=True)
+        return ranking_loss(_negatives, queries, keys, options, by_log_sums=True)
     if not 0 < sigma < math.inf:
         raise ValueError(f"expected a finite sigma above 0, got {sigma}")
     if options.get("positives") is not None:
@@ -67,6 +68,10 @@ def decoupled_contrastive(
         return rows.sums.negatives + (1 - full_precision(weights)[rows.rows]) * rows.sums.target
 
     return ranking_loss(weighted, queries, keys, options, by_log_sums=True)
+
+
+def _negatives(rows: Rows) -> Judged:
+    return Judged(rows.sums.negatives, of_positives=0.0, of_negatives=1.0)
 
 
 class DecoupledContrastiveLoss(LossModule, function=decoupled_contrastive):
