@@ -57,7 +57,9 @@ class Hybrid:
 
     def __str__(self) -> str:
         """Say what it is, and why."""
-        gain = f"{self.gain.mean:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}] nDCG@10 over {self.best_part} alone"
+        gain = (
+            f"{self.gain.mean:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}] nDCG@10 over {self.best_part} alone"
+        )
         where = f"on the {self.queries:,} queries of {self.task}"
         if self.weights == self.tried:
             return f"{mixture(self.weights)}: {gain} {where}, cross-fitted"
@@ -140,14 +142,14 @@ def fit(systems: Mapping[str, Rankings], task: RetrievalTask) -> Hybrid:
 
 
 def _grid(count: int) -> Tensor:
-    """Return weightings of S systems, [W, S]: each alone, then all mixtures in steps of 0.05, of 0.1 for above three."""
+    """Return weightings of S systems, [W, S]: each alone, then all mixtures in steps of 0.05, of four and more 0.1."""
     steps = 20 if count <= 3 else 10
     mixtures = [row for row in itertools.product(range(steps), repeat=count) if sum(row) == steps]
     return torch.cat([torch.eye(count, dtype=torch.float64), torch.tensor(mixtures, dtype=torch.float64) / steps])
 
 
 def _lined_up(rankings: Sequence[Rankings], query: str) -> tuple[list[str], Tensor, Tensor]:
-    """Return the documents that any system ranked, by id, their scores on one scale [S, C], and who ranked them [S, C]."""
+    """Return the documents that any system ranked, by id, their scores on one scale, and who ranked them, [S, C]."""
     candidates = sorted({document for ranking in rankings for document in ranking.documents.get(query, ())})
     column = {document: index for index, document in enumerate(candidates)}
     scores = torch.zeros(len(rankings), len(candidates), dtype=torch.float64)

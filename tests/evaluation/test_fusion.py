@@ -79,7 +79,9 @@ def test_neither_unit_nor_offset_of_scores_matters(task: RetrievalTask) -> None:
     half = {"words": 0.5, "vectors": 0.5}
     first, second = (fuse({"words": words, "vectors": of}, half) for of in (vectors, moved))
     assert first.documents == second.documents
-    assert fit({"words": words, "vectors": vectors}, task).weights == fit({"words": words, "vectors": moved}, task).weights
+    assert (
+        fit({"words": words, "vectors": vectors}, task).weights == fit({"words": words, "vectors": moved}, task).weights
+    )
 
 
 def test_what_a_system_did_not_find_has_nothing_from_it() -> None:
