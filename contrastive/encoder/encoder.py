@@ -270,6 +270,10 @@ class Encoder(nn.Module):
         """Return the encoder of a side, which is this one; see `TwoTowers`."""
         return self
 
+    def length(self, side: Side) -> int:
+        """Return the tokens that a text of a side is cut to, or that a window of a document has."""
+        return self.query_length or self.max_length if side == "query" else self.max_length
+
     def prompt(self, side: Side) -> str:
         """Return the text put before every text of a side.
 
@@ -437,8 +441,8 @@ class Encoder(nn.Module):
         reading = Reading(
             self.tokenizer,
             self.further_inputs,
-            self.query_length or self.max_length,
-            self.max_length,
+            self.length("query"),
+            self.length("document"),
             "first" if not self.head.windows else self.training_windows if self.training else "all",
         )
         for windows, rows, is_query in reading.batches(texts, budget, padding=self.padding):
