@@ -190,7 +190,8 @@ class Encoder(nn.Module):
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
             of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension and windows, see
-                `heads.PooledHead`; of `tokens` dimension, punctuation and windows, see `heads.TokensHead`.
+                `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion, attend_to_expansion
+                and windows, see `heads.TokensHead`.
 
         Raises:
             FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
