@@ -4,11 +4,12 @@ A text is one vector, compared by `cosine`, `dot` or `euclidean` (`products`), o
 (`token_vectors`), compared by `max_sim`. Only these know which; whoever compares texts takes them all.
 """
 
-from contrastive.similarity.max_sim import MaxSimilarity, max_sim
+from contrastive.similarity.max_sim import MaxSimilarity, max_dot, max_sim
 from contrastive.similarity.naming import (
     check_similarity_name,
     flipped,
     named,
+    of_tokens,
     product_similarity,
     score_pairs,
     similarity_of,
@@ -40,8 +41,10 @@ __all__ = [
     "euclidean",
     "flipped",
     "full_precision",
+    "max_dot",
     "max_sim",
     "named",
+    "of_tokens",
     "product_similarity",
     "score_pairs",
     "similarity_of",
