@@ -21,7 +21,7 @@ from torch import Tensor
 
 from contrastive.contracts import Similarity
 from contrastive.similarity.max_sim import MaxSimilarity
-from contrastive.similarity.products import ProductSimilarity, full_precision
+from contrastive.similarity.products import ProductSimilarity, full_precision, unit
 from contrastive.similarity.token_vectors import TokenVectors
 
 Embeddings = Tensor | TokenVectors
@@ -94,7 +94,7 @@ def score_text_pairs(
 
 @torch.no_grad()
 def mean_vectors(embeddings: Embeddings) -> Tensor:
-    """Return one vector a text, [B, D], for what is about directions: the mean of its vectors, zeros where it has none.
+    """Return one vector a text, [B, D], for what is about directions: the mean of its directions, zeros without any.
 
     Example:
         >>> mean_vectors(TokenVectors.pack(torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])))
@@ -105,7 +105,7 @@ def mean_vectors(embeddings: Embeddings) -> Tensor:
         return embeddings
     means = [torch.zeros(0, embeddings.vectors.shape[1], device=embeddings.device)]
     for part in _parts(embeddings):
-        vectors = full_precision(part.vectors)
+        vectors = unit(part.vectors)
         owners = torch.arange(len(part)).repeat_interleave(part.lengths).to(vectors.device)
         sums = vectors.new_zeros(len(part), vectors.shape[1]).index_add_(0, owners, vectors)
         means.append(sums / part.lengths.clamp_min(1).to(vectors.device)[:, None])
