@@ -26,7 +26,7 @@ from contrastive.encoder.module_files import kind_of, log_unused, read_if_there,
 from contrastive.similarity import SimilarityName, TokenVectors, full_precision
 
 _KINDS = ("Transformer", "Dense", "MultiVectorMask", "Normalize")
-_MIDDLES: tuple[list[str], ...] = ([], ["Dense"], ["MultiVectorMask"], ["Dense", "MultiVectorMask"])
+_MIDDLES: Sequence[Sequence[str]] = ([], ["Dense"], ["MultiVectorMask"], ["Dense", "MultiVectorMask"])
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
