@@ -29,8 +29,7 @@ def decoupled_contrastive(
 
     Yeh et al. 2021 (https://arxiv.org/abs/2110.06848, eq. 6; weights of section 3.3 with sigma 0.5, and 1 without). In
     InfoNCE a positive that is found easily takes the gradient away from its negatives; here it does not, which helps
-    small batches most. The weights, by cosine or of tokens by max_sim, are constants here: no gradient flows through
-    them.
+    small batches most. The weights, by cosine or max_sim, are constants here: no gradient flows through them.
     With several positives the first term is their mean, and there are no weights. The loss has no lower bound.
 
     The paper holds every view against both views of all others: `symmetric=True, same_side=True`, at temperature 0.1.

@@ -18,7 +18,7 @@ Shape letters: Q queries of Tq tokens, K keys of Tk tokens, D width, n present t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -160,9 +160,14 @@ def _compare(queries: Tensor, keys: Tensor, *, graph: bool, mean: bool) -> tuple
     closest = torch.zeros(len(tokens), len(keys) if graph else 0, dtype=_index_type(keys), device=keys.device)
     here, numbers = _present(keys), torch.arange(len(keys), device=keys.device)
     first = here.to(torch.uint8).argmax(1) if keys.shape[1] and not here.all() else None
-    # An absent token repeats the first one of its text, and so is never closer than all that are there.
-    stand_in = keys if first is None else torch.where(here[..., None], keys, keys[numbers, first][:, None])
-    for rows, columns, products in _blocks(tokens, stand_in):
+
+    def filled(columns: slice) -> Tensor:
+        """Return some keys, whose absent tokens repeat the first one there is: never closer than all that are there."""
+        if first is None:
+            return keys[columns]
+        return torch.where(here[columns, :, None], keys[columns], keys[numbers[columns], first[columns]][:, None])
+
+    for rows, columns, products in _blocks(tokens, keys.shape[:2], filled):
         if graph:
             largest, place = products.max(-1)
             if first is not None:
@@ -195,18 +200,20 @@ class _Scores(torch.autograd.Function):
         return of_queries, of_keys, None
 
 
-def _blocks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+def _blocks(
+    tokens: Tensor, shape: Sequence[int], keys: Callable[[slice], Tensor]
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield rows of tokens [n, D], columns of keys [K, Tk, D], and their products [r, c, Tk], memory used again."""
-    number, length = keys.shape[:2]
+    number, length = shape
     if not length or not len(tokens):
         return
     most_rows = min(len(tokens), _BLOCK_ROWS)
-    size = _BLOCK if keys.device.type == "cpu" else _GPU_BLOCK
+    size = _BLOCK if tokens.device.type == "cpu" else _GPU_BLOCK
     most_columns = max(1, min(number, size // max(1, most_rows * length)))
     buffer = tokens.new_empty(most_rows * most_columns * length)
     for left in range(0, number, most_columns):
         columns = slice(left, min(left + most_columns, number))
-        compared = keys[columns].flatten(0, 1)
+        compared = keys(columns).flatten(0, 1)
         for top in range(0, len(tokens), most_rows):
             rows = slice(top, min(top + most_rows, len(tokens)))
             height = rows.stop - top
