@@ -181,7 +181,7 @@ ROSTER: dict[str, Entry] = {
             {"margin": 0.2, "relative_margin": True, "symmetric": True, "temperature": 0.2},
             {"contrast_queries": False, "contrast_positives": False, "temperature": 0.2},
             {"contrast_queries": False, "hardness": 3.0, "others_negatives": False, "temperature": 0.2},
-            {**TOKENS, "guide_similarity": "max_sim", "margin": 0.2, "symmetric": True, "temperature": 0.2},
+            {**TOKENS, "guide_similarity": "max_sim", "symmetric": True, "temperature": 0.2},
         ],
     ),
     "SigLIPLoss": Entry(
