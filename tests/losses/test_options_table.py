@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import oracles_softmax
 import pytest
 import torch
-from all_losses import CLASSES, ROSTER
+from all_losses import CLASSES, ROSTER, Entry, usual
 from torch import Tensor, nn
 
-from contrastive.losses import InfoNCELoss, MatryoshkaLoss, TripletLoss
+from contrastive.losses import CoSENTLoss, InfoNCELoss, MatryoshkaLoss, TripletLoss
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
 
@@ -122,6 +123,12 @@ def result(loss: str, option: str, *, on: bool) -> Tensor:
     called = switch.called_with | switch.beside if on else switch.beside
     value: Tensor = make(loss, options)(*embeddings, **given, **called)
     return value
+
+
+def test_a_loss_without_an_entry_is_tried_as_its_family_is() -> None:
+    assert usual(InfoNCELoss).oracle is oracles_softmax.info_nce
+    assert usual(InfoNCELoss).options[1] == {"temperature": 0.3, "symmetric": True}
+    assert usual(CoSENTLoss) == Entry(settings=[{}], table={})
 
 
 def test_table_has_every_loss_and_option() -> None:
