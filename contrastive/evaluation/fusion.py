@@ -97,8 +97,11 @@ def fuse(systems: Mapping[str, Rankings], weights: Mapping[str, float], depth: i
     rankings = [systems[name] for name in mixed]
     queries = dict.fromkeys(query for ranking in rankings for query in ranking.documents)
     if len(rankings) == 1:
-        documents, scores = rankings[0].documents, rankings[0].scores
-        return Rankings(*({query: of[query][:depth] for query in queries} for of in (documents, scores)))
+        alone = rankings[0]
+        return Rankings(
+            {query: alone.documents[query][:depth] for query in queries},
+            {query: alone.scores[query][:depth] for query in queries},
+        )
     of_each = torch.tensor(list(mixed.values()), dtype=torch.float64)
     found: dict[str, tuple[list[str], list[float]]] = {}
     for query in queries:
