@@ -18,15 +18,19 @@ WORD = re.compile(r"\.net\b|[^\W\d_]\w*(?:\+\+|#)|\w\w+|[^\W\d_]")
 """A word, in lower case."""
 
 
-def words(texts: Iterable[str]) -> list[list[str]]:
+def words(texts: Iterable[str], word: re.Pattern[str] = WORD) -> list[list[str]]:
     """Return the words of each text in lower case, without English stop words.
+
+    Args:
+        texts: Any number of them.
+        word: What a word is.
 
     Example:
         >>> words(["C++, C# and .NET, 6 years of R", "the CI/CD"])
         [['c++', 'c#', '.net', 'years', 'r'], ['ci', 'cd']]
     """
     stop_words = _stop_words()
-    return [[word for word in WORD.findall(text.lower()) if word not in stop_words] for text in texts]
+    return [[found for found in word.findall(text.lower()) if found not in stop_words] for text in texts]
 
 
 def import_bm25s() -> ModuleType:

@@ -248,7 +248,7 @@ def test_nothing_is_said_of_what_we_and_others_write(
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"model_type": "SparseEncoder"}, "is a SparseEncoder; supported is a SentenceTransformer"),
+        ({"model_type": "SparseEncoder"}, "is a SparseEncoder; supported is a .* or a SentenceTransformer"),
         (
             {"default_prompt_name": "a", "prompts": {"b": ""}},
             r"default_prompt_name in .* to be one of \['b'\], got 'a'",

@@ -59,6 +59,10 @@ class Head(Protocol):
         """Take what it needs of the model that it is the head of, before anything is embedded."""
         ...
 
+    def fill_up(self, inputs: Mapping[str, Tensor], is_query: Tensor) -> Mapping[str, Tensor]:
+        """Return what the backbone is given for a batch: its inputs, [B, T] each, with what the head adds to texts."""
+        ...
+
     def __call__(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:
         """Embed one padded batch of windows, in float32 or better: [B, D], or [B, T, D] with zeros for absent tokens.
 

@@ -105,6 +105,10 @@ class PooledHead(nn.Module):
     def attach(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take nothing."""
 
+    def fill_up(self, inputs: Mapping[str, Tensor], is_query: Tensor) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Leave everything as it is."""
+        return inputs
+
     def forward(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:  # noqa: ARG002
         """Embed a batch, [B, D], of token vectors [B, T, W]."""
         embeddings = POOLINGS[self.pooling](hidden, inputs["attention_mask"])[:, : self.dimension]
