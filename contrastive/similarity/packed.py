@@ -55,7 +55,8 @@ def score_texts(similarity: Similarity, queries: Embeddings, documents: Embeddin
     tokens = similarity.prepare(asking.vectors)
     lengths = asking.lengths.to(tokens.device)
     owners = torch.arange(len(asking), device=tokens.device).repeat_interleave(lengths)
-    shares = 1 / lengths.clamp_min(1).to(tokens.dtype)
+    counts = lengths.clamp_min(1).to(tokens.dtype)
+    shares = 1 / counts if similarity.mean else torch.ones_like(counts)
     scores = tokens.new_zeros(len(answering), len(asking))
     for places, length, vectors in _documents(answering, max(1, min(len(tokens), _TOKENS))):
         vectors = similarity.prepare(vectors.to(tokens.device))
