@@ -1,7 +1,7 @@
 """Judging embeddings by full-corpus retrieval, and what else can be read off them."""
 
 from contrastive.evaluation.bm25 import bm25_rankings
-from contrastive.evaluation.fusion import Hybrid, fit, fuse
+from contrastive.evaluation.fusion import Hybrid, fit_hybrid, fuse
 from contrastive.evaluation.geometry import (
     alignment,
     hard_negatives,
@@ -24,7 +24,7 @@ __all__ = [
     "bm25_rankings",
     "embed",
     "evaluate_rankings",
-    "fit",
+    "fit_hybrid",
     "fuse",
     "hard_negatives",
     "random_negatives",

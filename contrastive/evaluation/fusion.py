@@ -61,6 +61,8 @@ class Hybrid:
             f"{self.gain.mean:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}] nDCG@10 over {self.best_part} alone"
         )
         where = f"on the {self.queries:,} queries of {self.task}"
+        if max(self.tried.values()) == 1:
+            return f"{self.best_part} alone: no mixture is better {where}"
         if self.weights == self.tried:
             return f"{mixture(self.weights)}: {gain} {where}, cross-fitted"
         return f"{self.best_part} alone: {mixture(self.tried)} would bring {gain} {where}, which is not surely a gain"
@@ -95,8 +97,11 @@ def fuse(systems: Mapping[str, Rankings], weights: Mapping[str, float], depth: i
     rankings = [systems[name] for name in mixed]
     queries = dict.fromkeys(query for ranking in rankings for query in ranking.documents)
     if len(rankings) == 1:
-        documents, scores = rankings[0].documents, rankings[0].scores
-        return Rankings(*({query: of[query][:depth] for query in queries} for of in (documents, scores)))
+        alone = rankings[0]
+        return Rankings(
+            {query: alone.documents[query][:depth] for query in queries},
+            {query: alone.scores[query][:depth] for query in queries},
+        )
     of_each = torch.tensor(list(mixed.values()), dtype=torch.float64)
     found: dict[str, tuple[list[str], list[float]]] = {}
     for query in queries:
@@ -117,7 +122,7 @@ def check_weights(weights: Mapping[str, float], systems: Mapping[str, object]) -
         raise ValueError(f"expected weights of {', '.join(systems)}, from 0 to 1 and 1 in all, got {dict(weights)}")
 
 
-def fit(systems: Mapping[str, Rankings], task: RetrievalTask) -> Hybrid:
+def fit_hybrid(systems: Mapping[str, Rankings], task: RetrievalTask) -> Hybrid:
     """Find the weights with the best mean nDCG@10 on a task, and what they gain over the best system alone.
 
     Args:
@@ -191,7 +196,7 @@ def _best(table: Tensor) -> int:
 
 
 def _cross_fitted(table: Tensor, part: int) -> Tensor:
-    """Return the nDCG [Q] of each query under the weights that are best on the other folds; see `fit`."""
+    """Return the nDCG [Q] of each query under the weights that are best on the other folds; see `fit_hybrid`."""
     fitted = table[part].clone()
     fold = torch.arange(table.shape[1]) % _FOLDS
     for held_out in range(min(_FOLDS, table.shape[1]) if table.shape[1] > 1 else 0):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive.data import RetrievalTask
-from contrastive.evaluation import Hybrid, Rankings, embed, fit, rank_embedded, write_hybrid
+from contrastive.evaluation import Hybrid, Rankings, embed, fit_hybrid, rank_embedded, write_hybrid
 from contrastive.evaluation.hybrid_file import ENCODER, WORDS
 from experiments.evaluate.baselines import WORD_MATCHING, bm25_once
 from experiments.results.judgement import Judgement
@@ -18,7 +18,7 @@ from experiments.run.parts import Parts
 log = logging.getLogger(__name__)
 
 
-def fit_hybrid(
+def leave_hybrid(
     folder: Path, parts: Parts, user_query: str, judged: Mapping[str, Judgement], report: dict[str, Any]
 ) -> Hybrid | None:
     """Fit the hybrid on dev, and leave it in the folder of the model and in the report; None if there is no dev.
@@ -38,7 +38,7 @@ def fit_hybrid(
         systems = {WORDS: judged[WORDS].rankings, ENCODER: judged["after"].rankings}
     else:
         systems = {WORDS: _words(parts, dev, user_query), ENCODER: _encoder(parts, dev)}
-    hybrid = fit(systems, dev)
+    hybrid = fit_hybrid(systems, dev)
     write_hybrid(folder / "model", hybrid)
     report["hybrid"] = {**asdict(hybrid), "said": str(hybrid)}
     return hybrid

@@ -32,7 +32,7 @@ from experiments.results import files as results
 from experiments.run.best_weights import train_and_keep_best
 from experiments.run.callbacks import NotWorthFinishing
 from experiments.run.dev_lines import dev_means, draw_lines
-from experiments.run.hybrid import fit_hybrid
+from experiments.run.hybrid import leave_hybrid
 from experiments.run.parts import Parts, build
 from experiments.run.ranks import is_first, take_part
 from experiments.run.report import described, opening, present, timed
@@ -125,7 +125,7 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     if config.before:
         report["gain"] = gain(judged["before"], judged["after"])
     with timed(report, "fit hybrid"):
-        hybrid = fit_hybrid(folder.path, parts, config.query, judged, report)
+        hybrid = leave_hybrid(folder.path, parts, config.query, judged, report)
     if hybrid is not None:
         judge("hybrid")
     report["status"] = "finished"

@@ -10,7 +10,7 @@ import pytest
 
 from contrastive.data import RetrievalTask
 from contrastive.evaluation import Rankings, evaluate_rankings
-from contrastive.evaluation.fusion import fit, fuse
+from contrastive.evaluation.fusion import fit_hybrid, fuse
 
 DOCUMENTS = [f"d{i}" for i in range(30)]
 
@@ -80,7 +80,8 @@ def test_neither_unit_nor_offset_of_scores_matters(task: RetrievalTask) -> None:
     first, second = (fuse({"words": words, "vectors": of}, half) for of in (vectors, moved))
     assert first.documents == second.documents
     assert (
-        fit({"words": words, "vectors": vectors}, task).weights == fit({"words": words, "vectors": moved}, task).weights
+        fit_hybrid({"words": words, "vectors": vectors}, task).weights
+        == fit_hybrid({"words": words, "vectors": moved}, task).weights
     )
 
 
@@ -108,7 +109,7 @@ def ndcg(rankings: Rankings, task: RetrievalTask) -> float:
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_fit_is_the_best_of_all_weights_judged_one_by_one(count: int, task: RetrievalTask) -> None:
     parts = {name: system(seed, task, signal=0.4, found=30) for seed, name in enumerate("abc"[:count])}
-    hybrid = fit(parts, task)
+    hybrid = fit_hybrid(parts, task)
     found = ndcg(fuse(parts, hybrid.tried), task)
     assert found == pytest.approx(evaluate_rankings(fuse(parts, hybrid.tried), task).means["ndcg@10"])
     for steps in itertools.product(range(0, 21, 1 if count == 2 else 4), repeat=count):
@@ -117,8 +118,10 @@ def test_the_fit_is_the_best_of_all_weights_judged_one_by_one(count: int, task: 
             assert ndcg(fuse(parts, weights), task) <= found + 1e-6, weights
     assert hybrid.weights == hybrid.tried
     assert hybrid.gain.low > 0
+    assert "nDCG@10 over " in str(hybrid)
+    assert str(hybrid).endswith("on the 40 queries of small-dev, cross-fitted")
     assert (hybrid.task, hybrid.queries) == ("small-dev", 40)
-    assert fit(parts, task) == hybrid
+    assert fit_hybrid(parts, task) == hybrid
 
 
 def test_the_gain_is_of_queries_that_the_weights_were_not_fitted_on(task: RetrievalTask) -> None:
@@ -128,39 +131,39 @@ def test_the_gain_is_of_queries_that_the_weights_were_not_fitted_on(task: Retrie
     for fold in range(5):
         inside = {query: task.qrels[query] for query in judged[fold::5]}
         rest = {query: grades for query, grades in task.qrels.items() if query not in inside}
-        weights = fit(parts, replace(task, qrels=rest)).tried
+        weights = fit_hybrid(parts, replace(task, qrels=rest)).tried
         scores, alone = (
             evaluate_rankings(ranked, replace(task, qrels=inside), resamples=1).values("ndcg@10")
-            for ranked in (fuse(parts, weights), parts[fit(parts, task).best_part])
+            for ranked in (fuse(parts, weights), parts[fit_hybrid(parts, task).best_part])
         )
         gains += [score - other for score, other in zip(scores, alone, strict=True)]
-    assert fit(parts, task).gain.mean == pytest.approx(sum(gains) / 40, abs=1e-6)
+    assert fit_hybrid(parts, task).gain.mean == pytest.approx(sum(gains) / 40, abs=1e-6)
 
 
 def test_a_useless_system_has_no_weight_and_the_hybrid_says_that_it_is_the_other(task: RetrievalTask) -> None:
-    parts = {"words": system(1, task, signal=2.0), "noise": system(2)}
-    hybrid = fit(parts, task)
+    parts = {"words": system(1, task, signal=2.0, found=30), "noise": system(2)}
+    hybrid = fit_hybrid(parts, task)
     assert hybrid.weights == {"words": 1.0, "noise": 0.0}
     assert hybrid.best_part == "words"
     assert fuse(parts, hybrid.weights) == parts["words"]
-    assert str(hybrid).startswith("words alone")
+    assert str(hybrid) == "words alone: no mixture is better on the 40 queries of small-dev"
 
 
 def test_a_gain_that_may_be_luck_is_not_taken(task: RetrievalTask) -> None:
     few = replace(task, qrels={query: task.qrels[query] for query in ("q0", "q1", "q2")})
     parts = {"a": system(0, task, signal=0.4, found=30), "b": system(1, task, signal=0.4, found=30)}
-    assert fit(parts, task).weights == fit(parts, task).tried  # on 40 queries it is a gain
-    hybrid = fit(parts, few)
+    assert fit_hybrid(parts, task).weights == fit_hybrid(parts, task).tried  # on 40 queries it is a gain
+    hybrid = fit_hybrid(parts, few)
     assert hybrid.gain.low <= 0
     assert hybrid.weights[hybrid.best_part] == 1.0
     assert "which is not surely a gain" in str(hybrid)
-    one = fit(parts, replace(task, qrels={"q0": task.qrels["q0"]}))
+    one = fit_hybrid(parts, replace(task, qrels={"q0": task.qrels["q0"]}))
     assert (one.gain.mean, one.weights[one.best_part]) == (0.0, 1.0)
 
 
 def test_the_same_system_twice_gains_nothing(task: RetrievalTask) -> None:
     words = system(1, task, signal=0.5)
-    hybrid = fit({"first": words, "second": words}, task)
+    hybrid = fit_hybrid({"first": words, "second": words}, task)
     assert (hybrid.best_part, hybrid.weights) == ("first", {"first": 1.0, "second": 0.0})
     assert hybrid.gain.mean == 0
 
@@ -169,7 +172,7 @@ def test_a_document_that_only_a_system_without_weight_ranked_is_not_found(task: 
     relevant = replace(task, qrels={query: {"d1": 1} for query in task.queries})
     nothing = Rankings({query: ["d9"] for query in task.queries}, {query: [1.0] for query in task.queries})
     behind = Rankings({query: ["d5", "d1"] for query in task.queries}, {query: [1.0, 0.5] for query in task.queries})
-    hybrid = fit({"nothing": nothing, "behind": behind}, relevant)
+    hybrid = fit_hybrid({"nothing": nothing, "behind": behind}, relevant)
     assert hybrid.best_part == "behind"
 
 
@@ -183,7 +186,7 @@ def test_weights_that_are_none_are_refused(weights: dict[str, float]) -> None:
 
 def test_what_cannot_be_fitted_is_refused(task: RetrievalTask) -> None:
     with pytest.raises(ValueError, match="expected two systems and a query with a relevant document, got 1 and 40"):
-        fit({"words": system(1)}, task)
+        fit_hybrid({"words": system(1)}, task)
     nothing: Any = replace(task, qrels={"q0": {"d1": 0}})
     with pytest.raises(ValueError, match="expected two systems and a query with a relevant document, got 2 and 0"):
-        fit({"words": system(1), "vectors": system(2)}, nothing)
+        fit_hybrid({"words": system(1), "vectors": system(2)}, nothing)
