@@ -49,11 +49,10 @@ class GuideEmbeddings:
         """
 
         def table(texts: Mapping[int, str], side: Side) -> Tensor:
-            embeddings = embeddings_of(
-                guide, list(texts.values()), side=side, cache=cache, show_progress=show_progress
-            ).cpu()
+            embeddings = embeddings_of(guide, list(texts.values()), side=side, cache=cache, show_progress=show_progress)
+            assert isinstance(embeddings, Tensor)
             rows = torch.full((max(texts, default=-1) + 1, guide.dimension), float("nan"))
-            rows[torch.tensor(list(texts), dtype=torch.long)] = embeddings
+            rows[torch.tensor(list(texts), dtype=torch.long)] = embeddings.cpu()
             return rows
 
         queries, documents = collate.texts(records)

@@ -11,6 +11,7 @@ from torch import nn
 
 from contrastive.data.batch import Batch
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.similarity import max_sim, similarity_of
 from contrastive.training.data_module import ContrastiveData
 from contrastive.training.guide_embeddings import GuideEmbeddings
 from contrastive.training.module import ContrastiveModule
@@ -23,9 +24,14 @@ class EmbedByGuide(Callback):
         data: Whose texts to embed.
         guide: A model that is not trained.
         cache: Keeps its embeddings from run to run; one process then makes them, and the others read them.
+
+    Raises:
+        ValueError: If the guide makes several vectors a text, which there is no table of.
     """
 
     def __init__(self, data: ContrastiveData, guide: KeyedEncoder, cache: EmbeddingCache | None = None) -> None:
+        if similarity_of(guide) is max_sim:
+            raise ValueError("expected a guide with one vector a text, got one of token vectors or windows (max_sim)")
         self.data = data
         self.guide: KeyedEncoder | None = guide
         self.cache = cache
