@@ -4,11 +4,12 @@ A text is one vector, compared by `cosine`, `dot` or `euclidean` (`products`), o
 (`token_vectors`), compared by `max_sim`. Only these know which; whoever compares texts takes them all (`packed`).
 """
 
-from contrastive.similarity.max_sim import MaxSimilarity, max_sim
+from contrastive.similarity.max_sim import MaxSimilarity, max_dot, max_sim
 from contrastive.similarity.naming import (
     check_similarity_name,
     flipped,
     named,
+    of_tokens,
     product_similarity,
     score_pairs,
     similarity_of,
@@ -25,7 +26,7 @@ from contrastive.similarity.products import (
     full_precision,
     unit,
 )
-from contrastive.similarity.token_vectors import TokenVectors
+from contrastive.similarity.token_vectors import TokenVectors, concatenate
 
 __all__ = [
     "AddGradients",
@@ -36,15 +37,18 @@ __all__ = [
     "TokenVectors",
     "check_shapes",
     "check_similarity_name",
+    "concatenate",
     "cosine",
     "dot",
     "euclidean",
     "finite_texts",
     "flipped",
     "full_precision",
+    "max_dot",
     "max_sim",
     "mean_vectors",
     "named",
+    "of_tokens",
     "product_similarity",
     "score_pairs",
     "score_text_pairs",

@@ -23,6 +23,7 @@ from contrastive.evaluation import (
     triplet_accuracy,
     uniformity,
 )
+from contrastive.evaluation.fusion import DEPTH
 from contrastive.masks import normalise_text
 from contrastive.similarity import mean_vectors, score_text_pairs, similarity_of
 from contrastive.statistics import paired_difference
@@ -32,22 +33,24 @@ from experiments.results.judgement import Judgement
 log = logging.getLogger(__name__)
 
 
-def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:
+def judge_bm25(
+    task: RetrievalTask, user_query: str, num_top: int = 3, *, spelling: bool = False, cache: Path | None = None
+) -> Judgement:
     """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there.
 
-    It is judged first, and says how many queries of the task are documents of its own corpus.
+    Without `spelling` it is judged first, and says how many queries of the task are documents of its own corpus.
     """
-    if own := self_answers(task):
+    if not spelling and (own := self_answers(task)):
         documents = sum(map(len, own.values()))
         log.info(
             "%s: %d documents are not ranked for a query, of %d, that is their text", task.name, documents, len(own)
         )
-    ranked = bm25_once(task, user_query, cache)
+    ranked = bm25_once(task, user_query, cache, spelling=spelling)
     rankings = Rankings(
         *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
     )
-    top, grades = _top(ranked, task, num_top), grades_of_top(ranked, task, user_query, num_top)
-    return Judgement(rankings, evaluate_rankings(rankings, task), top, grades)
+    top, grades = texts_of_top(ranked, task, num_top), grades_of_top(ranked, task, user_query, num_top)
+    return Judgement(rankings, evaluate_rankings(rankings, task), top, grades, asked=ranked)
 
 
 def judge_encoder(
@@ -68,18 +71,19 @@ def judge_encoder(
         embeddings.documents,
         [USER_QUERY],
         embeddings.document_ids,
-        depth=num_top,
+        depth=DEPTH,
         similarity=embeddings.similarity,
     )
     negatives = {"random": random_negatives(task), "bm25_hard": hard_negatives(task, bm25)}
     return Judgement(
         rankings,
         evaluate_rankings(rankings, task),
-        _top(asked, task, num_top),
+        texts_of_top(asked, task, num_top),
         grades_of_top(asked, task, user_query, num_top),
         embedding_health(embeddings, task, negatives),
         similarities(embeddings, task, negatives),
         similarity_of(encoder).name,
+        asked,
     )
 
 
@@ -149,6 +153,11 @@ def grades_of_top(rankings: Rankings, task: RetrievalTask, user_query: str, num_
     return None
 
 
+def texts_of_top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[tuple[float, str]]:
+    """Return the best documents for the user's query, as (score, text)."""
+    return [(score, task.corpus[id_]) for id_, score in rankings.top(USER_QUERY, num_top)]
+
+
 def _relevant_pairs(task: RetrievalTask) -> list[tuple[str, str]]:
     return [(query, id_) for query, grades in task.qrels.items() for id_, grade in grades.items() if grade > 0]
 
@@ -158,7 +167,3 @@ def _places(embeddings: TaskEmbeddings, pairs: list[tuple[str, str]]) -> tuple[l
     row = {id_: index for index, id_ in enumerate(embeddings.query_ids)}
     column = {id_: index for index, id_ in enumerate(embeddings.document_ids)}
     return [row[query] for query, _ in pairs], [column[id_] for _, id_ in pairs]
-
-
-def _top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[tuple[float, str]]:
-    return [(score, task.corpus[id_]) for id_, score in rankings.top(USER_QUERY, num_top)]

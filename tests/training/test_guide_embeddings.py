@@ -9,7 +9,6 @@ from conftest import WORDS
 from contrastive.data import Collator, Record
 from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
-from contrastive.training.callbacks.guide import EmbedByGuide
 from contrastive.training.guide_embeddings import GuideEmbeddings
 
 RECORDS = [
@@ -52,9 +51,3 @@ def test_a_text_that_was_not_embedded_is_refused(tiny_encoder: Encoder, tmp_path
     batch.key_ids[0] = collate._documents.of("a job far away")
     with pytest.raises(ValueError, match="got 1 document ids of a batch without"):
         guides.added_to(batch)
-
-
-def test_a_guide_of_several_vectors_a_text_is_refused_before_training(tiny_model_folder: Path) -> None:
-    guide = Encoder.from_pretrained(tiny_model_folder, representation="tokens")
-    with pytest.raises(ValueError, match="expected a guide with one vector a text"):
-        EmbedByGuide(None, guide)  # type: ignore[arg-type]

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import lightning
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from contrastive.data.batch import Batch
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
-from contrastive.similarity import max_sim, similarity_of
+from contrastive.similarity import TokenVectors
 from contrastive.training.data_module import ContrastiveData
 from contrastive.training.guide_embeddings import GuideEmbeddings
 from contrastive.training.module import ContrastiveModule
@@ -24,14 +24,9 @@ class EmbedByGuide(Callback):
         data: Whose texts to embed.
         guide: A model that is not trained.
         cache: Keeps its embeddings from run to run; one process then makes them, and the others read them.
-
-    Raises:
-        ValueError: If the guide makes several vectors a text, which there is no table of.
     """
 
     def __init__(self, data: ContrastiveData, guide: KeyedEncoder, cache: EmbeddingCache | None = None) -> None:
-        if similarity_of(guide) is max_sim:
-            raise ValueError("expected a guide with one vector a text, got one of token vectors or windows (max_sim)")
         self.data = data
         self.guide: KeyedEncoder | None = guide
         self.cache = cache
@@ -40,9 +35,14 @@ class EmbedByGuide(Callback):
         """Embed the texts of batches one by one, before all are embedded."""
         assert self.guide is not None
         for batch in batches:
-            queries = self.guide.encode(batch.queries, side="query", show_progress=False, as_numpy=False)
-            keys = self.guide.encode(batch.documents, side="document", show_progress=False, as_numpy=False)
-            yield replace(batch, guide_queries=queries, guide_keys=keys)
+            queries: Tensor | TokenVectors = self.guide.encode(
+                batch.queries, side="query", show_progress=False, as_numpy=False
+            )
+            keys: Tensor | TokenVectors = self.guide.encode(
+                batch.documents, side="document", show_progress=False, as_numpy=False
+            )
+            guides = [each.padded() if isinstance(each, TokenVectors) else each for each in (queries, keys)]
+            yield replace(batch, guide_queries=guides[0], guide_keys=guides[1])
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Embed all texts."""
