@@ -1,4 +1,4 @@
-"""The roster: every loss of the library with what the tests need to know of it; `usual` says it of a loss without entry.
+"""The roster: every loss of the library with what tests need to know of it; of one without an entry `usual` says it.
 
 The batteries read it: `loss_battery` compares the ranking losses with their papers, `test_options_table` runs the table
 of options, and what is checked of every loss, such as health, ranks and training, takes the settings.

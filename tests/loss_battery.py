@@ -81,7 +81,7 @@ class Batch:
     def embeddings(
         self, options: dict[str, Any] | None = None, seed: int = 0, *, absent: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """What the options are about: a vector a text, or three tokens, of which some texts lack the second or third."""
+        """What the options are about: a vector a text, or three tokens, of which some texts lack one."""
         generator, tokens = torch.Generator().manual_seed(seed), [3] * of_tokens(options or {})
         queries = torch.randn(self.num_queries, *tokens, 5, generator=generator, dtype=torch.float64)
         keys = torch.randn(self.num_keys, *tokens, 5, generator=generator, dtype=torch.float64)

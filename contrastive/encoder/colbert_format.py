@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contrastive.data.json_files import read_object
 from contrastive.encoder.module_files import read_if_there
 
 KIND = "ColBERT"
@@ -76,7 +75,8 @@ def of_stanford(folder: Path) -> Late | None:
     """
     if "HF_ColBERT" not in (read_if_there(folder / "config.json").get("architectures") or ()):
         return None
-    said = read_object(path) if (path := folder / "artifact.metadata").is_file() else {}
+    path = folder / "artifact.metadata"
+    said = read_if_there(path)
     if said.get("similarity") not in (None, "cosine"):
         raise ValueError(f"expected similarity cosine in {path}, got {said['similarity']!r}")
     length = said.get("query_maxlen") or _QUERY_LENGTH

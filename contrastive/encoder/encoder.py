@@ -55,7 +55,7 @@ from contrastive.encoder.micro_batches import (
 )
 from contrastive.encoder.model_folder import open_pretrained, write_pretrained
 from contrastive.encoder.reading import Reading, Text, TrainingWindows
-from contrastive.encoder.tokens import Row, further_inputs, padding_id, token_rows
+from contrastive.encoder.tokens import Row, cached_windows, further_inputs, padding_id, token_rows
 from contrastive.encoder.trial import trial_rows, try_out
 from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name
 
@@ -320,6 +320,19 @@ class Encoder(nn.Module):
         embeddings = self._embed_in_order([*asked, *found], draws if deduplicate else range(len(draws)), self._budget)
         return _batch(embeddings[: len(queries)]), _batch(embeddings[len(queries) :])
 
+    def weigh_queries(self, documents: Sequence[str]) -> None:
+        """Let the head weigh the tokens of queries by how rare they are in documents, if it does and has not yet."""
+        if not self.head.is_weighed:
+            windows = cached_windows(
+                self.tokenizer,
+                documents,
+                max_length=self.max_length,
+                further=self.further_inputs,
+                whole=self.head.windows,
+            )
+            rows = (np.concatenate([row.reshape(-1, row.shape[-1])[0] for row in each]) for each in windows)
+            self.head.weigh((torch.from_numpy(row).long() for row in rows), len(windows))
+
     @overload
     def encode(
         self,
@@ -449,7 +462,7 @@ class Encoder(nn.Module):
         """Run one batch of token ids through backbone and head, [B, D] or [B, T, D]."""
         inputs = padded(rows, padding_id(self.tokenizer), self.further_inputs)
         self.tokens_seen.real += sum(token_counts(rows))
-        inputs = self.head.fill_up({name: given.to(self.device) for name, given in inputs.items()}, is_query)
+        inputs = dict(self.head.fill_up({name: given.to(self.device) for name, given in inputs.items()}, is_query))
         self.tokens_seen.padded += inputs["input_ids"].numel()
         return self.head(self.backbone(**inputs).last_hidden_state, inputs, is_query)
 

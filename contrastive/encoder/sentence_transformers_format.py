@@ -188,7 +188,7 @@ def _late_settings(
     weights = projection / "model.safetensors"
     if not weights.is_file() or "linear.weight" not in (found := read_tensors(weights)):
         raise ValueError(f"expected the projection of a ColBERT, linear.weight, in {weights}, found none")
-    prompts = {"prompts": {}} if about is None else about
+    prompts: Mapping[str, Any] = {"prompts": {}} if about is None else about
     return FolderSettings(
         backbone=backbone,
         representation="tokens",

@@ -7,17 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from contrastive.data.texts import check_texts
-from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embeddings_of
 from contrastive.evaluation import Rankings, fuse, retrieve
 from contrastive.evaluation.bm25 import BM25Index, rank_by_words
 from contrastive.evaluation.fusion import DEPTH, check_weights
 from contrastive.evaluation.hybrid_file import ENCODER, WORDS
 from contrastive.search.passages import split_passages, title_and_body
-from contrastive.similarity import similarity_of
+from contrastive.similarity import Embeddings, score_texts, similarity_of
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +26,8 @@ class Hit:
     Attributes:
         rank: Its place, 1 is the best.
         id: Id of the document.
-        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer; from 0
-            to 1 of a mixture with BM25; of BM25 alone its score.
+        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer; from 0 to
+            1 of a mixture with BM25; of BM25 alone its score.
         title: The first line of the document, its beginning if that is long.
         text: The whole document.
         passage: The part of the document that is closest to the query; None if not asked for, or if it has no text.
@@ -90,14 +87,10 @@ class SearchIndex:
         self._words = BM25Index(texts, spelling=True) if self.weights.get(WORDS) else None
         if not self.weights.get(ENCODER):
             return
+        started = time.perf_counter()
+        self._embeddings = embeddings_of(encoder, texts, side="document", cache=cache, show_progress=show_progress)
         if cache is None:
-            started = time.perf_counter()
-            self._embeddings = encoder.encode(texts, side="document", show_progress=show_progress, as_numpy=False)
             _log.info("%s documents embedded in %.0f s", f"{len(texts):,}", time.perf_counter() - started)
-        else:
-            self._embeddings = torch.from_numpy(
-                cache.embed(encoder, texts, side="document", show_progress=show_progress)
-            )
 
     def search(self, queries: Sequence[str], k: int = 10, *, passages: bool = True) -> list[list[Hit]]:
         """Return the k documents closest to each query, best first, all of them if there are fewer.
@@ -132,7 +125,7 @@ class SearchIndex:
             for name in names
         ]
 
-    def _rank(self, queries: Mapping[str, str], embedded: Tensor, k: int) -> Rankings:
+    def _rank(self, queries: Mapping[str, str], embedded: Embeddings, k: int) -> Rankings:
         """Rank by the encoder, by BM25, or by both."""
         systems = {}
         depth = k if self._words is None else max(k, DEPTH)
@@ -145,18 +138,18 @@ class SearchIndex:
             systems[WORDS] = rank_by_words(self._words, queries, self._ids, depth=depth)
         return fuse(systems, {name: self.weights[name] for name in systems}, depth=k)
 
-    def _best_passages(self, queries: Tensor, rankings: Rankings) -> dict[tuple[str, str], tuple[str, float]]:
-        """Return the passage closest to each query [Q, D] in each of its documents, with its score."""
+    def _best_passages(self, queries: Embeddings, rankings: Rankings) -> dict[tuple[str, str], tuple[str, float]]:
+        """Return the passage closest to each query in each of its documents, with its score."""
         found = {id_ for ids in rankings.documents.values() for id_ in ids}
         passages = {id_: split_passages(title_and_body(self.documents[id_])[1]) for id_ in sorted(found)}
         texts = list(dict.fromkeys(passage for parts in passages.values() for passage in parts))
         row = {text: index for index, text in enumerate(texts)}
-        embedded = self.encoder.encode(texts, side="document", show_progress=False, as_numpy=False).double()
+        embedded = self.encoder.encode(texts, side="document", show_progress=False, as_numpy=False)
         best = {}
-        for query, (name, ids) in zip(queries.double(), rankings.documents.items(), strict=True):
+        for place, (name, ids) in enumerate(rankings.documents.items()):
             for id_ in ids:
                 parts = embedded[[row[passage] for passage in passages[id_]]]
-                scores = self.similarity(query[None], parts)[0].tolist()
+                scores = score_texts(self.similarity, queries[place : place + 1], parts)[0].tolist()
                 if scores:
                     best[name, id_] = max(zip(passages[id_], scores, strict=True), key=lambda scored: scored[1])
         return best

@@ -18,7 +18,7 @@ Shape letters: Q queries of Tq tokens, K keys of Tk tokens, D width, n present t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,9 +42,12 @@ _BLOCK_SLOPES = 2**22
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MaxSimilarity(ProductSimilarity):
-    """The mean over a query's tokens of the largest product with a token of the document.
+    """The mean, or sum, over a query's tokens of the largest product with a token of the document.
 
     Shapes: queries [Q, Tq, D], keys [K, Tk, D], scores [Q, K]; vectors of zeros are absent tokens.
+
+    Attributes:
+        mean: Whether it is the mean over the tokens.
 
     Example:
         >>> query = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
@@ -54,13 +57,14 @@ class MaxSimilarity(ProductSimilarity):
     """
 
     shape: ClassVar[str] = "T, D"
+    mean: bool = True
 
     def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Map prepared queries [Q, Tq, D] and keys [K, Tk, D] to scores [Q, K]."""
         if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
-            scores: Tensor = _Scores.apply(queries, keys)  # type: ignore[no-untyped-call]
+            scores: Tensor = _Scores.apply(queries, keys, self.mean)  # type: ignore[no-untyped-call]
             return scores
-        return _compare(queries, keys, graph=False)[0]
+        return _compare(queries, keys, graph=False, mean=self.mean)[0]
 
     def score_block(
         self,
@@ -78,7 +82,7 @@ class MaxSimilarity(ProductSimilarity):
             What brings a gradient of these, [r, K], to both sides; only with `graph`.
         """
         asking, answering = (keys, queries) if flipped else (queries, keys)
-        scores, closest = _compare(asking, answering, graph=graph)
+        scores, closest = _compare(asking, answering, graph=graph, mean=self.mean)
         torch.div(scores.T if flipped else scores, temperature, out=out)
 
         def add(
@@ -98,7 +102,8 @@ class MaxSimilarity(ProductSimilarity):
             products = left @ right.transpose(-1, -2)
         largest = products.masked_fill(~right.any(-1)[..., None, :], -torch.inf).max(-1).values  # of equals the first
         present = left.any(-1) & right.any(-1).any(-1, keepdim=True)
-        return torch.where(present, largest, 0).sum(-1) / present.sum(-1).clamp_min(1)
+        total = torch.where(present, largest, 0).sum(-1)
+        return total / present.sum(-1).clamp_min(1) if self.mean else total
 
     def size(self, queries: Tensor, keys: Tensor) -> float:  # noqa: ARG002
         """Return 1, as for a cosine."""
@@ -143,20 +148,26 @@ class _Closest:
 
 
 @torch.no_grad()
-def _compare(queries: Tensor, keys: Tensor, *, graph: bool) -> tuple[Tensor, _Closest]:
+def _compare(queries: Tensor, keys: Tensor, *, graph: bool, mean: bool) -> tuple[Tensor, _Closest]:
     """Return the scores [Q, K] of prepared queries [Q, Tq, D] and keys [K, Tk, D], and which tokens made them."""
     present = _present(queries)
     places = present.flatten().nonzero()[:, 0]
     tokens = queries.flatten(0, 1)[places]
     owners = places // max(1, queries.shape[1])
-    shares = (1 / present.sum(1).clamp_min(1).to(tokens.dtype))[owners]
+    counts = present.sum(1).clamp_min(1).to(tokens.dtype)
+    shares = (1 / counts if mean else torch.ones_like(counts))[owners]
     scores = tokens.new_zeros(len(queries), len(keys))
     closest = torch.zeros(len(tokens), len(keys) if graph else 0, dtype=_index_type(keys), device=keys.device)
     here, numbers = _present(keys), torch.arange(len(keys), device=keys.device)
     first = here.to(torch.uint8).argmax(1) if keys.shape[1] and not here.all() else None
-    # An absent token repeats the first one of its text, and so is never closer than all that are there.
-    stand_in = keys if first is None else torch.where(here[..., None], keys, keys[numbers, first][:, None])
-    for rows, columns, products in _blocks(tokens, stand_in):
+
+    def filled(columns: slice) -> Tensor:
+        """Return some keys, whose absent tokens repeat the first one there is: never closer than all that are there."""
+        if first is None:
+            return keys[columns]
+        return torch.where(here[columns, :, None], keys[columns], keys[numbers[columns], first[columns]][:, None])
+
+    for rows, columns, products in _blocks(tokens, keys.shape[:2], filled):
         if graph:
             largest, place = products.max(-1)
             if first is not None:
@@ -172,35 +183,37 @@ class _Scores(torch.autograd.Function):
     """Scores with a graph."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, mean: bool) -> Tensor:
         """Return the scores, [Q, K]."""
-        scores, ctx.closest = _compare(queries, keys, graph=True)
+        scores, ctx.closest = _compare(queries, keys, graph=True, mean=mean)
         ctx.shape = queries.shape
         ctx.save_for_backward(keys)
         return scores
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, of_scores: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, of_scores: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of queries and keys."""
         (keys,) = ctx.saved_tensors
         of_queries, of_keys = of_scores.new_zeros(ctx.shape), torch.zeros_like(keys)
         ctx.closest.add_gradients(keys, of_scores, of_queries, of_keys)
-        return of_queries, of_keys
+        return of_queries, of_keys, None
 
 
-def _blocks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+def _blocks(
+    tokens: Tensor, shape: Sequence[int], keys: Callable[[slice], Tensor]
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield rows of tokens [n, D], columns of keys [K, Tk, D], and their products [r, c, Tk], memory used again."""
-    number, length = keys.shape[:2]
+    number, length = shape
     if not length or not len(tokens):
         return
     most_rows = min(len(tokens), _BLOCK_ROWS)
-    size = _BLOCK if keys.device.type == "cpu" else _GPU_BLOCK
+    size = _BLOCK if tokens.device.type == "cpu" else _GPU_BLOCK
     most_columns = max(1, min(number, size // max(1, most_rows * length)))
     buffer = tokens.new_empty(most_rows * most_columns * length)
     for left in range(0, number, most_columns):
         columns = slice(left, min(left + most_columns, number))
-        compared = keys[columns].flatten(0, 1)
+        compared = keys(columns).flatten(0, 1)
         for top in range(0, len(tokens), most_rows):
             rows = slice(top, min(top + most_rows, len(tokens)))
             height = rows.stop - top
@@ -221,7 +234,8 @@ def _add_by_place(total: Tensor, places: Tensor, weights: Tensor, tokens: Tensor
 
 def _present(vectors: Tensor) -> Tensor:
     """Return which of prepared vectors [B, T, D] are not all zeros, [B, T]: by their lengths, which is the quickest."""
-    return torch.linalg.vector_norm(vectors, dim=-1) != 0
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    return lengths != 0
 
 
 class _Unit(torch.autograd.Function):
@@ -259,3 +273,7 @@ def _index_type(keys: Tensor) -> torch.dtype:
 
 max_sim = MaxSimilarity("max_sim", prepare=_prepare)
 """Mean over the tokens of a query of the largest cosine with a token of the document, in [-1, 1]."""
+
+max_dot = MaxSimilarity("max_dot", prepare=full_precision, mean=False)
+"""Sum over the tokens of a query of the largest dot product with a token of the document, as ColBERT has it: of queries
+whose tokens weigh differently, since the length of a token's vector is what it weighs."""

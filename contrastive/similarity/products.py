@@ -22,7 +22,7 @@ from torch import Tensor
 
 from contrastive.contracts import Similarity
 
-SimilarityName = Literal["cosine", "dot", "euclidean", "max_sim"]
+SimilarityName = Literal["cosine", "dot", "euclidean", "max_sim", "max_dot"]
 
 
 AddGradients = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], None]

@@ -25,7 +25,7 @@ from contrastive.evaluation import (
 )
 from contrastive.evaluation.fusion import DEPTH
 from contrastive.masks import normalise_text
-from contrastive.similarity import similarity_of
+from contrastive.similarity import mean_vectors, score_text_pairs, similarity_of
 from contrastive.statistics import paired_difference
 from experiments.evaluate.baselines import USER_QUERY, bm25_once
 from experiments.results.judgement import Judgement
@@ -92,8 +92,9 @@ def embedding_health(
 ) -> dict[str, float]:
     """Return triplet accuracies (share, higher is better), alignment and uniformity (lower is better).
 
-    Accuracies are by the encoder's similarity; alignment and uniformity are of directions alone, whatever that is. An
-    accuracy that no triplet supports is left out: every document may be relevant, or BM25 may find nothing.
+    Accuracies are by the encoder's similarity; alignment and uniformity are of directions alone, whatever that is, and
+    of several vectors a text about their mean. An accuracy that no triplet supports is left out: every document may be
+    relevant, or BM25 may find nothing.
 
     Args:
         embeddings: Of the task.
@@ -106,9 +107,10 @@ def embedding_health(
         if any(task.qrels.get(query_id) for query_id in chosen)
     }
     rows, columns = _places(embeddings, _relevant_pairs(task))
-    health["alignment"] = alignment(embeddings.queries[rows], embeddings.documents[columns]).item()
-    if len(embeddings.documents) > 1:
-        health["uniformity"] = uniformity(embeddings.documents).item()
+    queries, documents = mean_vectors(embeddings.queries), mean_vectors(embeddings.documents)
+    health["alignment"] = alignment(queries[rows], documents[columns].to(queries.device)).item()
+    if len(documents) > 1:
+        health["uniformity"] = uniformity(documents).item()
     return health
 
 
@@ -126,7 +128,9 @@ def similarities(
     scores = {}
     for kind, chosen in pairs.items():
         rows, columns = _places(embeddings, chosen)
-        scores[kind] = embeddings.similarity.of_pairs(embeddings.queries[rows], embeddings.documents[columns]).tolist()
+        scores[kind] = score_text_pairs(
+            embeddings.similarity, embeddings.queries, embeddings.documents, rows, columns
+        ).tolist()
     return scores
 
 

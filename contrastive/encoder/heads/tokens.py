@@ -6,9 +6,9 @@ Shape letters: B texts, T tokens of the longest, W width of a token's vector, D 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -19,13 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.encoder.backbone import check_max_length
 from contrastive.encoder.colbert_format import left_out_options
+from contrastive.encoder.heads.query_weights import WEIGHTS, QueryWeights, idf_weights, shares, word_weights
 from contrastive.encoder.in_order import Pieces, tokens_in_order
 from contrastive.encoder.loading import read_tensors
 from contrastive.encoder.module_files import kind_of, log_unused, read_if_there, write_json
 from contrastive.similarity import SimilarityName, TokenVectors, full_precision
 
 _KINDS = ("Transformer", "Dense", "MultiVectorMask", "Normalize")
-_MIDDLES = ([], ["Dense"], ["MultiVectorMask"], ["Dense", "MultiVectorMask"])
+_MIDDLES: Sequence[Sequence[str]] = ([], ["Dense"], ["MultiVectorMask"], ["Dense", "MultiVectorMask"])
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
@@ -40,11 +41,14 @@ class TokensHead(nn.Module):
         query_expansion: Tokens that a shorter query is filled up to with [MASK], each of which looks for a token like
             any other; None or 0 for no filling. Queries are not cut by it: that is the encoder's `query_length`.
         attend_to_expansion: Whether the tokens of a query see those that fill it up.
+        query_weights: What the tokens of a query weigh: None all the same; "words" leaves out its punctuation and
+            special tokens; "idf" does so too, and gives the others the square root of their idf in a corpus, see
+            `weigh`. Then the similarity is "max_dot", of which sentence-transformers knows only the unweighted form.
         windows: Whether a document longer than the maximum length is read whole, in windows.
-        similarity: How embeddings are compared: "max_sim".
+        similarity: How embeddings are compared: "max_sim", or "max_dot" where tokens have weights.
 
     Raises:
-        ValueError: If the dimension cannot be, or the similarity is another.
+        ValueError: If the dimension cannot be, the similarity is another, or there are no such weights.
     """
 
     model_type: ClassVar[str] = "MultiVectorEncoder"
@@ -60,14 +64,20 @@ class TokensHead(nn.Module):
         left_out: Sequence[str] = (),
         query_expansion: int | None = None,
         attend_to_expansion: bool = False,
+        query_weights: QueryWeights | None = None,
         windows: bool = False,
-        similarity: SimilarityName = "max_sim",
+        similarity: SimilarityName | None = None,
     ) -> None:
         super().__init__()
         if dimension is not None and not 1 <= dimension <= width:
             raise ValueError(f"expected dimension from 1 to {width} for this model, got {dimension}")
-        if similarity != "max_sim":
-            raise ValueError(f"expected similarity max_sim of token vectors, got {similarity!r}")
+        own: SimilarityName = "max_sim" if query_weights is None else "max_dot"
+        if query_weights not in (None, *get_args(QueryWeights)):
+            raise ValueError(f"expected query_weights null, words or idf, got {query_weights!r}")
+        if similarity not in (None, own):
+            raise ValueError(
+                f"expected similarity {own} of token vectors with query_weights {query_weights}, got {similarity!r}"
+            )
         self.width = width
         self.dimension = width if dimension is None else dimension
         self.punctuation = punctuation
@@ -75,17 +85,19 @@ class TokensHead(nn.Module):
         self.query_expansion = query_expansion or None
         self.attend_to_expansion = attend_to_expansion
         self.windows = windows
-        self.similarity: SimilarityName = similarity
+        self.query_weights: QueryWeights | None = query_weights
+        self.similarity: SimilarityName = own
         self.projection: nn.Linear | None = None
         if dimension is not None:
             self.projection = nn.Linear(width, dimension, bias=False)
             nn.init.orthogonal_(self.projection.weight, generator=torch.Generator().manual_seed(0))
         self.register_buffer("ids_left_out", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.register_buffer("weights", torch.zeros(0))
 
     @property
     def sides_differ(self) -> bool:
-        """Whether something is left out of documents alone, or queries are filled up."""
-        return bool(self._words_left_out) or self.query_expansion is not None
+        """Whether something is left out of documents alone, or queries are filled up or weighed."""
+        return bool(self._words_left_out) or self.query_expansion is not None or self.query_weights is not None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,6 +109,7 @@ class TokensHead(nn.Module):
             "left_out": self.left_out,
             "query_expansion": self.query_expansion,
             "attend_to_expansion": self.attend_to_expansion,
+            "query_weights": self.query_weights,
             "windows": self.windows,
             "similarity": self.similarity,
         }
@@ -112,12 +125,29 @@ class TokensHead(nn.Module):
         if wrong := [word for word in self.left_out if ids[word] in unknown]:
             raise ValueError(f"expected left_out to be tokens of the model's vocabulary, got {wrong}")
         self.ids_left_out = torch.tensor(sorted(set(ids.values()) - unknown), dtype=torch.long)
+        if self.query_weights is not None:
+            self.weights = word_weights(tokenizer)
         if self.query_expansion is None:
             return
         check_max_length(self.query_expansion, backbone, tokenizer, "query_expansion")
         if tokenizer.mask_token_id is None:
             raise ValueError("expected a tokenizer with a mask token to fill queries up with, got one without")
         self.mask_id = int(tokenizer.mask_token_id)
+
+    def weigh(self, documents: Iterable[Tensor], number: int) -> None:
+        """Set the weights of a query's tokens by how rare these are, once; without `query_weights="idf"` nothing.
+
+        Args:
+            documents: Token ids of each document of a corpus.
+            number: How many documents there are.
+        """
+        if not self.is_weighed:
+            self.weights = self.weights * idf_weights(documents, number, len(self.weights)).to(self.weights)
+
+    @property
+    def is_weighed(self) -> bool:
+        """Whether there is nothing, or nothing more, to `weigh`."""
+        return self.query_weights != "idf" or bool(((self.weights != 0) & (self.weights != 1)).any())
 
     def fill_up(self, inputs: Mapping[str, Tensor], is_query: Tensor) -> Mapping[str, Tensor]:
         """Fill short queries up with [MASK]; see `Head`."""
@@ -142,6 +172,9 @@ class TokensHead(nn.Module):
         if len(self.ids_left_out):
             left_out = torch.isin(inputs["input_ids"], self.ids_left_out.to(hidden.device))
             present = present & (is_query[:, None] | ~left_out)
+        if len(self.weights) and is_query.any():
+            weights = shares(self.weights[inputs["input_ids"]], present)
+            vectors = torch.where(is_query[:, None, None], vectors * weights[..., None], vectors)
         return vectors.masked_fill(~present[..., None], 0.0)
 
     def in_order(self, pieces: Pieces, rows: Tensor) -> TokenVectors:
@@ -167,6 +200,9 @@ class TokensHead(nn.Module):
         number = len(types) + 1
         write_json(folder / f"{number}_MultiVectorMask/config.json", mask)
         write_json(folder / f"{number + 1}_Normalize/config.json", _OF_TOKENS)
+        if self.query_weights is not None:
+            values: dict[str, Tensor] = {str(self.query_weights): self.weights.detach().cpu().contiguous()}
+            save_file(values, folder / WEIGHTS, metadata={"format": "pt"})
         return [
             *types,
             "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask",
@@ -201,11 +237,14 @@ class TokensHead(nn.Module):
         return {
             "dimension": projected_to(path["Dense"]) if "Dense" in path else None,
             **left_out_options(mask),
-            "similarity": "max_sim",
+            "query_weights": next(iter(read_tensors(folder / WEIGHTS)), None) if (folder / WEIGHTS).is_file() else None,
+            "similarity": None,
         }
 
     def load(self, folder: Path, modules: Sequence[Mapping[str, Any]]) -> None:
         """Read its weights from a folder with these modules; see `Head`."""
+        if self.query_weights is not None and (folder / WEIGHTS).is_file():
+            self.weights = read_tensors(folder / WEIGHTS).get(self.query_weights, self.weights)
         for module in modules:
             if self.projection is not None and module["type"].endswith(".Dense"):
                 weights = read_tensors(folder / module["path"] / "model.safetensors")
