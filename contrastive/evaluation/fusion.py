@@ -97,10 +97,10 @@ def fuse(systems: Mapping[str, Rankings], weights: Mapping[str, float], depth: i
     rankings = [systems[name] for name in mixed]
     queries = dict.fromkeys(query for ranking in rankings for query in ranking.documents)
     if len(rankings) == 1:
-        only = rankings[0]
+        alone = rankings[0]
         return Rankings(
-            {query: only.documents[query][:depth] for query in queries},
-            {query: only.scores[query][:depth] for query in queries},
+            {query: alone.documents[query][:depth] for query in queries},
+            {query: alone.scores[query][:depth] for query in queries},
         )
     of_each = torch.tensor(list(mixed.values()), dtype=torch.float64)
     found: dict[str, tuple[list[str], list[float]]] = {}

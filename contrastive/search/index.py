@@ -26,8 +26,8 @@ class Hit:
     Attributes:
         rank: Its place, 1 is the best.
         id: Id of the document.
-        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer; from 0 to
-            1 of a mixture with BM25; of BM25 alone its score.
+        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer; from 0
+            to 1 of a mixture with BM25; of BM25 alone its score.
         title: The first line of the document, its beginning if that is long.
         text: The whole document.
         passage: The part of the document that is closest to the query; None if not asked for, or if it has no text.
