@@ -75,7 +75,7 @@ def test_what_cannot_be_is_refused(tiny_model_folder: Path) -> None:
         load(tiny_model_folder, query_length=65)
     with pytest.raises(ValueError, match="expected dimension from 1 to 32 for this model, got 33"):
         load(tiny_model_folder, dimension=33)
-    with pytest.raises(ValueError, match="expected similarity max_sim of token vectors, got 'dot'"):
+    with pytest.raises(ValueError, match=r"expected similarity max_sim of .* query_weights None, got 'dot'"):
         load(tiny_model_folder, similarity="dot")
 
 
