@@ -64,7 +64,7 @@ class WorldSizeCase:
         )
         batch = _made_up_batch(self.num_queries, negatives, self.several_positives, seed)
         for names, setting in ((_EMBEDDINGS, "similarity"), (_GUIDES, "guide_similarity")):
-            if of_tokens(_said(self.loss, setting)):
+            if of_tokens(_said(self.loss, setting) or "cosine"):  # a loss need not say
                 batch = replace(batch, **{name: _as_tokens(getattr(batch, name)) for name in names})
         return batch
 
