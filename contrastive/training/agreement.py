@@ -29,7 +29,7 @@ def loss_settings(encoder: object) -> dict[str, object]:
     if name == "dot" and of_length_1:
         name = "cosine"
     normalize = name != "euclidean" or of_length_1
-    return {"similarity": name, "distance": None if name == "dot" else name, "normalize": normalize}
+    return {"similarity": name, "distance": None if name in ("dot", "max_dot") else name, "normalize": normalize}
 
 
 def check_agreement(loss: nn.Module, encoder: object) -> None:
@@ -55,7 +55,7 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
         of_cut = " of embeddings that are cut" if cuts else ""
         advice = "choose another encoder.similarity or another loss"
         if of_tokens:
-            advice = "token vectors are compared by max_sim, which every loss can but angle: choose another loss"
+            advice = f"token vectors are compared by {own}, which every loss of scores can: choose another loss"
         raise ValueError(
             f"expected a loss that compares embeddings as the encoder does, got {compares} of {type(inner).__name__}"
             f"{of_cut} ({f'loss.{setting}' if settable else 'it knows no other'}) and {own} of the encoder "
