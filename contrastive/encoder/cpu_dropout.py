@@ -30,7 +30,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from contrastive.losses.core.differentiation import differentiable_once
+from contrastive.similarity.differentiation import differentiable_once
 
 _LEVELS = 1 << 16
 _NAME = "contrastive_sdpa"

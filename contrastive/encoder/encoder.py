@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Never, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Never, get_args, overload
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from contrastive.encoder.backbone import (
 )
 from contrastive.encoder.cpu_dropout import use_fast_dropout
 from contrastive.encoder.heads import Head, make_head
+from contrastive.encoder.in_order import Window
 from contrastive.encoder.micro_batches import (
     TokenCount,
     default_tokens_per_batch,
@@ -53,15 +54,24 @@ from contrastive.encoder.micro_batches import (
     token_counts,
 )
 from contrastive.encoder.model_folder import open_pretrained, write_pretrained
-from contrastive.encoder.tokens import Row, cached_token_ids, further_inputs, padding_id, token_rows
+from contrastive.encoder.tokens import Row, cached_windows, further_inputs, padding_id, token_rows
 from contrastive.encoder.trial import trial_rows, try_out
-from contrastive.similarity import SimilarityName, check_similarity_name
+from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+TrainingWindows = Literal["first", "random", "all"]
+
 _TEXTS_PER_TOKENIZATION = 4096
 """Texts whose token ids are held at a time: a few MB, and enough for even micro-batches."""
+
+
+class _Text(NamedTuple):
+    """A text with its prompt; `is_query` only where the sides are embedded differently."""
+
+    words: str
+    is_query: bool
 
 
 class Encoder(nn.Module):
@@ -74,7 +84,10 @@ class Encoder(nn.Module):
         representation: Name of the head, see `heads.HEADS`.
         query_prompt: Text put before every query.
         document_prompt: Text put before every document.
-        max_length: Tokens a text is cut to, special ones included.
+        max_length: Tokens a text is cut to, special ones included; of a document whose head reads `windows`, tokens of
+            a window.
+        query_length: The same for queries; None for `max_length`.
+        training_windows: Which windows of a long document a training step reads: the "first", a "random" one, or "all".
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
@@ -103,11 +116,22 @@ class Encoder(nn.Module):
         query_prompt: str = "",
         document_prompt: str = "",
         max_length: int = 256,
+        query_length: int | None = None,
+        training_windows: TrainingWindows = "first",
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
     ) -> None:
         super().__init__()
         check_max_length(max_length, backbone, tokenizer)
+        if query_length is not None:
+            check_max_length(query_length, backbone, tokenizer)
+        if training_windows not in get_args(TrainingWindows):
+            raise ValueError(
+                f"expected training_windows to be one of {', '.join(get_args(TrainingWindows))}, got "
+                f"{training_windows!r}"
+            )
+        if head.windows and not tokenizer.is_fast:
+            raise ValueError("expected a fast tokenizer to read documents in windows, got a slow one")
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise ValueError(f"expected tokens_per_batch of at least 1, got {tokens_per_batch}")
         settle_padding(tokenizer, plain(backbone))
@@ -118,11 +142,14 @@ class Encoder(nn.Module):
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
         self.max_length = max_length
+        self.query_length = query_length
+        self.training_windows: TrainingWindows = training_windows
         self.tokens_per_batch = tokens_per_batch
         self.bucketed = bucketed
         self.padding = True
         self.further_inputs = further_inputs(plain(backbone), tokenizer)
         self.tokens_seen = TokenCount()
+        head.attach(plain(backbone), tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -133,6 +160,8 @@ class Encoder(nn.Module):
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_length: int | None = None,
+        query_length: int | None = None,
+        training_windows: TrainingWindows = "first",
         similarity: SimilarityName | None = None,
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
@@ -155,7 +184,9 @@ class Encoder(nn.Module):
             query_prompt: Text put before every query.
             document_prompt: Text put before every document.
             max_length: Tokens a text is cut to.
-            similarity: How embeddings are compared, "cosine", "dot" or "euclidean".
+            query_length: Tokens a query is cut to, if those are others.
+            training_windows: Which windows of a long document a training step reads.
+            similarity: How embeddings are compared, see `contrastive.similarity`.
             tokens_per_batch: Most tokens of a micro-batch.
             bucketed: Whether there are micro-batches.
             lora: Low-rank adapters to train in place of the weights.
@@ -167,8 +198,8 @@ class Encoder(nn.Module):
                 faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
-            of_head: Further options of the head: of `pooled` these are pooling, normalize and dimension, see
-                `heads.PooledHead`.
+            of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension and windows, see
+                `heads.PooledHead`; of `tokens` dimension, punctuation and windows, see `heads.TokensHead`.
 
         Raises:
             FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
@@ -192,12 +223,16 @@ class Encoder(nn.Module):
             query_prompt=(said.query_prompt or "") if query_prompt is None else query_prompt,
             document_prompt=(said.document_prompt or "") if document_prompt is None else document_prompt,
             max_length=default_max_length(backbone, tokenizer, said.max_length) if max_length is None else max_length,
+            query_length=said.query_length if query_length is None else query_length,
+            training_windows=training_windows,
             tokens_per_batch=tokens_per_batch,
             bucketed=bucketed,
         ).eval()
+        if said.load_head is not None and representation == said.representation:
+            said.load_head(encoder.head)
         if check:
             tokenize = partial(token_rows, tokenizer, max_length=encoder.max_length, further=encoder.further_inputs)
-            encoder.padding = try_out(backbone, encoder._embed, trial_rows(tokenize))
+            encoder.padding = try_out(backbone, encoder._embed_documents, trial_rows(tokenize))
             encoder.tokens_seen = TokenCount()
         if fast_dropout:
             use_fast_dropout(backbone)
@@ -232,6 +267,7 @@ class Encoder(nn.Module):
             "query_prompt": self.query_prompt,
             "document_prompt": self.document_prompt,
             "max_length": self.max_length,
+            "query_length": self.query_length,
         }
 
     @property
@@ -268,7 +304,9 @@ class Encoder(nn.Module):
         """
         prompted = self._prompted(texts, side)
         draws = prompted if deduplicate and self.bucketed else range(len(prompted))
-        return self._embed_in_order(prompted, draws, self._budget if self.bucketed or not self.padding else None)
+        return _batch(
+            self._embed_in_order(prompted, draws, self._budget if self.bucketed or not self.padding else None)
+        )
 
     def embed_sides(
         self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True
@@ -285,10 +323,11 @@ class Encoder(nn.Module):
         if not self.bucketed:
             return self(queries, side="query"), self(documents, side="document")
         asked, found = self._prompted(queries, "query"), self._prompted(documents, "document")
-        two_views = {text for text, own in zip(asked, found, strict=False) if text == own} if self.training else set()
-        draws = [*((text, 0) for text in asked), *((text, int(text in two_views)) for text in found)]
+        own = {text.words for text, own in zip(asked, found, strict=False) if text.words == own.words}
+        two_views = own if self.training else set()
+        draws = [*((text, 0) for text in asked), *((text, int(text.words in two_views)) for text in found)]
         embeddings = self._embed_in_order([*asked, *found], draws if deduplicate else range(len(draws)), self._budget)
-        return embeddings[: len(queries)], embeddings[len(queries) :]
+        return _batch(embeddings[: len(queries)]), _batch(embeddings[len(queries) :])
 
     @overload
     def encode(
@@ -323,10 +362,11 @@ class Encoder(nn.Module):
         show_progress: bool = False,
         as_numpy: bool = True,
         autocast: torch.dtype | None = None,
-    ) -> NDArray[np.float32] | Tensor:
+    ) -> Any:
         """Embed texts, [B, D] in float32 and in their order, in eval mode and without gradients.
 
-        The mode of every module is put back afterwards. Equal texts are encoded once.
+        The mode of every module is put back afterwards. Equal texts are encoded once. Of several vectors a text, those
+        of its tokens or windows, the embeddings are `TokenVectors` where the encoder is, whatever `as_numpy`.
 
         Args:
             texts: Any number of texts.
@@ -348,9 +388,11 @@ class Encoder(nn.Module):
             total=len(set(prompted)), desc="encoding", unit=" texts", disable=not show_progress, leave=False
         )
         with self._evaluating(), torch.inference_mode(), precision, bar:
-            embeddings = self._embed_in_order(prompted, prompted, budget, tell=bar.update).float()
+            embeddings = self._embed_in_order(prompted, prompted, budget, tell=bar.update)
+        if isinstance(embeddings, TokenVectors):
+            return embeddings.to(torch.float32)
         # An inference tensor could not meet autograd later, as a teacher's must: a copy is none.
-        return embeddings.cpu().numpy() if as_numpy else embeddings.clone()
+        return embeddings.float().cpu().numpy() if as_numpy else embeddings.float().clone()
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder for `Encoder.from_pretrained`, `SentenceTransformer`, and `AutoModel` with `AutoTokenizer`.
@@ -359,60 +401,95 @@ class Encoder(nn.Module):
         by the caller. LoRA adapters are merged into the weights, and also written alone, in `adapter/`; this encoder
         stays as it is.
         """
-        prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
-        write_pretrained(Path(path), self.backbone, self.tokenizer, self.head, **prompts, max_length=self.max_length)
+        write_pretrained(
+            Path(path),
+            self.backbone,
+            self.tokenizer,
+            self.head,
+            query_prompt=self.query_prompt,
+            document_prompt=self.document_prompt,
+            max_length=self.max_length,
+            query_length=self.query_length,
+        )
 
     @property
     def _budget(self) -> int:
         return self.tokens_per_batch or default_tokens_per_batch(self.device)
 
-    def _prompted(self, texts: Sequence[str], side: Side) -> list[str]:
-        """Return the texts with the prompt of their side in front."""
+    def _prompted(self, texts: Sequence[str], side: Side) -> list[_Text]:
+        """Return the texts with the prompt of their side in front; of which side they are, if it makes a difference."""
         check_texts(texts)
         prompt = self.prompt(side)
-        return [prompt + text for text in texts]
+        return [_Text(prompt + text, side == "query" and self._sides_differ) for text in texts]
+
+    @property
+    def _sides_differ(self) -> bool:
+        """Whether a query is embedded otherwise than a document of the same words."""
+        return self.head.windows or self.head.sides_differ or self.query_length is not None
 
     def _embed_in_order(
         self,
-        prompted: Sequence[str],
+        prompted: Sequence[_Text],
         draws: Sequence[Hashable],
         budget: int | None,
         tell: Callable[[int], object] = lambda _: None,
-    ) -> Tensor:
+    ) -> Tensor | TokenVectors:
         """Embed texts that have their prompts, [B, D] in their order, those of one draw once."""
         distinct = dict(zip(draws, prompted, strict=True))
         pieces = self._pieces(list(distinct.values()), budget, tell)
         return self.head.in_order(pieces, torch.from_numpy(positions(list(distinct), draws)).to(self.device))
 
     def _pieces(
-        self, texts: Sequence[str], budget: int | None, tell: Callable[[int], object]
-    ) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Embed texts in micro-batches; yield which of the texts each is of and their embeddings, and tell how many.
+        self, texts: Sequence[_Text], budget: int | None, tell: Callable[[int], object]
+    ) -> Iterator[tuple[Sequence[Window], Tensor]]:
+        """Embed texts in micro-batches; yield which windows each is of and their embeddings, and tell how many.
 
         Longest first: running out of memory shows at once. Characters are a good guess at tokens, so that texts which
         are tokenised together are of similar length; among them the order is by tokens.
         """
         order = list(range(len(texts)))
         if len(texts) > _TEXTS_PER_TOKENIZATION:
-            order.sort(key=lambda number: len(texts[number]), reverse=True)
+            order.sort(key=lambda number: len(texts[number].words), reverse=True)
         for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
             chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
-            rows = self._rows([texts[number] for number in chunk])
+            windows = self._windows([texts[number] for number in chunk])
+            places = [(chunk[place], number) for place, rows in enumerate(windows) for number in range(len(rows))]
+            rows = [row for of_text in windows for row in of_text]
+            is_query = torch.tensor([texts[number].is_query for number, _ in places], device=self.device)
             for batch in micro_batches(token_counts(rows), budget, padding=self.padding):
-                yield [chunk[place] for place in batch], self._embed([rows[place] for place in batch])
-                tell(len(batch))
+                yield [places[place] for place in batch], self._embed([rows[place] for place in batch], is_query[batch])
+                tell(sum(places[place][1] == 0 for place in batch))
 
-    def _rows(self, prompted: Sequence[str]) -> list[Row]:
-        """Return the token ids of texts that have their prompts."""
-        return cached_token_ids(self.tokenizer, prompted, max_length=self.max_length, further=self.further_inputs)
+    def _windows(self, texts: Sequence[_Text]) -> list[list[Row]]:
+        """Return the token ids of each text, one row or, of a long document that is read whole, several."""
+        whole = self.head.windows and not (self.training and self.training_windows == "first")
+        found: dict[int, list[Row]] = {}
+        for is_query in {text.is_query for text in texts}:
+            of_side = [number for number, text in enumerate(texts) if text.is_query == is_query]
+            windows = cached_windows(
+                self.tokenizer,
+                [texts[number].words for number in of_side],
+                max_length=self.query_length or self.max_length if is_query else self.max_length,
+                further=self.further_inputs,
+                whole=whole and not is_query,
+            )
+            found |= zip(of_side, windows, strict=True)
+        if self.training and self.training_windows == "random":
+            found = {number: [rows[int(torch.randint(len(rows), ()))]] for number, rows in found.items()}
+        return [found[number] for number in range(len(texts))]
 
-    def _embed(self, rows: Sequence[Row]) -> Tensor:
-        """Run one batch of token ids through backbone and head, [B, D]."""
+    def _embed(self, rows: Sequence[Row], is_query: Tensor) -> Tensor:
+        """Run one batch of token ids through backbone and head, [B, D] or [B, T, D]."""
         inputs = padded(rows, padding_id(self.tokenizer), self.further_inputs)
         self.tokens_seen.real += sum(token_counts(rows))
         self.tokens_seen.padded += inputs["input_ids"].numel()
         inputs = {name: given.to(self.device) for name, given in inputs.items()}
-        return self.head(self.backbone(**inputs).last_hidden_state, inputs)
+        return self.head(self.backbone(**inputs).last_hidden_state, inputs, is_query)
+
+    def _embed_documents(self, rows: Sequence[Row]) -> Tensor:
+        """Embed one batch of documents, [B, D]: of several vectors a text the mean."""
+        embeddings = self._embed(rows, torch.zeros(len(rows), dtype=torch.bool, device=self.device))
+        return embeddings if embeddings.ndim == 2 else embeddings.sum(1) / embeddings.any(-1).sum(1, keepdim=True)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -423,3 +500,8 @@ class Encoder(nn.Module):
         finally:
             for module in training:
                 module.training = True
+
+
+def _batch(embeddings: Tensor | TokenVectors) -> Tensor:
+    """Return embeddings as a loss takes them: those of tokens padded, [B, T, D]."""
+    return embeddings.padded() if isinstance(embeddings, TokenVectors) else embeddings

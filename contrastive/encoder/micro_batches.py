@@ -5,7 +5,7 @@ Shape letters: B texts, T tokens of the longest of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,21 +110,3 @@ def positions(distinct: Sequence[Hashable], texts: Sequence[Hashable]) -> NDArra
     """
     index = {text: i for i, text in enumerate(distinct)}
     return np.array([index[text] for text in texts], dtype=np.int64)
-
-
-def vectors_in_order(pieces: Iterable[tuple[Sequence[int], Tensor]], rows: Tensor, dimension: int) -> Tensor:
-    """Give each text its vector, [B, D], from those of micro-batches.
-
-    Args:
-        pieces: Of each batch the numbers of its distinct texts, and their vectors.
-        rows: Number of the distinct text that each text is, [B].
-        dimension: Width D, for no text at all.
-    """
-    numbers: list[int] = []
-    vectors = [torch.zeros(0, dimension, device=rows.device)]
-    for of_batch, embedded in pieces:
-        numbers += of_batch
-        vectors.append(embedded)
-    # Row r of the joined vectors is distinct text numbers[r]; argsort inverts that permutation.
-    places = torch.tensor(numbers, dtype=torch.long, device=rows.device).argsort()
-    return torch.cat(vectors).index_select(0, places[rows])

@@ -78,6 +78,7 @@ def write_pretrained(
     query_prompt: str,
     document_prompt: str,
     max_length: int,
+    query_length: int | None = None,
 ) -> None:
     """Write a folder that sentence-transformers and transformers load too; adapters merged, and alone in `adapter/`.
 
@@ -93,7 +94,14 @@ def write_pretrained(
             write_adapter(backbone, folders[-1])
     for each in folders:
         save_tokenizer(tokenizer, each, max_length=max_length)
-        write_settings(each, head, query_prompt=query_prompt, document_prompt=document_prompt, max_length=max_length)
+        write_settings(
+            each,
+            head,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            max_length=max_length,
+            query_length=query_length,
+        )
 
 
 def load_backbone(folder: Path) -> PreTrainedModel:

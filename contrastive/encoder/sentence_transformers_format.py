@@ -11,7 +11,7 @@ Notable decisions:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ _OF_MODULES = {"idx", "name", "path", "type"}
 _OF_TRANSFORMER = {*_HARMLESS, "modality_config", "max_seq_length", "do_lower_case", "unpad_inputs"}
 _OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_OWN = "contrastive.json"
+"""What sentence-transformers has no word for: whether long documents are read in windows, and the length of queries."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +52,8 @@ class FolderSettings:
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included.
         lowercase: Whether texts must be lower-cased before they are tokenised.
+        query_length: Tokens a query is cut to, if those are others.
+        load_head: Reads the weights of the head, if it has any.
     """
 
     backbone: str = ""
@@ -58,6 +63,8 @@ class FolderSettings:
     document_prompt: str | None = None
     max_length: int | None = None
     lowercase: bool = False
+    query_length: int | None = None
+    load_head: Callable[[Head], None] | None = None
 
 
 def read_settings(folder: Path) -> FolderSettings:
@@ -74,18 +81,29 @@ def read_settings(folder: Path) -> FolderSettings:
     modules = _read_modules(folder)
     representation, options = _read_head(folder, modules, about)
     transformer = _transformer_config(folder / modules[0]["path"])
+    own = read_if_there(folder / _OWN)
     return FolderSettings(
         backbone=modules[0]["path"],
         representation=representation,
-        head={**options, "similarity": about.get("similarity_fn_name")},
+        head={"similarity": about.get("similarity_fn_name"), **options, "windows": own.get("windows")},
         query_prompt=_prompt(about, "query"),
         document_prompt=_prompt(about, *_DOCUMENT_PROMPTS),
         max_length=_max_length(transformer, folder),
         lowercase=bool(transformer.get("do_lower_case")),
+        query_length=own.get("query_length"),
+        load_head=lambda head: head.load(folder, modules),
     )
 
 
-def write_settings(folder: Path, head: Head, *, query_prompt: str, document_prompt: str, max_length: int) -> None:
+def write_settings(
+    folder: Path,
+    head: Head,
+    *,
+    query_prompt: str,
+    document_prompt: str,
+    max_length: int,
+    query_length: int | None = None,
+) -> None:
     """Make a transformers folder loadable by sentence-transformers too.
 
     Its `encode_query` and `encode_document` use the prompts; its plain `encode` uses none.
@@ -101,8 +119,10 @@ def write_settings(folder: Path, head: Head, *, query_prompt: str, document_prom
         "model_type": head.model_type,
         "prompts": {"query": query_prompt, "document": document_prompt},
         "default_prompt_name": None,
-        "similarity_fn_name": head.similarity,
+        "similarity_fn_name": head.similarity_in_folder,
     }
+    if head.windows or query_length is not None:
+        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length})
     write_json(folder / "config_sentence_transformers.json", about)
 
 

@@ -35,7 +35,7 @@ _ALWAYS = ("input_ids", "attention_mask")
 _MOST_TOKENS = 1 << 25
 """Tokens that are kept, of all tokenizers together: 128 MiB, enough for 200,000 texts of 170 tokens."""
 
-_kept: dict[bytes, Row] = {}
+_kept: dict[bytes, list[Row]] = {}
 _room = _MOST_TOKENS
 _fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()
 
@@ -43,24 +43,39 @@ _fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = Wea
 def cached_token_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, further: Sequence[str] = ()
 ) -> list[Row]:
+    """Return the first window of each text, see `cached_windows`: what `max_length` leaves of it."""
+    return [windows[0] for windows in cached_windows(tokenizer, texts, max_length=max_length, further=further)]
+
+
+def cached_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    further: Sequence[str] = (),
+    whole: bool = False,
+) -> list[list[Row]]:
     """Return what `token_rows` does, in arrays that must not be changed; see the module.
 
     Args:
         tokenizer: Its rules must not change after its first use here; tokens may be added.
         texts: Any number of texts.
-        max_length: Tokens a text is cut to, special ones included.
+        max_length: Tokens of a window at most, special ones included.
         further: Inputs of the model besides the ids.
+        whole: Whether what is left of a text goes into further windows, each with special tokens of its own; or is cut.
     """
     global _room
-    start = blake2b(" ".join([fingerprint(tokenizer), str(max_length), *further]).encode()).digest()
+    described = [fingerprint(tokenizer), str(max_length), str(whole), *further]
+    start = blake2b(" ".join(described).encode()).digest()
     keys = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=start).digest() for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in _kept}
-    made = token_rows(tokenizer, list(missing.values()), max_length=max_length, further=further) if missing else []
+    made = _windows(tokenizer, list(missing.values()), max_length, further, whole=whole) if missing else []
     fresh = dict(zip(missing, made, strict=True))
-    for key, row in fresh.items():
-        if row.size <= _room:
-            _room -= row.size
-            _kept[key] = row
+    for key, windows in fresh.items():
+        size = sum(window.size for window in windows)
+        if size <= _room:
+            _room -= size
+            _kept[key] = windows
     return [_kept[key] if key in _kept else fresh[key] for key in keys]
 
 
@@ -71,6 +86,18 @@ def token_rows(
 
     At least one token and at most `max_length` (None: all), special ones included.
     """
+    return [windows[0] for windows in _windows(tokenizer, texts, max_length, further)]
+
+
+def _windows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int | None,
+    further: Sequence[str],
+    *,
+    whole: bool = False,
+) -> list[list[Row]]:
+    """Return the windows of each text, see `cached_windows`."""
     encoded: Any = tokenizer(
         # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
         [text.encode("utf-8", "replace").decode("utf-8") for text in texts],
@@ -78,14 +105,16 @@ def token_rows(
         max_length=max_length,
         return_attention_mask=False,
         return_token_type_ids="token_type_ids" in further,
+        return_overflowing_tokens=whole,
         verbose=False,
     )
-    rows = []
-    for ids, *others in zip(encoded["input_ids"], *(encoded[name] for name in further), strict=True):
+    windows: list[list[Row]] = [[] for _ in texts]
+    owners = encoded["overflow_to_sample_mapping"] if whole else range(len(texts))
+    for owner, ids, *others in zip(owners, encoded["input_ids"], *(encoded[name] for name in further), strict=True):
         # Without special tokens "" has no token at all, and attention over nothing is NaN.
         row = np.array([ids, *others] if ids else [[padding_id(tokenizer)]], dtype=np.int32)
-        rows.append(row if row[1:].any() else row[0])
-    return rows
+        windows[owner].append(row if row[1:].any() else row[0])
+    return windows
 
 
 def whole_token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:

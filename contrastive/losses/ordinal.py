@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from contrastive.contracts import Health
-from contrastive.losses.core.differentiation import differentiable_once
 from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.pairs import check_pairs
 from contrastive.losses.core.temperature import check_temperature
 from contrastive.similarity import ProductSimilarity, cosine, unit
+from contrastive.similarity.differentiation import differentiable_once
 
 
 def cosent(

@@ -7,16 +7,19 @@ Shape letters: B texts, T tokens of the longest, W width of a token's vector, D 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.encoder.heads.pooled import PooledHead
-from contrastive.similarity import SimilarityName
+from contrastive.encoder.heads.tokens import TokensHead
+from contrastive.encoder.in_order import Pieces
+from contrastive.similarity import SimilarityName, TokenVectors
 
-__all__ = ["HEADS", "Head", "PooledHead"]
+__all__ = ["HEADS", "Head", "PooledHead", "TokensHead"]
 
 
 class Head(Protocol):
@@ -27,12 +30,23 @@ class Head(Protocol):
         dimension: Width D of an embedding.
         normalize: Whether embeddings have length 1.
         similarity: How embeddings are compared.
+        similarity_in_folder: The word for it in a folder of sentence-transformers.
+        sides_differ: Whether a query is embedded otherwise than a document.
+        windows: Whether a document longer than the maximum length is read whole, in windows, and not cut.
     """
 
     model_type: ClassVar[str]
-    dimension: int
-    normalize: bool
+    windows: bool
     similarity: SimilarityName
+
+    @property
+    def dimension(self) -> int: ...  # noqa: D102
+    @property
+    def normalize(self) -> bool: ...  # noqa: D102
+    @property
+    def similarity_in_folder(self) -> str: ...  # noqa: D102
+    @property
+    def sides_differ(self) -> bool: ...  # noqa: D102
 
     def __init__(self, width: int, **options: Any) -> None: ...
 
@@ -41,20 +55,25 @@ class Head(Protocol):
         """All its options, as plain values."""
         ...
 
-    def __call__(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Embed one padded batch, in float32 or better.
+    def attach(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take what it needs of the model that it is the head of, before anything is embedded."""
+        ...
+
+    def __call__(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:
+        """Embed one padded batch of windows, in float32 or better: [B, D], or [B, T, D] with zeros for absent tokens.
 
         Args:
             hidden: Token vectors, [B, T, W].
             inputs: What the backbone was given, `attention_mask` [B, T] among it, 1 for a real token.
+            is_query: Which of them are queries, bool [B].
         """
         ...
 
-    def in_order(self, pieces: Iterable[tuple[Sequence[int], Tensor]], rows: Tensor) -> Tensor:
+    def in_order(self, pieces: Pieces, rows: Tensor) -> Tensor | TokenVectors:
         """Give each text its embedding.
 
         Args:
-            pieces: Of each batch the numbers of its distinct texts, and their embeddings; none for no text.
+            pieces: Of each batch which windows it has, and their embeddings; see `in_order`.
             rows: Number of the distinct text that each text is, [B].
         """
         ...
@@ -72,8 +91,12 @@ class Head(Protocol):
         """
         ...
 
+    def load(self, folder: Path, modules: Sequence[Mapping[str, Any]]) -> None:
+        """Read its weights, if it has any, from a folder with these modules."""
+        ...
 
-HEADS: Mapping[str, type[Head]] = {"pooled": PooledHead}
+
+HEADS: Mapping[str, type[Head]] = {"tokens": TokensHead, "pooled": PooledHead}
 """Heads by representation. Each in turn is asked to read a folder: `pooled`, which refuses what it cannot, is last."""
 
 

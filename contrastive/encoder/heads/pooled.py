@@ -10,7 +10,7 @@ Notable decisions:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,12 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit_length
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.encoder.heads.pooling import POOLINGS, Pooling, check_pooling
+from contrastive.encoder.in_order import Pieces, tokens_in_order, vectors_in_order
 from contrastive.encoder.loading import read_tensors
-from contrastive.encoder.micro_batches import vectors_in_order
 from contrastive.encoder.module_files import kind_of, log_unused, read_if_there, write_json
-from contrastive.similarity import SimilarityName, check_similarity_name
+from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name, max_sim
 
 _OLD_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -57,12 +58,15 @@ class PooledHead(nn.Module):
             None for all.
         similarity: How embeddings are compared, "cosine", "dot" or "euclidean": in training, mining, validation, search
             and wherever else a score is made of them.
+        windows: Whether a document longer than the maximum length is read whole, as several vectors of which the
+            closest counts (`max_sim`), and not cut.
 
     Raises:
         ValueError: If pooling or similarity is unknown, or the dimension cannot be.
     """
 
     model_type: ClassVar[str] = "SentenceTransformer"
+    sides_differ: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class PooledHead(nn.Module):
         normalize: bool = False,
         dimension: int | None = None,
         similarity: SimilarityName = "cosine",
+        windows: bool = False,
     ) -> None:
         super().__init__()
         if dimension is not None and not 1 <= dimension <= width:
@@ -80,20 +85,35 @@ class PooledHead(nn.Module):
         self.pooling: Pooling = check_pooling(pooling)
         self.normalize = normalize
         self.dimension = width if dimension is None else dimension
-        self.similarity: SimilarityName = check_similarity_name(similarity)
+        if windows and similarity not in ("cosine", max_sim.name):
+            raise ValueError(f"expected similarity cosine of documents in windows, got {similarity!r}")
+        if similarity == max_sim.name and not windows:
+            raise ValueError("expected cosine, dot or euclidean similarity of one vector a text, got max_sim")
+        self.windows = windows
+        self.similarity: SimilarityName = max_sim.name if windows else check_similarity_name(similarity)
+
+    @property
+    def similarity_in_folder(self) -> str:
+        """The word for it in a folder: the closest of several windows is by cosine."""
+        return "cosine" if self.windows else self.similarity
 
     @property
     def settings(self) -> dict[str, Any]:
         """All its options, as plain values."""
-        return {name: getattr(self, name) for name in ("pooling", "normalize", "dimension", "similarity")}
+        return {name: getattr(self, name) for name in ("pooling", "normalize", "dimension", "similarity", "windows")}
 
-    def forward(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def attach(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take nothing."""
+
+    def forward(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:  # noqa: ARG002
         """Embed a batch, [B, D], of token vectors [B, T, W]."""
         embeddings = POOLINGS[self.pooling](hidden, inputs["attention_mask"])[:, : self.dimension]
         return to_unit_length(embeddings, dim=-1) if self.normalize else embeddings
 
-    def in_order(self, pieces: Iterable[tuple[Sequence[int], Tensor]], rows: Tensor) -> Tensor:
-        """Give each text its embedding, [B, D]; see `Head`."""
+    def in_order(self, pieces: Pieces, rows: Tensor) -> Tensor | TokenVectors:
+        """Give each text its embedding, [B, D], or those of its windows; see `Head`."""
+        if self.windows:
+            return tokens_in_order(((windows, vectors[:, None]) for windows, vectors in pieces), rows, self.dimension)
         return vectors_in_order(pieces, rows, self.dimension)
 
     def save(self, folder: Path) -> list[str]:
@@ -128,6 +148,9 @@ class PooledHead(nn.Module):
             "normalize": "Normalize" in kinds,
             "dimension": _cut_dimension(folder / modules[2]["path"]) if is_cut else None,
         }
+
+    def load(self, folder: Path, modules: Sequence[Mapping[str, Any]]) -> None:
+        """Read nothing: it has no weights."""
 
 
 def _pooling_mode(folder: Path) -> Pooling:

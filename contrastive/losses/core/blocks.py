@@ -26,10 +26,10 @@ from torch import Tensor
 
 from contrastive.contracts import Health, Reduction, Similarity
 from contrastive.losses.core.choice import Choice, Rows
-from contrastive.losses.core.differentiation import differentiable_once
 from contrastive.losses.core.log_sums import differentiate, overwrite
 from contrastive.losses.core.reduction import check_weights, or_one, reduce_rows
 from contrastive.similarity import AddGradients, ProductSimilarity, flipped, score_pairs
+from contrastive.similarity.differentiation import differentiable_once
 
 BLOCK_SCORES = 2**22
 """Scores of a block, 16 MiB in float32; small enough for a cache, large enough for the matrix product."""
@@ -83,7 +83,9 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if self.tiled and not isinstance(self.similarity, ProductSimilarity):
-            raise ValueError(f"expected cosine, dot or euclidean similarity with tiled=True, got {self.similarity!r}")
+            raise ValueError(
+                f"expected cosine, dot, euclidean or max_sim similarity with tiled=True, got {self.similarity!r}"
+            )
 
     @property
     def widths(self) -> list[int]:
@@ -119,7 +121,12 @@ class Comparison:
                 logits,
                 [
                     self.similarity.score_block(
-                        part.anchors[rows], part.candidates, self.choose.temperature, out=out, graph=graph
+                        part.anchors[rows],
+                        part.candidates,
+                        self.choose.temperature,
+                        out=out,
+                        graph=graph,
+                        flipped=part.flipped,
                     )
                     for part, out in zip(self.choose.parts, torch.split(logits, widths, 1), strict=True)
                 ],

@@ -15,7 +15,7 @@ from contrastive.contracts import MaskLike
 from contrastive.losses.core.options import Direction, SoftmaxOptions
 from contrastive.losses.core.rows import exclude_mask, key_owners, negative_mask, positive_mask
 from contrastive.masks import Mask, as_mask, columns_from, diagonal, everything, owned
-from contrastive.similarity import ProductSimilarity, check_shapes, full_precision
+from contrastive.similarity import ProductSimilarity, check_shapes, full_precision, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class Sides:
         Raises:
             ValueError: If they do not fit the embeddings.
         """
-        check_shapes(queries, keys)
-        similarity, owners = options["similarity"], options["owners"]
+        similarity, owners = named(options["similarity"]), options["owners"]
+        check_shapes(queries, keys, similarity)
         prepare = similarity.prepare if isinstance(similarity, ProductSimilarity) else full_precision
         with torch.autocast(keys.device.type, enabled=False):
             queries, keys = prepare(queries), prepare(keys)  # once, or directions add up in bfloat16

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contrastive.losses.core.differentiation import differentiable_once
+from contrastive.similarity.differentiation import differentiable_once
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from contrastive.contracts import Similarity
 from contrastive.losses.core.distance import similarity_of_distance
 from contrastive.losses.core.options import LossOptions, SoftmaxOptions
 from contrastive.losses.core.temperature import LearntTemperature, check_temperature
-from contrastive.similarity import ProductSimilarity, named
+from contrastive.similarity import MaxSimilarity, ProductSimilarity, named
 
 _TWO = [[1.0, 0.0], [0.0, 1.0]]
 REHEARSAL = {
@@ -110,7 +110,7 @@ class LossModule(nn.Module):
             tried["similarity"] = "cosine"  # a callable may be for embeddings of another width
         needed = inspect.signature(self.forward).parameters.keys() & REHEARSAL.keys()
         with torch.no_grad():
-            self.function(**{name: torch.tensor(REHEARSAL[name]) for name in needed}, **tried)
+            self.function(**{name: _rehearsed(name, tried) for name in needed}, **tried)
 
     def __getattr__(self, name: str) -> Any:
         """Return a setting."""
@@ -152,6 +152,14 @@ class LossModule(nn.Module):
             learnt = " (learnt)" if "learnt_temperature" in self._modules else ""
             shown = {"temperature": None} | shown | {"temperature": temperature + learnt}
         return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+def _rehearsed(name: str, options: Mapping[str, Any]) -> Tensor:
+    """Return what a loss is tried out on: embeddings of one token each, if tokens are what it compares."""
+    given = torch.tensor(REHEARSAL[name])
+    similarity = options.get("guide_similarity" if name.startswith("guide") else "similarity", "cosine")
+    embeddings = name.endswith(("queries", "keys"))
+    return given[:, None] if embeddings and isinstance(named(similarity), MaxSimilarity) else given
 
 
 _OF_SOFTMAX = {

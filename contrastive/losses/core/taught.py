@@ -122,7 +122,7 @@ def _scores_at(similarity: Similarity, queries: Tensor, keys: Tensor, places: Te
     """Return the scores of queries [Q, D] and the keys at places [Q, C], [Q, C]."""
     if not isinstance(similarity, ProductSimilarity) or not len(queries):
         return score_pairs(similarity, queries, keys).gather(1, places)
-    check_shapes(queries, keys)
+    check_shapes(queries, keys, similarity)
     with torch.autocast(queries.device.type, enabled=False):
         return similarity.of_pairs(queries[:, None], keys[places])
 

@@ -1,11 +1,10 @@
-"""How close two embeddings are: cosine, dot product and Euclidean, every query against every key, higher is closer.
+"""Cosine, dot product and Euclidean similarity of vectors, every query against every key, higher is closer.
 
 All three are functions of the dot product of *prepared* vectors, so retrieval and tiled losses can prepare once and
 work on blocks of one matrix product. Scores are float32 or better whatever autocast says: bfloat16 embeddings are fine,
 bfloat16 scores are not.
 
-Which of them is used is a property of the encoder (`similarity_of`): what compares its texts asks it, and nothing else
-chooses. Distances are the same wherever the origin is, and are measured from the mean of the keys: a product of long
+Distances are the same wherever the origin is, and are measured from the mean of the keys: a product of long
 vectors that lie together has no digits left for what is between them. Where a pair is close even so, its difference is
 taken.
 """
@@ -16,14 +15,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from contrastive.contracts import Similarity
 
-SimilarityName = Literal["cosine", "dot", "euclidean"]
+SimilarityName = Literal["cosine", "dot", "euclidean", "max_sim"]
 
 
 AddGradients = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], None]
@@ -53,6 +52,9 @@ class ProductSimilarity:
     prepare: Callable[[Tensor], Tensor]
     lengths_matter: bool = False
 
+    shape: ClassVar[str] = "D"
+    """What an embedding is, in letters: a vector; of some similarities, vectors of tokens."""
+
     def __repr__(self) -> str:
         return self.name
 
@@ -60,9 +62,9 @@ class ProductSimilarity:
         """Map queries [Q, D] and keys [K, D] to scores [Q, K], higher is closer.
 
         Raises:
-            ValueError: If the embeddings are not two matrices of the same width.
+            ValueError: If the embeddings are not of that shape, or differ in width.
         """
-        check_shapes(queries, keys)
+        check_shapes(queries, keys, self)
         with torch.autocast(queries.device.type, enabled=False):
             return self.scores(self.prepare(queries), self.prepare(keys))
 
@@ -71,9 +73,24 @@ class ProductSimilarity:
         return -_distances(queries, keys) if self.lengths_matter else queries @ keys.T
 
     def score_block(
-        self, queries: Tensor, keys: Tensor, temperature: float | Tensor, *, out: Tensor, graph: bool
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        temperature: float | Tensor,
+        *,
+        out: Tensor,
+        graph: bool,
+        flipped: bool = False,  # noqa: ARG002
     ) -> AddGradients:
         """Write the scores of prepared queries [r, D] and keys [K, D], divided by the temperature, into `out` [r, K].
+
+        Args:
+            queries: Those of some rows.
+            keys: Those of all columns.
+            temperature: A number or a tensor.
+            out: Where to write.
+            graph: Whether a gradient is wanted.
+            flipped: Whether the keys ask and the queries answer, which is the same for a vector a text.
 
         Returns:
             What brings a gradient of these, [r, K], to both sides; only with `graph`.
@@ -202,87 +219,17 @@ euclidean = ProductSimilarity("euclidean", prepare=full_precision, lengths_matte
 """Minus the Euclidean distance, at most 0; the gradient at distance 0 is 0."""
 
 
-def named(similarity: Similarity | SimilarityName) -> Similarity:
-    """Return the similarity of that name; a callable stands for itself.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    if callable(similarity):
-        return similarity
-    for known in (cosine, dot, euclidean):
-        if known.name == similarity:
-            return known
-    raise ValueError(f"expected similarity 'cosine', 'dot', 'euclidean' or a callable, got {similarity!r}")
-
-
-def check_similarity_name(name: str, what: str = "similarity") -> SimilarityName:
-    """Return the name of a similarity as it is.
-
-    Raises:
-        ValueError: If there is none of that name; it says `what` has it.
-    """
-    known: tuple[SimilarityName, ...] = get_args(SimilarityName)
-    for each in known:
-        if name == each:
-            return each
-    raise ValueError(f"expected {what} to be one of {', '.join(known)}, got {name!r}")
-
-
-def product_similarity(name: str) -> ProductSimilarity:
-    """Return the similarity of that name.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    return {"cosine": cosine, "dot": dot, "euclidean": euclidean}[check_similarity_name(name)]
-
-
-def similarity_of(encoder: object) -> ProductSimilarity:
-    """Return how an encoder's embeddings are to be compared: by its `similarity`, and by cosine if it has none.
-
-    Raises:
-        ValueError: If there is none of the name that it says.
-
-    Example:
-        >>> similarity_of(object())
-        cosine
-    """
-    return product_similarity(getattr(encoder, "similarity", "cosine"))
-
-
-def flipped(similarity: Similarity) -> Similarity:
-    """Return the same similarity with keys asking and queries answering: its scores are the transpose, [K, Q]."""
-    if isinstance(similarity, ProductSimilarity):
-        return similarity  # symmetric in its arguments
-
-    def of_keys(queries: Tensor, keys: Tensor) -> Tensor:
-        return similarity(keys, queries).T
-
-    return of_keys
-
-
-def score_pairs(similarity: Similarity, queries: Tensor, keys: Tensor) -> Tensor:
-    """Score queries [Q, D] against keys [K, D] by any similarity, in float32 or better whatever autocast says.
-
-    Raises:
-        ValueError: If the embeddings are not two matrices of the same width, or the scores are not [Q, K].
-    """
-    check_shapes(queries, keys)
-    with torch.autocast(queries.device.type, enabled=False):
-        scores = full_precision(similarity(full_precision(queries), full_precision(keys)))
-    if scores.shape != (len(queries), len(keys)):
-        raise ValueError(f"expected scores [{len(queries)}, {len(keys)}] of the similarity, got {list(scores.shape)}")
-    return scores
-
-
-def check_shapes(queries: Tensor, keys: Tensor) -> None:
-    """Refuse embeddings that are not two matrices of the same width.
+def check_shapes(queries: Tensor, keys: Tensor, similarity: Similarity = cosine) -> None:
+    """Refuse embeddings that are not two batches of the same width, of what a similarity compares.
 
     Raises:
         ValueError: Naming both shapes.
     """
-    if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
+    shape = similarity.shape if isinstance(similarity, ProductSimilarity) else "D"
+    dimensions = {queries.ndim, keys.ndim}
+    if dimensions != {2 + shape.count(",")} or queries.shape[-1] != keys.shape[-1]:
+        asked, answering = (shape.replace("T", f"T{side}") for side in "qk")
         raise ValueError(
-            f"expected queries [Q, D] and keys [K, D] with the same D, got {list(queries.shape)} and {list(keys.shape)}"
+            f"expected queries [Q, {asked}] and keys [K, {answering}] with the same D, "
+            f"got {list(queries.shape)} and {list(keys.shape)}"
         )

@@ -1,0 +1,48 @@
+"""How close two embeddings are, every query against every key, higher is closer.
+
+A text is one vector, compared by `cosine`, `dot` or `euclidean` (`products`), or vectors of its tokens
+(`token_vectors`), compared by `max_sim`. Only these know which; whoever compares texts takes them all.
+"""
+
+from contrastive.similarity.max_sim import MaxSimilarity, max_sim
+from contrastive.similarity.naming import (
+    check_similarity_name,
+    flipped,
+    named,
+    product_similarity,
+    score_pairs,
+    similarity_of,
+)
+from contrastive.similarity.products import (
+    AddGradients,
+    ProductSimilarity,
+    SimilarityName,
+    check_shapes,
+    cosine,
+    dot,
+    euclidean,
+    full_precision,
+    unit,
+)
+from contrastive.similarity.token_vectors import TokenVectors
+
+__all__ = [
+    "AddGradients",
+    "MaxSimilarity",
+    "ProductSimilarity",
+    "SimilarityName",
+    "TokenVectors",
+    "check_shapes",
+    "check_similarity_name",
+    "cosine",
+    "dot",
+    "euclidean",
+    "flipped",
+    "full_precision",
+    "max_sim",
+    "named",
+    "product_similarity",
+    "score_pairs",
+    "similarity_of",
+    "unit",
+]
