@@ -7,8 +7,6 @@ it was, and here hands its input on: the head of the encoder decodes it, a few t
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -33,10 +31,12 @@ def undecode(model: PreTrainedModel) -> None:
     Raises:
         ValueError: If it does not end in one linear layer.
     """
-    decoder = model.get_output_embeddings()
+    decoder = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     name = next((name for name, module in model.named_modules() if module is decoder), None)
     if not isinstance(decoder, nn.Linear) or name is None:
-        raise ValueError(f"expected a masked-language head that ends in a linear layer, {type(model).__name__} has none")
+        raise ValueError(
+            f"expected a masked-language head that ends in a linear layer, {type(model).__name__} has none"
+        )
     last = Undecoded(decoder.in_features, decoder.out_features, bias=False, device=torch.device("meta"))
     last.weight, last.bias = decoder.weight, decoder.bias
     model.set_submodule(name, last)
@@ -53,7 +53,7 @@ def tied_decoder(model: PreTrainedModel) -> nn.Linear:
     Raises:
         ValueError: If it has no such table, or one of another width than its token vectors.
     """
-    table, width = cast("nn.Module", model.get_input_embeddings()), model.config.hidden_size
+    table, width = model.get_input_embeddings(), model.config.hidden_size
     if not isinstance(table, nn.Embedding) or table.embedding_dim != width:
         raise ValueError(
             f"expected a model with a masked-language head, or a table of token vectors as wide as its hidden ones "

@@ -2,8 +2,8 @@ r"""What keeps the vectors of a lexical encoder sparse: a penalty on the product
 
 .. math:: \ell_\mathrm{FLOPS} = \sum_v \Bigl(\frac{1}{B} \sum_i w_{iv}\Bigr)^2
 
-over the terms v, w_iv at least 0: a term that is active in all texts costs more than one that a few have. Paria et al.,
-"Minimizing FLOPs to Learn Efficient Sparse Representations", 2020, https://arxiv.org/abs/2004.05665, eq. 4, as Formal et
+over the terms v, w_iv at least 0: a term that is active in all texts costs more than one that a few have. Paria et
+al., "Minimizing FLOPs to Learn Efficient Sparse Representations", 2020, https://arxiv.org/abs/2004.05665, as Formal et
 al. use it for SPLADE: queries and documents with a weight of their own, both rising with the square of the step.
 
 It is no part of a loss, which compares queries with keys, but is added to one by the training module. It is of the

@@ -41,7 +41,8 @@ def largest_logits(
         tensor([[ 3., -1.]])
     """
     is_real = attention_mask != 0
-    largest: Tensor = _LargestLogits.apply(hidden[is_real], is_real.sum(1), weight, max(1, at_a_time // len(weight)))
+    step = max(1, at_a_time // len(weight))
+    largest: Tensor = _LargestLogits.apply(hidden[is_real], is_real.sum(1), weight, step)  # type: ignore[no-untyped-call]
     return largest
 
 
@@ -74,7 +75,7 @@ class _LargestLogits(torch.autograd.Function):
         return largest
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_largest: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         tokens, weight, places = ctx.saved_tensors
         texts, terms = of_largest.nonzero(as_tuple=True)
