@@ -65,7 +65,7 @@ class FolderSettings:
     max_length: int | None = None
     lowercase: bool = False
     query_length: int | None = None
-    load_head: Callable[[Head], None] | None = None
+    load_head: Callable[[Head], None] | None = field(default=None, compare=False)
 
 
 def read_settings(folder: Path) -> FolderSettings:
@@ -87,7 +87,11 @@ def read_settings(folder: Path) -> FolderSettings:
     return FolderSettings(
         backbone=modules[0]["path"],
         representation=representation,
-        head={"similarity": about.get("similarity_fn_name"), **options, "windows": own.get("windows")},
+        head={
+            "similarity": about.get("similarity_fn_name"),
+            **options,
+            **{name: own[name] for name in own.keys() & {"windows"}},
+        },
         query_prompt=_prompt(about, "query"),
         document_prompt=_prompt(about, *_DOCUMENT_PROMPTS),
         max_length=_max_length(transformer, folder),
