@@ -135,8 +135,10 @@ class LexicalHead(nn.Module):
         if decoder is None:
             _settle(self.decoder, backbone, tokenizer)
         if self.query_weights == "learnt":
+            special = set(tokenizer.all_special_ids)
+            self._never = sorted(special - {tokenizer.unk_token_id})
             weights = torch.ones(self.dimension)
-            weights[tokenizer.all_special_ids] = 0  # where relu has no gradient: so they stay
+            weights[list(special)] = 0  # where relu has no gradient: so they stay
             self.weights = nn.Parameter(weights)
 
     def forward(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:
@@ -238,6 +240,7 @@ class LexicalHead(nn.Module):
             if module["type"].endswith(".SparseStaticEmbedding") and self.weights is not None:
                 with torch.no_grad():
                     self.weights.copy_(read_tensors(path)["weight"])
+                    self.weights[self._never] = 0  # sentence-transformers does not put these tokens into a query
 
 
 def idf_weights(token_ids: Iterable[Sequence[int]], vocabulary: int) -> Tensor:
