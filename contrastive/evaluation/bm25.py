@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from types import ModuleType
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -12,45 +11,67 @@ from torch import Tensor
 from contrastive.data import RetrievalTask
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.retrieval import self_answers
+from contrastive.evaluation.spelling import Spelling, most_edits
 from contrastive.evaluation.ties import TieBreaker
+from contrastive.evaluation.words import WORD, import_bm25s, words
+
+K1, B = 1.5, 0.75
+"""How much a word that comes again counts, and how much a document's length takes off."""
 
 
 class BM25Index:
-    """Scores documents by BM25 (Lucene's variant, k1 1.5, b 0.75) over words without English stop words.
-
-    A word has two characters or more.
+    """Scores documents by BM25 (Lucene's variant) over their `words`.
 
     Args:
         documents: Texts of the N documents.
+        spelling: Whether words of a query that no document has are put right, see `Spelling`.
+        k1: 0 counts a word once however often it comes; larger counts repetitions more.
+        b: From 0 to 1, how much longer documents lose.
 
     Example:
-        >>> index = BM25Index(["a nurse at night", "a chef", "a nurse"])
-        >>> (index.scores(words(["nurse"])[0]) > 0).tolist()
+        >>> index = BM25Index(["a nurse at night", "a chef", "a nurse"], spelling=True)
+        >>> (index.scores(["nusre"]) > 0).tolist()
         [True, False, True]
     """
 
-    def __init__(self, documents: Iterable[str]) -> None:
+    def __init__(self, documents: Iterable[str], *, spelling: bool = False, k1: float = K1, b: float = B) -> None:
         tokens = words(documents)
         self._count = len(tokens)
-        self._index = _bm25s().BM25() if any(tokens) else None  # bm25s would divide by the average length
+        self._index = import_bm25s().BM25(k1=k1, b=b) if any(tokens) else None  # it would divide by the average length
         if self._index is not None:
             self._index.index(tokens, show_progress=False)
+        self._spelling = Spelling(self._frequencies()) if spelling else None
 
     def scores(self, query: Sequence[str]) -> Tensor:
         """Return the scores of all documents, float32 [N], for a query in words; above 0 if they share one."""
-        known = [] if self._index is None else [word for word in query if word and word in self._index.vocab_dict]
-        if self._index is None or not known:
+        if self._index is None:
             return torch.zeros(self._count)
-        return torch.from_numpy(self._index.get_scores(known))
+        known = [word for word in self.put_right(query) if word and word in self._index.vocab_dict]
+        return torch.from_numpy(self._index.get_scores(known)) if known else torch.zeros(self._count)
+
+    def put_right(self, query: Sequence[str]) -> list[str]:
+        """Return the words of a query as they are looked for: those that are not known put right, with `spelling`."""
+        return [word if self._spelling is None else self._spelling.put_right(word) for word in query]
+
+    def _frequencies(self) -> dict[str, int]:
+        """Return in how many documents each word is."""
+        if self._index is None:
+            return {}
+        starts = self._index.scores["indptr"]
+        return {word: int(starts[i + 1] - starts[i]) for word, i in self._index.vocab_dict.items() if word}
 
 
-def words(texts: Iterable[str]) -> list[list[str]]:
-    """Return the words of each text that BM25 counts."""
-    tokens: list[list[str]] = _bm25s().tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
-    return tokens
+def what_decides(*, spelling: bool = False) -> Mapping[str, object]:
+    """Return what the scores of a `BM25Index` depend on beside the texts, for the names of what is kept."""
+    decides: dict[str, object] = {"bm25s": version("bm25s"), "words": WORD.pattern, "k1": K1, "b": B}
+    if spelling:
+        decides |= {"rapidfuzz": version("rapidfuzz"), "edits": [most_edits("a" * length) for length in range(16)]}
+    return decides
 
 
-def bm25_rankings(task: RetrievalTask, depth: int = 1000) -> Rankings:
+def bm25_rankings(
+    task: RetrievalTask, depth: int = 1000, *, spelling: bool = False, k1: float = K1, b: float = B
+) -> Rankings:
     """Rank the corpus of a task by BM25 (see `BM25Index`).
 
     Only documents that share a word with the query are ranked, so a query of unknown words has an empty ranking. Ties
@@ -59,8 +80,11 @@ def bm25_rankings(task: RetrievalTask, depth: int = 1000) -> Rankings:
     Args:
         task: The queries and the corpus.
         depth: At most this many documents a query.
+        spelling: Whether words of a query that no document has are put right.
+        k1: See `BM25Index`.
+        b: See `BM25Index`.
     """
-    index = BM25Index(task.corpus.values())
+    index = BM25Index(task.corpus.values(), spelling=spelling, k1=k1, b=b)
     position = {document_id: column for column, document_id in enumerate(task.corpus)}
     ties = TieBreaker(list(position))
     refused = self_answers(task)
@@ -72,11 +96,3 @@ def bm25_rankings(task: RetrievalTask, depth: int = 1000) -> Rankings:
         packed[[position[document_id] for document_id in refused.get(query_id, ())]] = TieBreaker.nothing
         documents[query_id], scores[query_id] = ties.unpack(packed.topk(min(depth, len(packed))).values)
     return Rankings(documents, scores)
-
-
-def _bm25s() -> ModuleType:
-    """Import bm25s, which starts JAX where that is installed, which takes most of a GPU's memory unless told not to."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import bm25s
-
-    return bm25s  # type: ignore[no-any-return]

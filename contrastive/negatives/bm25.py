@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from contrastive.evaluation.bm25 import BM25Index, words
+from contrastive.evaluation.bm25 import BM25Index, what_decides
+from contrastive.evaluation.words import words
 from contrastive.negatives.contracts import Candidates, Moment
 from contrastive.negatives.pool import Pool
 from contrastive.negatives.top import block_rows, top_k
@@ -24,7 +25,7 @@ class BM25:
 
     def describe(self, moment: Moment) -> Mapping[str, object]:  # noqa: ARG002
         """Return what decides the ranking."""
-        return {"source": self.name}
+        return {"source": self.name, **what_decides()}
 
     def __call__(self, pool: Pool, depth: int, moment: Moment) -> Iterator[Candidates]:  # noqa: ARG002
         """Yield the candidates; see `contracts.CandidateSource`."""

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     described = cli.parser("compare", "Compare finished runs query by query.", USAGE)
     add = described.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
-    add("--baseline", help="what to compare with: folder of a run, name of a system, before or BM25 (the first run)")
+    add("--baseline", help="folder of a run, name of a system, before, BM25 or BM25+spelling (the first run)")
     add("--metric", default="ndcg@10", help="a column of the per-query results (%(default)s)")
     add("--alpha", type=float, default=0.05, help="level of tests; intervals are at 1 - alpha (%(default)s)")
     add("--moved", type=int, default=3, metavar="N", help="queries to show that gained and lost most (%(default)s)")

@@ -11,7 +11,7 @@ from experiments.compare.systems import Run, System, differences, group, read_ru
 
 MOST_NAMED = 5
 
-UNTRAINED = ("before", "BM25")
+UNTRAINED = ("before", "BM25", "BM25+spelling")
 """Baselines that a run judges beside the encoder it trains; they have no seed."""
 
 

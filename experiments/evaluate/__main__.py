@@ -40,6 +40,7 @@ def evaluate(options: argparse.Namespace) -> float:
     from hydra.utils import instantiate
     from rich.console import Console
 
+    from experiments.evaluate.baselines import WORD_MATCHING
     from experiments.evaluate.judging import judge_bm25, judge_encoder
     from experiments.results import files as results
 
@@ -52,7 +53,7 @@ def evaluate(options: argparse.Namespace) -> float:
     encoder = cli.on_device(instantiate(config.encoder), options.device)
     folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    judged = {"BM25": judge_bm25(task, query)}
+    judged = {name: judge_bm25(task, query, spelling=spelling) for name, spelling in WORD_MATCHING.items()}
     judged["encoder"] = judge_encoder(encoder, task, judged["BM25"].rankings, query)
     for name, judgement in judged.items():
         results.write_system(folder, name, judgement.rankings, judgement.results)

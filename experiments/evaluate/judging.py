@@ -32,17 +32,19 @@ from experiments.results.judgement import Judgement
 log = logging.getLogger(__name__)
 
 
-def judge_bm25(task: RetrievalTask, user_query: str, num_top: int = 3, *, cache: Path | None = None) -> Judgement:
+def judge_bm25(
+    task: RetrievalTask, user_query: str, num_top: int = 3, *, spelling: bool = False, cache: Path | None = None
+) -> Judgement:
     """Judge BM25 on a task; its rankings are read from the folder `cache` if they are there.
 
-    It is judged first, and says how many queries of the task are documents of its own corpus.
+    Without `spelling` it is judged first, and says how many queries of the task are documents of its own corpus.
     """
-    if own := self_answers(task):
+    if not spelling and (own := self_answers(task)):
         documents = sum(map(len, own.values()))
         log.info(
             "%s: %d documents are not ranked for a query, of %d, that is their text", task.name, documents, len(own)
         )
-    ranked = bm25_once(task, user_query, cache)
+    ranked = bm25_once(task, user_query, cache, spelling=spelling)
     rankings = Rankings(
         *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
     )

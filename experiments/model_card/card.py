@@ -72,6 +72,7 @@ def model_card(run: Path, *, repo_id: str | None = None, licence: str | None = N
     }
     data = metadata(config, report, facts, hubs=[base["hub"] for base in bases if base["hub"]], data_sets=data_sets)
     means = {name: system["metrics"]["ndcg@10"]["mean"] for name, system in report["systems"].items()}
+    lexical = max((mean for name, mean in means.items() if name.startswith("BM25")), default=0.0)
     # Names, queries and settings are other people's: what the template puts in is text unless it is Markdown.
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=shown)
     environment.filters |= {"python": lambda text: Markdown(repr(text)), "code": code, "block": block, "string": string}
@@ -81,7 +82,7 @@ def model_card(run: Path, *, repo_id: str | None = None, licence: str | None = N
         config=config,
         report=report,
         results={"header": METRICS, "rows": results_rows(report)},
-        word_matching_wins=means.get("BM25", 0.0) >= means["after"],
+        word_matching_wins=lexical >= means["after"],
         recipe=recipe(config, report, run / "model"),
         command=shlex.join(report.get("command") or []),
     )

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from contrastive.data.whole_files import disk_is_full
 from contrastive.training.precision import fastest_precision
 from experiments.composing import check_complete, in_one_line, said
+from experiments.evaluate.baselines import WORD_MATCHING
 from experiments.evaluate.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.results import files as results
 from experiments.run.best_weights import train_and_keep_best
@@ -93,8 +94,9 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     def judge(name: str) -> None:
         log.info("Judging %s on %s", name, described(parts.task))
         with timed(report, f"judge {name}"):
-            if name == "BM25":
-                judged[name] = judge_bm25(parts.task, config.query, cache=parts.cache.folder if parts.cache else None)
+            if name in WORD_MATCHING:
+                kept = parts.cache.folder if parts.cache else None
+                judged[name] = judge_bm25(parts.task, config.query, spelling=WORD_MATCHING[name], cache=kept)
             else:
                 encoder = parts.encoder.to(parts.trainer.strategy.root_device)  # Lightning puts it back on the CPU
                 bm25 = judged["BM25"].rankings
@@ -104,7 +106,8 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
         folder.write_report(report)
 
     results.write_queries(folder.path / "queries.csv", parts.task)
-    judge("BM25")
+    for name in WORD_MATCHING:
+        judge(name)
     if config.before:
         judge("before")
     with timed(report, "validate before training"):

@@ -248,7 +248,7 @@ def test_nothing_is_said_of_what_we_and_others_write(
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"model_type": "CrossEncoder"}, "is a CrossEncoder; supported is a MultiVectorEncoder or a Sentence"),
+        ({"model_type": "CrossEncoder"}, r"is a CrossEncoder; supported is a .* or a SentenceTransformer"),
         ({"model_type": "SparseEncoder", "max_active_dims": 9}, "keeps 9 terms of a text, which is not supported"),
         (
             {"default_prompt_name": "a", "prompts": {"b": ""}},

@@ -10,8 +10,9 @@ from conftest import vocabulary
 from transformers import BertTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from contrastive.encoder import Encoder, tokens
-from contrastive.encoder.tokens import Row, cached_token_ids, fingerprint, token_rows
+from contrastive.encoder.tokens import Row, cached_token_ids, fingerprint
 
+_windows = tokens._windows
 TEXTS = ["data engineer", "nurse", "", "a nurse 👩‍⚕️ \ud83d", "nurse"]
 
 
@@ -26,16 +27,21 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The texts that were really tokenised."""
     texts: list[str] = []
 
-    def noting(tokenizer: PreTrainedTokenizerBase, given: list[str], **options: Any) -> list[Row]:
+    def noting(tokenizer: PreTrainedTokenizerBase, given: list[str], *args: Any, **options: Any) -> list[list[Row]]:
         texts.extend(given)
-        return token_rows(tokenizer, given, **options)
+        return _windows(tokenizer, given, *args, **options)
 
-    monkeypatch.setattr(tokens, "token_rows", noting)
+    monkeypatch.setattr(tokens, "_windows", noting)
     return texts  # type: ignore[return-value]
 
 
 def tokenizer(**options: object) -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab=vocabulary(), model_max_length=64, **options)
+
+
+def token_rows(bert: PreTrainedTokenizerBase, texts: list[str], *, max_length: int) -> list[Row]:
+    """Tokenise texts without being noted."""
+    return [windows[0] for windows in _windows(bert, texts, max_length, ())]
 
 
 def lists(arrays: list[np.ndarray]) -> list[list[int]]:
@@ -97,7 +103,7 @@ def test_what_does_not_fit_is_made_each_time(made: list[str], monkeypatch: pytes
 
 def test_an_encoder_tokenises_a_text_once(tiny_model_folder: Path, made: list[str]) -> None:
     for _ in range(2):
-        encoder = Encoder.from_pretrained(tiny_model_folder, document_prompt="job: ")
+        encoder = Encoder.from_pretrained(tiny_model_folder, document_prompt="job: ", check=False)
         encoder(["nurse"], side="document")
         encoder.encode(["nurse", "chef"], side="document")
     assert made == ["job: nurse", "job: chef"]

@@ -1,12 +1,13 @@
 """BM25 that is ranked once: the same rankings as ever, and never those of another task."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from contrastive.data import RetrievalTask
-from contrastive.evaluation import bm25_rankings
+from contrastive.evaluation import bm25, bm25_rankings
 from experiments.evaluate import baselines
 from experiments.evaluate.baselines import USER_QUERY, bm25_once
 
@@ -51,6 +52,23 @@ def test_rankings_are_named_by_what_is_left_out_of_them(tmp_path: Path, monkeypa
     monkeypatch.setattr(baselines, "self_answers", lambda _task: {"q1": {"d1"}})  # another rule
     bm25_once(TASK, "developer", tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_rankings_with_spelling_are_kept_beside_those_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, right = (bm25_once(TASK, "devloper", tmp_path, spelling=spelling) for spelling in (False, True))
+    assert [rankings.documents[USER_QUERY] for rankings in (plain, right)] == [[], ["d2"]]
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(baselines, "bm25_rankings", None)
+    assert bm25_once(TASK, "devloper", tmp_path, spelling=True) == right
+    assert bm25_once(TASK, "devloper", tmp_path) == plain
+
+
+def test_rankings_of_other_words_or_weights_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bm25_once(TASK, "developer", tmp_path)
+    for name, value in (("K1", 3.0), ("B", 0.1), ("WORD", re.compile(r"\w+"))):
+        monkeypatch.setattr(bm25, name, value)
+        bm25_once(TASK, "developer", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -159,8 +159,9 @@ def test_one_system_is_compared_with_the_untrained_encoder_or_not_at_all(runs: l
     assert (baseline.seeds, row.system) == ([], "InfoNCELoss")
     with pytest.raises(ValueError, match=r"expected two systems to compare, got runs of InfoNCELoss alone; --baseline"):
         comparison(runs[:2])
-    with pytest.raises(FileNotFoundError, match=r"found no BM25\.per_query\.csv in .*a0"):
-        comparison(runs, "BM25")
+    for name in ("BM25", "BM25+spelling"):  # which runs of before do not have
+        with pytest.raises(FileNotFoundError, match=rf"found no {re.escape(name)}\.per_query\.csv in .*a0"):
+            comparison(runs, name)
     write_scores(runs[1] / "before.per_query.csv", scores_of(-1))
     with pytest.raises(
         ValueError, match=r"expected before to be the same in all runs, .*a1 differs .* 40 of 40 queries"
@@ -374,7 +375,10 @@ def test_what_is_no_finished_run_is_said_in_one_line(
         (["--alpha", "5"], "expected --alpha between 0 and 1, got 5"),
         (["--moved", "-1"], "expected --moved of at least 0, got -1"),
         (["--output", "table.txt"], r"expected --output to end in \.md or \.csv, got table\.txt"),
-        (["--baseline", "none"], "one of: loss.temperature=0.05; loss.temperature=0.1; before; BM25; got 'none'"),
+        (
+            ["--baseline", "none"],
+            "one of: loss.temperature=0.05; loss.temperature=0.1; before; BM25; BM25.spelling; got 'none'",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(runs: list[Path], options: list[str], message: str) -> None:

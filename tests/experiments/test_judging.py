@@ -45,7 +45,16 @@ def test_each_run_says_which_queries_are_documents_of_the_corpus(caplog: pytest.
         judge_bm25(TASK, "chef")
         for _ in ("a job of a sweep", "the next in the same process"):
             judge_bm25(task, "chef")
+            judge_bm25(task, "chef", spelling=True)
     assert caplog.messages == ["test: 2 documents are not ranked for a query, of 1, that is their text"] * 2
+
+
+def test_unknown_words_are_put_right_with_spelling_alone() -> None:
+    task = replace(TASK, queries={"q": "pyhton", "r": "nursing"})
+    plain, right = (judge_bm25(task, "nursng", spelling=spelling) for spelling in (False, True))
+    assert [len(judgement.top) for judgement in (plain, right)] == [0, 1]
+    assert [judgement.results.means["ndcg@10"] for judgement in (plain, right)] == [0.5, 1]
+    assert right.rankings.scores["r"] == plain.rankings.scores["r"]
 
 
 @pytest.mark.parametrize(("asked", "grades"), [(" Python  CHEF", [0, 2]), ("python chef now", None)])

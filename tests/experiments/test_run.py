@@ -74,7 +74,7 @@ def test_a_run_leaves_everything_it_promises(
     assert content["status"] == "finished"
     assert content["monitored"]["metric"] == "dev/ndcg@10"
     assert content["monitored"]["value"] == monitored
-    assert set(content["systems"]) == {"BM25", "before", "after"}
+    assert set(content["systems"]) == {"BM25", "BM25+spelling", "before", "after"}
     files = (
         "config.yaml",
         "history/metrics.csv",
@@ -183,7 +183,7 @@ def test_the_same_seed_gives_the_same_model(configure: Configure, tmp_path: Path
 def test_the_untuned_encoder_can_be_left_out(configure: Configure) -> None:
     config = configure("before=false")
     train_and_judge(config)
-    assert set(report(config)["systems"]) == {"BM25", "after"}
+    assert set(report(config)["systems"]) == {"BM25", "BM25+spelling", "after"}
 
 
 def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
@@ -191,7 +191,7 @@ def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
     train_and_judge(config)
     assert report(config)["data"]["judged_on"] == "jobs-dev"
     rankings = [path.read_text() for path in Path(config.folder).glob("*.trec")]
-    assert len(rankings) == 3
+    assert len(rankings) == 4
     assert all("dev-q" in ranking and "test-q" not in ranking for ranking in rankings)
 
 
@@ -225,7 +225,7 @@ def test_wandb_is_told_everything(configure: Configure, caplog: pytest.LogCaptur
     assert run["config"]["optimizer"]["learning_rate"] == 1e-4
     assert run["config"]["versions"] == content["versions"]
     summary = run["summary"]
-    for system in ("BM25", "before", "after"):
+    for system in ("BM25", "BM25+spelling", "before", "after"):
         assert summary[f"{system}/ndcg@10"] == content["systems"][system]["metrics"]["ndcg@10"]["mean"]
     assert summary["gain/ndcg@10_low"] == content["gain"]["ndcg@10"]["low"]
     assert summary["seconds/train"] == content["seconds"]["train"]
@@ -236,7 +236,7 @@ def test_wandb_is_told_everything(configure: Configure, caplog: pytest.LogCaptur
         image = run["files"] / summary[f"figures/{name}"]["path"]
         assert image.read_bytes() == (Path(config.folder) / f"{name}.png").read_bytes()
     table = json.loads((run["files"] / summary["per_query"]["path"]).read_text())
-    assert table["columns"] == ["query_id", "query", "BM25", "before", "after"]
+    assert table["columns"] == ["query_id", "query", "BM25", "BM25+spelling", "before", "after"]
     assert len(table["data"]) == content["data"]["queries"]
     assert summary["examples"]["nrows"] == content["data"]["queries"]
 
@@ -354,7 +354,7 @@ def test_ctrl_c_leaves_what_was_finished(configure: Configure, monkeypatch: pyte
         train_and_judge(config)
     content = report(config)
     assert content["status"] == "interrupted"
-    assert set(content["systems"]) == {"BM25", "before"}
+    assert set(content["systems"]) == {"BM25", "BM25+spelling", "before"}
     checkpoint = torch.load(Path(config.folder) / "checkpoints" / "interrupted.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1
 
@@ -427,7 +427,7 @@ def test_a_signal_ends_a_run_as_ctrl_c_does_with_its_own_status(
         signal.signal(signal.SIGINT, before)
     assert stopped.value.code == status
     content = report(config)
-    assert (content["status"], set(content["systems"])) == ("interrupted", {"BM25"})
+    assert (content["status"], set(content["systems"])) == ("interrupted", {"BM25", "BM25+spelling"})
     checkpoint = torch.load(Path(config.folder) / "checkpoints" / "interrupted.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1
 

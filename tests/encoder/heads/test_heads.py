@@ -1,6 +1,7 @@
 """What every representation in `HEADS` keeps to; a new one is tested here as soon as it has a name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.heads import HEADS
-from contrastive.similarity import similarity_of
+from contrastive.similarity import TokenVectors, similarity_of
 
 OPTIONS: dict[str, dict[str, object]] = {
     "pooled": {"normalize": True, "dimension": 20},
@@ -20,17 +21,20 @@ TEXTS = ["python developer", "the nurse of the hospital, 6 years", "", "chef", "
 pytestmark = pytest.mark.parametrize("name", HEADS)
 
 
-def scores(encoder: Encoder, texts: list[str]) -> torch.Tensor:
-    embeddings = encoder.encode(texts, as_numpy=False)
-    return similarity_of(encoder)(embeddings, embeddings)
+def scores(encoder: Encoder, texts: list[str], **options: Any) -> torch.Tensor:
+    """Scores of texts, as queries and as documents, with each other."""
+    queries, documents = (
+        each.padded() if isinstance(each, TokenVectors) else each
+        for each in (encoder.encode(texts, side=side, as_numpy=False, **options) for side in ("query", "document"))
+    )
+    return similarity_of(encoder)(queries, documents)
 
 
 def test_a_text_is_embedded_alike_in_every_batch_and_order(tiny_model_folder: Path, name: str) -> None:
     encoder = Encoder.from_pretrained(tiny_model_folder, representation=name, tokens_per_batch=16)
     expected = scores(encoder, TEXTS)
     assert expected.shape == (5, 5)
-    backwards = encoder.encode(TEXTS[::-1], as_numpy=False, tokens_per_batch=1000)
-    assert_allclose(similarity_of(encoder)(backwards, backwards).flip((0, 1)), expected, atol=1e-5)
+    assert_allclose(scores(encoder, TEXTS[::-1], tokens_per_batch=1000).flip((0, 1)), expected, atol=1e-5)
     encoder.bucketed = False
     plain = encoder(TEXTS)
     assert_allclose(similarity_of(encoder)(plain, plain).detach(), expected, atol=1e-5)
