@@ -40,6 +40,7 @@ LEARNT = {"learnable_temperature": True, "temperature": 0.3}
 BOTH_WAYS = {"symmetric": True, **LEARNT}
 BOTH = ("query_to_key", "key_to_query")
 ALL_FOUR = ("query_to_key", "query_to_query", "key_to_query", "key_to_key")
+TOKENS = {"similarity": "max_sim"}
 ROSTER: dict[str, Entry] = {
     "InfoNCELoss": Entry(
         settings=[
@@ -75,6 +76,9 @@ ROSTER: dict[str, Entry] = {
             {"hardness": 9.0, "hardened": "in_batch", "symmetric": True, "temperature": 0.3},
             {"hardness": 5.0, "hardened": "hard", "temperature": 0.3},
             {"hardness": 5.0, "hardened": "hard", "symmetric": True, "same_side": True, "temperature": 0.3},
+            {**TOKENS, "symmetric": True, "temperature": 0.3},
+            {**TOKENS, "same_side": True, "symmetric": True, "hardness": 5.0, "hardened": "hard", "temperature": 0.3},
+            {**TOKENS, "drop_hardest": 0.2, "false_negative_margin": -0.1, "label_smoothing": 0.2, "temperature": 0.3},
         ],
     ),
     "MultipleNegativesRankingLoss": Entry(
@@ -92,6 +96,7 @@ ROSTER: dict[str, Entry] = {
             {"directions": BOTH, "partition": "joint", "temperature": 0.2},
             {"directions": BOTH, "partition": "per_direction", "temperature": 0.2},
             {"directions": ALL_FOUR, "hardness": 4.0, "hardened": "hard", "temperature": 0.2},
+            {**TOKENS, "directions": BOTH, "partition": "per_direction", "temperature": 0.2},
         ],
     ),
     "NTXentLoss": Entry(
@@ -106,6 +111,7 @@ ROSTER: dict[str, Entry] = {
             {"symmetric": False, "temperature": 0.1},
             {"symmetric": False, "same_side": False, "merge_excluded": True},
             {"symmetric": True, "same_side": False, "drop_hardest": 0.3},
+            {**TOKENS},
         ],
     ),
     "SupConLoss": Entry(
@@ -118,6 +124,7 @@ ROSTER: dict[str, Entry] = {
         options=[
             {},
             {"merge_excluded": True, "temperature": 0.3},
+            {**TOKENS, "merge_excluded": True, "temperature": 0.3},
         ],
     ),
     "DecoupledContrastiveLoss": Entry(
@@ -131,6 +138,7 @@ ROSTER: dict[str, Entry] = {
             {"temperature": 0.2},
             {"symmetric": True, "same_side": True, "temperature": 0.2},
             {"symmetric": True, "sigma": 0.5, "temperature": 0.2},
+            {**TOKENS, "symmetric": True, "sigma": 0.5, "temperature": 0.2},
         ],
     ),
     "DebiasedContrastiveLoss": Entry(
@@ -144,6 +152,7 @@ ROSTER: dict[str, Entry] = {
             {"temperature": 0.2, "positive_prior": 0.4, "symmetric": True},
             {"positive_prior": 0.0, "temperature": 0.3},
             {"similarity": "euclidean", "lowest_score": -2.0, "temperature": 1.0},
+            {**TOKENS, "temperature": 0.2, "positive_prior": 0.4},
         ],
     ),
     "HardWeightedLoss": Entry(
@@ -156,6 +165,7 @@ ROSTER: dict[str, Entry] = {
             {"temperature": 0.5},
             {"concentration": 0.5, "positive_prior": 0.02, "symmetric": True, "temperature": 0.2},
             {"concentration": 2.0, "positive_prior": 0.0, "same_side": True, "temperature": 0.5},
+            {**TOKENS, "concentration": 0.5, "temperature": 0.2},
         ],
     ),
     "GISTLoss": Entry(
@@ -171,6 +181,7 @@ ROSTER: dict[str, Entry] = {
             {"margin": 0.2, "relative_margin": True, "symmetric": True, "temperature": 0.2},
             {"contrast_queries": False, "contrast_positives": False, "temperature": 0.2},
             {"contrast_queries": False, "hardness": 3.0, "others_negatives": False, "temperature": 0.2},
+            {**TOKENS, "guide_similarity": "max_sim", "margin": 0.2, "symmetric": True, "temperature": 0.2},
         ],
     ),
     "SigLIPLoss": Entry(
@@ -184,6 +195,7 @@ ROSTER: dict[str, Entry] = {
             {"temperature": 0.5, "bias": -1.0},
             {"temperature": 0.5, "bias": 0.5, "hardness": 2.0, "hardened": "in_batch"},
             {"temperature": 0.5, "bias": 0.5, "drop_hardest": 0.3, "merge_excluded": True},
+            {**TOKENS, "temperature": 0.5, "bias": -1.0},
         ],
     ),
     "TripletLoss": Entry(
@@ -213,6 +225,10 @@ ROSTER: dict[str, Entry] = {
             {"mining": "easy_positive", "margin": 0.5},
             {"mining": "distance_weighted", "margin": 0.5},
             {"mining": "distance_weighted", "distance": "euclidean", "margin": 1.0, "average": "active"},
+            {"distance": "max_sim"},
+            {"distance": "max_sim", "mining": "semi_hard", "margin": 0.5},
+            {"distance": "max_sim", "mining": "all", "margin": 0.5, "average": "active"},
+            {"distance": "max_sim", "mining": "explicit", "soft_margin": True},
         ],
     ),
     "ContrastiveLoss": Entry(
@@ -260,6 +276,28 @@ ROSTER: dict[str, Entry] = {
         table={"loss": ("InfoNCELoss", {"temperature": 0.3}), "dimensions": [6, 3]},
     ),
 }
+OF_TOKENS: list[tuple[str, Settings]] = [
+    ("InfoNCELoss", {**TOKENS, **BOTH_WAYS}),
+    ("InfoNCELoss", {**TOKENS, **BOTH_WAYS, "same_side": True, "hardness": 5.0, "hardened": "hard"}),
+    ("MultipleNegativesRankingLoss", {**TOKENS, "temperature": 0.3}),
+    ("NTXentLoss", TOKENS),
+    ("SupConLoss", TOKENS),
+    ("DecoupledContrastiveLoss", {**TOKENS, "sigma": 0.5}),
+    ("DebiasedContrastiveLoss", {**TOKENS, "temperature": 0.5}),
+    ("HardWeightedLoss", {**TOKENS, "temperature": 0.5}),
+    ("GISTLoss", {**TOKENS, **LEARNT}),
+    ("GISTLoss", {**TOKENS, "guide_similarity": "max_sim", "temperature": 0.3}),
+    ("SigLIPLoss", TOKENS),
+    ("TripletLoss", {"distance": "max_sim", "mining": "semi_hard"}),
+    ("TripletLoss", {"distance": "max_sim", "mining": "explicit"}),
+    ("ContrastiveLoss", {"distance": "max_sim", "margin": 1.5}),
+    ("OnlineContrastiveLoss", {"distance": "max_sim", "margin": 1.5}),
+    ("CoSENTLoss", {**TOKENS, "temperature": 0.3}),
+    ("MarginMSELoss", TOKENS),
+    ("DistillKLLoss", {**TOKENS, "temperature": 0.3}),
+    ("MatryoshkaLoss", {"loss": ("InfoNCELoss", {**TOKENS, **BOTH_WAYS}), "dimensions": [6, 4]}),
+]
+"""Every loss that vectors of tokens can be given to."""
 CLASSES: dict[str, type[nn.Module]] = {name: getattr(losses, name) for name in losses.__all__ if name.endswith("Loss")}
 SETTINGS = [(name, settings) for name, entry in ROSTER.items() for settings in entry.settings]
 OF_PAIRS = ("ContrastiveLoss", "OnlineContrastiveLoss", "CoSENTLoss", "AnglELoss")

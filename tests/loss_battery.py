@@ -39,7 +39,12 @@ def call(name: str, options: dict[str, Any], queries: Tensor, keys: Tensor, **gi
 def guide(name: str, queries: Tensor, keys: Tensor) -> dict[str, Tensor]:
     if name != "gist":
         return {}
-    return {"guide_queries": queries.detach()[:, :3], "guide_keys": keys.detach()[:, :3]}
+    return {"guide_queries": queries.detach()[..., :3], "guide_keys": keys.detach()[..., :3]}
+
+
+def of_tokens(options: dict[str, Any]) -> bool:
+    """Whether embeddings are vectors of tokens."""
+    return "max_sim" in (options.get("similarity"), options.get("distance"))
 
 
 def one_positive_only(name: str, options: dict[str, Any]) -> bool:
@@ -73,11 +78,16 @@ class Batch:
     weights: list[float] | None = None
     key_weights: list[float] | None = None
 
-    def embeddings(self, seed: int = 0) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        queries = torch.randn(self.num_queries, 5, generator=generator, dtype=torch.float64)
-        keys = torch.randn(self.num_keys, 5, generator=generator, dtype=torch.float64)
+    def embeddings(
+        self, options: dict[str, Any] | None = None, seed: int = 0, *, absent: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """What the options are about: a vector a text, or three tokens, of which some texts lack the second or third."""
+        generator, tokens = torch.Generator().manual_seed(seed), [3] * of_tokens(options or {})
+        queries = torch.randn(self.num_queries, *tokens, 5, generator=generator, dtype=torch.float64)
+        keys = torch.randn(self.num_keys, *tokens, 5, generator=generator, dtype=torch.float64)
         keys[: self.num_queries] += 0.7 * queries[: self.num_keys]
+        if tokens and absent:
+            queries[1::2, 2], keys[::3, 1] = 0, 0
         return queries.requires_grad_(), keys.requires_grad_()
 
     def said(self, name: str = "", *embeddings: Tensor) -> dict[str, Any]:

@@ -24,7 +24,16 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     return -torch.sqrt(((a - b) ** 2).sum())
 
 
-SIMILARITIES = {"cosine": cosine, "dot": dot, "euclidean": euclidean}
+def max_sim(a: Tensor, b: Tensor) -> Tensor:
+    """Of token vectors [T, D], zeros for absent tokens: the mean over a's of the largest cosine with one of b's."""
+    asking, answering = ([token for token in text if token.any()] for text in (a, b))
+    if not asking or not answering:
+        return a.sum() * 0 + b.sum() * 0
+    found = [max((cosine(one, other) for other in answering), key=lambda score: score.item()) for one in asking]
+    return sum(found) / len(found)
+
+
+SIMILARITIES = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "max_sim": max_sim}
 
 
 def negative_pairs(
@@ -123,8 +132,8 @@ def triplet(
         positives = {(i, i) for i in range(num_queries)}
     if margin is None:
         margin = 0.0 if soft_margin else 0.2 if distance == "cosine" or normalize else 1.0
-    if distance == "cosine":
-        distances = [[1 - cosine(query, key) for key in keys] for query in queries]
+    if distance != "euclidean":
+        distances = [[1 - SIMILARITIES[distance](query, key) for key in keys] for query in queries]
     else:
         if normalize:
             queries = torch.stack([query / torch.sqrt(dot(query, query)) for query in queries])
@@ -135,7 +144,9 @@ def triplet(
     if mining == "explicit":
         owners = owners or [j % num_queries for j in range(num_keys)]
         negatives = {(i, j) for i, j in negatives if j >= num_queries and owners[j] == i}
-    chords = [[max(0.0, 2 - 2 * cosine(query, key).item()) ** 0.5 for key in keys] for query in queries]
+    chords = []
+    if mining == "distance_weighted":
+        chords = [[max(0.0, 2 - 2 * cosine(query, key).item()) ** 0.5 for key in keys] for query in queries]
     losses: list[tuple[int, Tensor, float]] = []
     for i, p, n, share in triplets(distances, positives, negatives, mining, chords, queries.shape[1]):
         gap = distances[i][p] - distances[i][n] + margin

@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def pair_distances(left: Tensor, right: Tensor, distance: str, normalize: bool) -> list[Tensor]:
-    if distance == "cosine":
-        return [1 - cosine(a, b) for a, b in zip(left, right, strict=True)]
+    if distance != "euclidean":
+        return [1 - SIMILARITIES[distance](a, b) for a, b in zip(left, right, strict=True)]
     if normalize:
         left, right = (torch.stack([row / torch.sqrt(dot(row, row)) for row in rows]) for rows in (left, right))
     return [-euclidean(a, b) for a, b in zip(left, right, strict=True)]
@@ -29,7 +29,7 @@ def contrastive(
     reduction: str = "mean",
 ) -> Tensor:
     """Hadsell et al. 2006, eq. 4."""
-    margin = (0.5 if distance == "cosine" else 1.0) if margin is None else margin
+    margin = (1.0 if distance == "euclidean" else 0.5) if margin is None else margin
     rows = {
         i: target * 0.5 * d**2 + (1 - target) * 0.5 * torch.clamp(margin - d, min=0) ** 2
         for i, (d, target) in enumerate(zip(pair_distances(left, right, distance, normalize), targets, strict=True))
@@ -48,7 +48,7 @@ def online_contrastive(
     weights: list[float] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    margin = (0.5 if distance == "cosine" else 1.0) if margin is None else margin
+    margin = (1.0 if distance == "euclidean" else 0.5) if margin is None else margin
     apart = pair_distances(left, right, distance, normalize)
     similar = [i for i, target in enumerate(targets) if target >= 0.5]
     others = [i for i, target in enumerate(targets) if target < 0.5]

@@ -249,7 +249,8 @@ def decoupled_contrastive(queries: Tensor, keys: Tensor, *, sigma: float | None 
     """Yeh et al. 2021, eq. 6, and the weights of section 3.3, which have no gradient."""
     weights = [1.0] * len(queries)
     if sigma:
-        agreement = [math.exp(cosine(query, key).item() / sigma) for query, key in zip(queries, keys, strict=False)]
+        alike = SIMILARITIES["max_sim"] if said.get("similarity") == "max_sim" else cosine
+        agreement = [math.exp(alike(query, key).item() / sigma) for query, key in zip(queries, keys, strict=False)]
         weights = [2 - each * len(agreement) / sum(agreement) for each in agreement]
 
     def formula(row: Row) -> list[Tensor]:
@@ -306,18 +307,20 @@ def gist(
     contrast_queries: bool = True,
     contrast_positives: bool = True,
     symmetric: bool = False,
+    guide_similarity: str = "cosine",
     **said: Any,
 ) -> Tensor:
     """Solatorio 2024, section 3, with the margins of Moreira et al. 2024; a tie with the positive is left out too."""
 
     def guided(direction: str, i: int, j: int) -> bool:
-        least = cosine(guide_queries[i], guide_keys[i]).item()
+        alike = SIMILARITIES[guide_similarity]
+        least = alike(guide_queries[i], guide_keys[i]).item()
         least -= margin * abs(least) if relative_margin else margin
         sides = {"query": guide_queries, "key": guide_keys}
         anchor, _, other = direction.split("_")
         if direction == "key_to_key" and j >= len(queries):
             return True
-        return cosine(sides[anchor][i], sides[other][j]).item() >= least - 1e-9
+        return alike(sides[anchor][i], sides[other][j]).item() >= least - 1e-9
 
     directions = ["query_to_key"]
     directions += ["query_to_query"] if contrast_queries else []

@@ -20,6 +20,7 @@ from torch import Tensor
 from contrastive.contracts import Memory
 from contrastive.losses.core.signature import parameters_of
 from contrastive.masks import known_positive
+from contrastive.similarity import TokenVectors, concatenate
 
 NAN = float("nan")
 _SCORES = "the score of each pair, as data=files reads it from a column (data.columns.score=NAME, no min_score)"
@@ -52,8 +53,8 @@ class Known:
         grades: Grade of each query's positive, [Q].
         targets: Target of each pair, [Q].
         teacher_scores: What a teacher gave each query's positive and then its negatives, [Q, 1 + N], padded with NaN.
-        guide_queries: Embeddings of the queries by a guide model, [Q, G].
-        guide_keys: Embeddings of the keys by a guide model, [K, G].
+        guide_queries: Embeddings of the queries by a guide model, [Q, G]; or of their tokens, [Q, T, G].
+        guide_keys: Embeddings of the keys by a guide model, [K, G] or [K, T, G].
         own_ids: Key id of each query's own text, [Q], -1 where it is none; if any query of the data is a document.
         onward_ids: As `positive_ids`, of the text of each query's positive where that is a query too, [Q, M]; if any
             query of the data is a document.
@@ -82,8 +83,9 @@ class EmbeddedBatch(Known):
     """Embeddings of a batch with what is known of them.
 
     Attributes:
-        queries: Embeddings, [Q, D]; the left side of a pair loss.
-        keys: Embeddings, [K, D]: the positives in the order of the queries, then further negatives; or a right side.
+        queries: Embeddings, [Q, D], or of tokens, [Q, T, D]; the left side of a pair loss.
+        keys: Embeddings, [K, D] or [K, T, D]: the positives in the order of the queries, then further negatives; or a
+            right side.
     """
 
     queries: Tensor = field(metadata=_of("queries"))
@@ -178,14 +180,16 @@ def loss_arguments(loss: Callable[..., Tensor], batch: EmbeddedBatch) -> dict[st
     return arguments
 
 
-def recall(batch: EmbeddedBatch, memory: Memory | None, guide_documents: Tensor | None = None) -> EmbeddedBatch:
+def recall(
+    batch: EmbeddedBatch, memory: Memory | None, guide_documents: Tensor | TokenVectors | None = None
+) -> EmbeddedBatch:
     """Return the batch with the keys that a memory appends.
 
     Args:
         batch: Embeddings of a batch.
         memory: What appends keys; None for nothing.
-        guide_documents: Embeddings of all documents by a guide, [ids, G], for a batch with guide embeddings. A key
-            without an id, or any without this, gets a row of NaN.
+        guide_documents: Embeddings of all documents by a guide, [ids, G] or those of their tokens, for a batch with
+            guide embeddings. A key without an id, or any without this, gets a row of NaN.
 
     Raises:
         ValueError: If the keys of the batch have no ids or owners.
@@ -198,8 +202,11 @@ def recall(batch: EmbeddedBatch, memory: Memory | None, guide_documents: Tensor 
     guides = batch.guide_keys
     if guides is not None:
         queued = key_ids[len(guides) :]
-        appended = guides.new_full((len(queued), guides.shape[1]), NAN)
+        appended = guides.new_full((len(queued), *guides.shape[1:]), NAN)
         if guide_documents is not None:
-            appended = guide_documents[queued].masked_fill((queued < 0)[:, None], NAN)
-        guides = torch.cat([guides, appended])
+            known = guide_documents[queued]
+            if isinstance(known, TokenVectors):
+                known = concatenate([guides[:0], known.padded()])  # room for a NaN
+            appended = known.masked_fill((queued < 0).view(-1, *[1] * (known.ndim - 1)), NAN)
+        guides = concatenate([guides, appended])
     return replace(batch, keys=keys, key_ids=key_ids, owners=owners, guide_keys=guides)

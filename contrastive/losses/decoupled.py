@@ -15,7 +15,7 @@ from contrastive.losses.core.choice import Rows
 from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import ranking_loss
-from contrastive.similarity import check_shapes, full_precision, unit
+from contrastive.similarity import check_shapes, cosine, full_precision, max_sim
 
 
 def decoupled_contrastive(
@@ -28,8 +28,8 @@ def decoupled_contrastive(
 
     Yeh et al. 2021 (https://arxiv.org/abs/2110.06848, eq. 6; weights of section 3.3 with sigma 0.5, and 1 without). In
     InfoNCE a positive that is found easily takes the gradient away from its negatives; here it does not, which helps
-    small batches most. The weights, on unit vectors, are constants here: no gradient flows through them. With several
-    positives the first term is their mean, and there are no weights. The loss has no lower bound.
+    small batches most. The weights, by cosine or of tokens by max_sim, are constants here: no gradient flows through them.
+    With several positives the first term is their mean, and there are no weights. The loss has no lower bound.
 
     The paper holds every view against both views of all others: `symmetric=True, same_side=True`, at temperature 0.1.
 
@@ -56,10 +56,11 @@ def decoupled_contrastive(
         raise ValueError(f"expected a finite sigma above 0, got {sigma}")
     if options.get("positives") is not None:
         raise ValueError("expected key i to be the one positive of query i with sigma, got `positives`")
-    check_shapes(queries, keys)
+    compare = max_sim if options.get("similarity") in (max_sim, max_sim.name) else cosine
+    check_shapes(queries, keys, compare)
     with torch.no_grad():
         heads = keys[: len(queries)]
-        agreement = (unit(queries[: len(heads)]) * unit(heads)).sum(1) / sigma
+        agreement = compare.of_pairs(queries[: len(heads)], heads) / sigma
         weights = 2 - len(queries) * agreement.softmax(0)
 
     def weighted(rows: Rows) -> Tensor:

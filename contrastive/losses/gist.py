@@ -52,7 +52,8 @@ def gist(
             of a difference.
         contrast_queries: Whether the other queries are negatives of a query.
         contrast_positives: Whether positives are to be apart from one another.
-        guide_similarity: How the guide compares: "cosine", "dot" or "euclidean", see `similarity_of`.
+        guide_similarity: How the guide compares: "cosine", "dot", "euclidean", or "max_sim" of a vector a token,
+            [Q, Tq, G] and [K, Tk, G]; see `similarity_of`. It need not be how the trained embeddings are compared.
         options: See `SoftmaxOptions`; each query has one positive, key i, so `positives` is not among them, and
             `same_side` is said by the two switches above. `symmetric` adds positives that look for their queries.
 
@@ -71,12 +72,13 @@ def gist(
     if options.get("positives") is not None or options.get("same_side"):
         raise ValueError("expected key i to be the one positive of query i, got `positives` or same_side=True")
     symmetric = options.pop("symmetric", False)
+    compare = product_similarity(guide_similarity)
+    width = compare.shape.replace("D", "G")
     for name, guides, texts in (("guide_queries", guide_queries, queries), ("guide_keys", guide_keys, keys)):
-        if guides.ndim != 2 or len(guides) != len(texts):
-            raise ValueError(f"expected {name} [{len(texts)}, G], got {list(guides.shape)}")
+        if guides.ndim != 2 + width.count(",") or len(guides) != len(texts):
+            raise ValueError(f"expected {name} [{len(texts)}, {width}], got {list(guides.shape)}")
     if not math.isfinite(margin):
         raise ValueError(f"expected a finite margin, got {margin}")
-    compare = product_similarity(guide_similarity)
     with torch.no_grad():
         guide_queries, guide_keys = compare.prepare(guide_queries), compare.prepare(guide_keys)
         heads = guide_keys[: len(queries)]

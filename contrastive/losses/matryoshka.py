@@ -69,7 +69,10 @@ class MatryoshkaLoss(nn.Module):
         return getattr(self.loss, "similarity", None)
 
     def forward(self, queries: Tensor, keys: Tensor, *arguments: Any, health: Any = None, **named: Any) -> Tensor:
-        """Average the loss of queries [Q, D] and keys [K, D], or of left and right [B, D], over the dimensions."""
+        """Average the loss of queries [Q, D] and keys [K, D], or of left and right [B, D], over the dimensions.
+
+        Vectors of tokens, [Q, T, D], are each cut.
+        """
         widest, width = max(self.dimensions), min(queries.shape[-1], keys.shape[-1])
         if widest > width:
             raise ValueError(f"expected embeddings of at least {widest} dimensions, got {width}")

@@ -20,7 +20,7 @@ from contrastive.contracts import Health
 from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.pairs import check_pairs
 from contrastive.losses.core.temperature import check_temperature
-from contrastive.similarity import ProductSimilarity, cosine, unit
+from contrastive.similarity import ProductSimilarity, SimilarityName, cosine, product_similarity, unit
 from contrastive.similarity.differentiation import differentiable_once
 
 
@@ -29,17 +29,19 @@ def cosent(
     right: Tensor,
     targets: Tensor,
     *,
+    similarity: SimilarityName = "cosine",
     temperature: float | Tensor = 0.05,
     weights: Tensor | None = None,
     health: Health | None = None,
 ) -> Tensor:
-    r"""Compute CoSENT: of two pairs, the one with the higher target is to have the higher cosine.
+    r"""Compute CoSENT: of two pairs, the one with the higher target is to have the higher score.
 
     .. math:: l = \log\Bigl(1 + \sum_{y_i > y_j} w_i w_j \exp\frac{s_j - s_i}{t}\Bigr),
         \qquad s = \cos(left, right)
 
-    Su 2022 (https://kexue.fm/archives/8847), which has no paper. Pairs with equal targets are not compared. The
-    temperature is 1 over its customary `scale`: 0.05 is a scale of 20. Equal to CoSENTLoss of sentence-transformers.
+    Su 2022 (https://kexue.fm/archives/8847), which has no paper; here also by other similarities. Pairs with equal
+    targets are not compared. The temperature is 1 over its customary `scale`: 0.05 is a scale of 20. By cosine equal to
+    CoSENTLoss of sentence-transformers.
 
     The comparisons are within the batch: with larger batches the value grows, as the logarithm of their number.
 
@@ -47,7 +49,8 @@ def cosent(
         left: Embeddings [B, D].
         right: Embeddings [B, D].
         targets: How similar each pair is, higher is closer, [B]; on any scale, as only their order matters.
-        temperature: Divides the difference of two cosines, a number or a tensor of no dimensions that may be learnt.
+        similarity: The scores of pairs: "cosine", "dot", "euclidean", or "max_sim" of token vectors, where left asks.
+        temperature: Divides the difference of two scores, a number or a tensor of no dimensions that may be learnt.
         weights: Weight of each pair, [B], at least 0: a pair of weight 2 counts as if it were there twice, of weight 0
             as if it were not there.
         health: Filled with positive_similarity and negative_similarity (pairs with a target above and below the mean of
@@ -57,7 +60,7 @@ def cosent(
         The loss in nats, a scalar; 0, with a graph, if no two targets differ.
 
     Raises:
-        ValueError: If shapes do not match or the temperature is not above 0.
+        ValueError: If shapes do not match, the temperature is not above 0, or there is no such similarity.
 
     Example:
         >>> import torch
@@ -65,9 +68,9 @@ def cosent(
         >>> cosent(left, right, torch.tensor([0.9, 0.2]), temperature=1.0)  # log(1 + exp(0.8 - 0.6))
         tensor(0.7981)
     """
-    check_pairs(left, right, targets, weights)
-    scores = (unit(left) * unit(right)).sum(-1)
-    return _in_order(scores, targets, temperature, weights, health)
+    compare = product_similarity(similarity)
+    check_pairs(left, right, targets, weights, compare)
+    return _in_order(compare.of_pairs(left, right), targets, temperature, weights, health)
 
 
 def angle(
@@ -126,14 +129,12 @@ class CoSENTLoss(LossModule, function=cosent):
     """`cosent` as a module.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not above 0, or there is no such similarity.
 
     Example:
         >>> CoSENTLoss(temperature=0.1)
-        CoSENTLoss(temperature=0.1)
+        CoSENTLoss(temperature=0.1, similarity=cosine)
     """
-
-    similarity: ClassVar[ProductSimilarity] = cosine
 
 
 class AnglELoss(LossModule, function=angle):

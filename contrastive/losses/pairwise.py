@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad, relu
 
 from contrastive.contracts import Health, Reduction
-from contrastive.losses.core.distance import Distance, distances_of_pairs, margin_of_pairs
+from contrastive.losses.core.distance import Distance, distances_of_pairs, margin_of_pairs, similarity_of_distance
 from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.pairs import check_pairs
 from contrastive.losses.core.rows import reduce_rows
@@ -41,9 +41,10 @@ def contrastive(
         left: Embeddings [B, D].
         right: Embeddings [B, D].
         targets: 1 for a similar pair, 0 for another, [B]. Between the two, a pair is in part pulled and in part pushed.
-        distance: "cosine", 1 - cosine, in [0, 2]; or "euclidean", in [0, 2] on unit vectors, without bound otherwise.
-        margin: The distance at which a dissimilar pair is far enough. Default 0.5 for cosine and 1.0 for Euclidean,
-            which on unit vectors is the same angle, 60 degrees.
+        distance: "cosine", 1 - cosine, in [0, 2]; "euclidean", in [0, 2] on unit vectors, without bound otherwise; or
+            "max_sim" of token vectors, 1 - max_sim, in [0, 2], where left asks and right answers.
+        margin: The distance at which a dissimilar pair is far enough. Default 0.5 for cosine and max_sim, 1.0 for
+            Euclidean, which on unit vectors is the same angle, 60 degrees.
         normalize: Whether Euclidean distance is between unit vectors. Cosine does not depend on it.
         weights: Weight of each pair, [B].
         reduction: "mean" over pairs, by weight; "sum"; or "none", [B].
@@ -64,7 +65,7 @@ def contrastive(
         tensor([0.0800, 0.0050])
     """
     margin = margin_of_pairs(distance, margin, normalize)
-    check_pairs(left, right, targets, weights)
+    check_pairs(left, right, targets, weights, similarity_of_distance(distance, normalize))
     apart = distances_of_pairs(left, right, distance, normalize)
     similar = targets.to(apart)
     losses = (similar * apart.square() + (1 - similar) * relu(margin - apart).square()) / 2
@@ -102,8 +103,9 @@ def online_contrastive(
         left: Embeddings [B, D].
         right: Embeddings [B, D].
         targets: Similar pairs have 0.5 or more, others less, [B]: usually 1 and 0.
-        distance: "cosine", 1 - cosine, in [0, 2]; or "euclidean", in [0, 2] on unit vectors, without bound otherwise.
-        margin: The distance at which a dissimilar pair is far enough. Default 0.5 for cosine and 1.0 for Euclidean.
+        distance: "cosine", 1 - cosine, in [0, 2]; "euclidean", in [0, 2] on unit vectors, without bound otherwise; or
+            "max_sim" of token vectors, 1 - max_sim, in [0, 2], where left asks and right answers.
+        margin: The distance at which a dissimilar pair is far enough. Default 0.5, for Euclidean 1.0.
         normalize: Whether Euclidean distance is between unit vectors. Cosine does not depend on it.
         weights: Weight of each pair, [B].
         reduction: "mean" over the pairs that count, by weight; "sum"; or "none", [B], 0 for those that do not count.
@@ -123,7 +125,7 @@ def online_contrastive(
         tensor([0.1600, 0.0900])
     """
     margin = margin_of_pairs(distance, margin, normalize)
-    check_pairs(left, right, targets, weights)
+    check_pairs(left, right, targets, weights, similarity_of_distance(distance, normalize))
     apart = distances_of_pairs(left, right, distance, normalize)
     similar = targets >= 0.5
     counted = _hard(apart.detach(), similar)

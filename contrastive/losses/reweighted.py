@@ -17,7 +17,7 @@ from contrastive.losses.core.choice import Rows
 from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import ranking_loss
-from contrastive.similarity import cosine, named
+from contrastive.similarity import cosine, max_sim, named
 
 
 def debiased_contrastive(
@@ -43,7 +43,7 @@ def debiased_contrastive(
         queries: Embeddings [Q, D].
         keys: Embeddings [K, D].
         positive_prior: Probability that a negative is false, tau+, from 0 to below 1; 0 gives `info_nce`.
-        lowest_score: Least score there can be; None is -1, for cosine only. Of unit vectors it is -1 for dot
+        lowest_score: Least score there can be; None is -1, for cosine and max_sim. Of unit vectors it is -1 for dot
             products and -2 for Euclidean distances.
         options: See `SoftmaxOptions`.
 
@@ -52,7 +52,7 @@ def debiased_contrastive(
 
     Raises:
         ValueError: As `info_nce`, if the probability is not in [0, 1), or if there is no lowest score for a similarity
-            that is not cosine.
+            that is neither cosine nor max_sim.
 
     Example:
         >>> import torch
@@ -137,7 +137,7 @@ def _least(lowest_score: float | None, options: SoftmaxOptions) -> float:
         ValueError: If it is not known, or not finite.
     """
     similarity = named(options.get("similarity", cosine))
-    if lowest_score is None and similarity is not cosine:
+    if lowest_score is None and similarity not in (cosine, max_sim):
         raise ValueError(
             f"expected lowest_score with similarity {similarity!r}, the least score there can be: -1 for dot products "
             "of vectors of length 1, -2 for their Euclidean distances; got none"

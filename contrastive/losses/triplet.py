@@ -69,10 +69,11 @@ def triplet(
     Args:
         queries: Embeddings [Q, D].
         keys: Embeddings [K, D]: the positives of all queries, then further negatives.
-        distance: "cosine", 1 - cosine, in [0, 2]; or "euclidean", in [0, 2] on unit vectors, without bound otherwise.
+        distance: "cosine", 1 - cosine, in [0, 2]; "euclidean", in [0, 2] on unit vectors, without bound otherwise; or
+            "max_sim" of token vectors, 1 - max_sim, in [0, 2].
         mining: How triplets are chosen, see above.
-        margin: By how much the negative is to be farther. Default 0.2 for both distances on unit vectors (around a
-            distance of 1, where unrelated texts lie, the two change alike) and 1.0 for unnormalised Euclidean.
+        margin: By how much the negative is to be farther. Default 0.2 for all distances of unit vectors (around a
+            distance of 1, where unrelated texts lie, they change alike) and 1.0 for unnormalised Euclidean.
         soft_margin: Use the soft form, which never stops pulling. Its margin is 0, as in the paper (Hermans et al.
             2017, section 2), unless one is given.
         average: "mean" reductions run over "all" triplets chosen, or over the "active" ones, those with a loss above 0.
@@ -95,7 +96,7 @@ def triplet(
     Raises:
         ValueError: If shapes do not match, a word is not known, the margin is negative or cannot be reached (above 2 on
             unit vectors), a soft margin comes with `average="active"`, "distance_weighted" with vectors that are not
-            normalised, or explicit triplets are asked of data without hard negatives.
+            normalised or of tokens, or explicit triplets are asked of data without hard negatives.
 
     Example:
         >>> import torch
@@ -155,10 +156,15 @@ def check_settings(
     """
     check_choice("mining", mining, get_args(Mining))
     check_choice("average", average, get_args(Average))
-    default = 0.2 if distance == "cosine" or normalize else 1.0
+    default = 1.0 if distance == "euclidean" and not normalize else 0.2
     check_distance(distance, normalize, default if margin is None else margin)
     if mining == "distance_weighted" and distance == "euclidean" and not normalize:
         raise ValueError("expected normalize=True with mining 'distance_weighted', which is about unit vectors")
+    if mining == "distance_weighted" and distance == "max_sim":
+        raise ValueError(
+            "expected distance 'cosine' or 'euclidean' with mining 'distance_weighted', which is about one vector a "
+            "text on a sphere, got 'max_sim' of token vectors; the other ways of mining go by any distance"
+        )
     if soft_margin and average == "active":
         raise ValueError("expected average='all' with a soft margin, under which every triplet is active")
     if margin is not None:

@@ -24,7 +24,7 @@ from contrastive.similarity.products import (
     full_precision,
     unit,
 )
-from contrastive.similarity.token_vectors import TokenVectors
+from contrastive.similarity.token_vectors import TokenVectors, concatenate
 
 __all__ = [
     "AddGradients",
@@ -34,6 +34,7 @@ __all__ = [
     "TokenVectors",
     "check_shapes",
     "check_similarity_name",
+    "concatenate",
     "cosine",
     "dot",
     "euclidean",

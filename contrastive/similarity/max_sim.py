@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 from contrastive.similarity.differentiation import differentiable_once
 from contrastive.similarity.products import AddGradients, ProductSimilarity, unit
@@ -89,8 +89,10 @@ class MaxSimilarity(ProductSimilarity):
 
     def scores_of_pairs(self, left: Tensor, right: Tensor) -> Tensor:
         """Return the scores of prepared left [B, Tq, D] and right [B, Tk, D], row by row, [B]."""
-        products = left @ right.transpose(-1, -2)
-        largest = products.masked_fill(~right.any(-1)[..., None, :], -torch.inf).amax(-1)
+        right = right if right.shape[-2] else pad(right, (0, 0, 0, 1))
+        with torch.autocast(left.device.type, enabled=False):
+            products = left @ right.transpose(-1, -2)
+        largest = products.masked_fill(~right.any(-1)[..., None, :], -torch.inf).max(-1).values  # of equals the first
         present = left.any(-1) & right.any(-1).any(-1, keepdim=True)
         return torch.where(present, largest, 0).sum(-1) / present.sum(-1).clamp_min(1)
 
@@ -185,7 +187,7 @@ class _Scores(torch.autograd.Function):
 def _blocks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield rows of tokens [n, D], columns of keys [K, Tk, D], and their products [r, c, Tk], memory used again."""
     number, length = keys.shape[:2]
-    if not length:
+    if not length or not len(tokens):
         return
     most_rows = min(len(tokens), _BLOCK_ROWS)
     most_columns = max(1, min(number, _BLOCK // max(1, most_rows * length)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +81,9 @@ class TokenVectors:
             start, stop, _ = rows.indices(len(self))
             offsets = self.offsets[start : max(start, stop) + 1]
             return TokenVectors(self.vectors[offsets[0] : offsets[-1]], offsets - offsets[0])
-        chosen = torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]
+        if isinstance(rows, slice):
+            rows = range(len(self))[rows]  # tensors take no step below 0
+        chosen = torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else list(rows)]
         lengths = self.lengths[chosen]
         offsets = _offsets(lengths)
         within = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
@@ -99,6 +102,19 @@ class TokenVectors:
         present = torch.arange(longest) < self.lengths[:, None]
         padded[present.to(self.device)] = self.vectors
         return padded
+
+
+def concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """Put embeddings [B, D] or [B, T, D] one after the other, at least one; with as many tokens as the longest has.
+
+    Example:
+        >>> concatenate([torch.ones(1, 1, 2), torch.ones(1, 3, 2)]).shape
+        torch.Size([2, 3, 2])
+    """
+    if parts[0].ndim == 3:
+        longest = max(part.shape[1] for part in parts)
+        parts = [pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+    return torch.cat([*parts])
 
 
 def _offsets(lengths: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Whether a loss is the same in several processes as in one.
 
-Shape letters: Q queries, K keys, D width, N negatives a query.
+Shape letters: Q queries, K keys, D width, N negatives a query, T tokens.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 from contrastive.contracts import Memory
 from contrastive.data.batch import EmbeddedBatch, loss_arguments, recall
 from contrastive.losses.core.signature import parameters_of
+from contrastive.similarity import max_sim
 from contrastive.testing.formula import difference
 from contrastive.training.distributed import gather as gather_exactly
 
 Gather = Callable[[EmbeddedBatch], EmbeddedBatch]
 
 _FEATURES = 8
+_EMBEDDINGS, _GUIDES = ("queries", "keys"), ("guide_queries", "guide_keys")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class WorldSizeCase:
         negatives = (
             (2 if "owners" in parameters_of(self.loss) else 0) if self.num_negatives is None else self.num_negatives
         )
-        return _made_up_batch(self.num_queries, negatives, self.several_positives, seed)
+        batch = _made_up_batch(self.num_queries, negatives, self.several_positives, seed)
+        for names, setting in ((_EMBEDDINGS, "similarity"), (_GUIDES, "guide_similarity")):
+            if _said(self.loss, setting) in (max_sim, max_sim.name):
+                batch = replace(batch, **{name: _as_tokens(getattr(batch, name)) for name in names})
+        return batch
 
 
 def assert_world_size_invariant(
@@ -74,7 +80,8 @@ def assert_world_size_invariant(
 
     Starts so many processes on the CPU (gloo), each with a part of one batch: parts differ in size, from three
     processes on one is empty, the known positives of some queries are other ranks' documents, the text of one query is
-    another rank's document, and queries have different numbers of hard negatives. Each encodes its part with the same
+    another rank's document, and queries have different numbers of hard negatives. A loss that says that it compares by
+    `max_sim` gets vectors of tokens, of which the ranks have different numbers. Each encodes its part with the same
     linear encoder, gathers, and calls the loss with those fields its signature names. Compared with one process are the
     value on every rank, and the gradients of the encoder and of the loss's own parameters after
     DistributedDataParallel.
@@ -226,6 +233,24 @@ def _made_up_batch(num_queries: int, num_negatives: int, several_positives: bool
     )
 
 
+def _said(loss: nn.Module, setting: str) -> object:
+    """Return what a loss, or the one inside it, says of itself."""
+    inner = getattr(loss, "loss", None)
+    return getattr(loss, setting, None) or (_said(inner, setting) if isinstance(inner, nn.Module) else None)
+
+
+def _as_tokens(vectors: Tensor) -> Tensor:
+    """Make one to four tokens of each row, [B, 4, D]: the row, turned, and zeros for the absent ones."""
+    tokens = torch.stack([vectors.roll(place, dims=1) for place in range(4)], 1)
+    present = torch.arange(4) <= torch.arange(len(vectors))[:, None] % 4  # of every second row at most three
+    return tokens * present[..., None]
+
+
+def _shortened(value: Tensor) -> Tensor:
+    """Cut off the places that no text of a rank has a token at, as a batch of its own would not have them."""
+    return value[:, : int(value.any(-1).sum(1).max())] if value.ndim == 3 and len(value) else value
+
+
 def _part(batch: EmbeddedBatch, rank: int, size: int) -> EmbeddedBatch:
     """Return the queries of a rank with their keys; of three ranks and more the second has none."""
     assert batch.owners is not None
@@ -238,7 +263,7 @@ def _part(batch: EmbeddedBatch, rank: int, size: int) -> EmbeddedBatch:
     for field in fields(batch):
         value = getattr(batch, field.name)
         if value is not None and field.metadata["rows"] in kept:
-            values[field.name] = value[kept[field.metadata["rows"]]]
+            values[field.name] = _shortened(value[kept[field.metadata["rows"]]])
     if batch.positives is not None:
         pairs = batch.positives[mine[batch.positives[:, 0]]]
         values["positives"] = torch.stack([new_query[pairs[:, 0]], new_key[pairs[:, 1]]], 1)

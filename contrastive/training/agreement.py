@@ -1,8 +1,9 @@
 """Whether a loss compares embeddings as their encoder does, so that what is trained is what ranks.
 
 What matters is the order in which documents come. On embeddings of length 1 cosine, dot product and Euclidean distance
-put them in the same one, so there any of the three trains any. Matryoshka's short embeddings are cut from the whole
-ones and are not of length 1: only cosine treats them as an encoder of fewer dimensions does, which normalizes again.
+put them in the same one, so there any of the three trains any. Vectors of tokens are compared by max_sim alone.
+Matryoshka's short embeddings are cut from the whole ones and are not of length 1: only cosine treats them as an encoder
+of fewer dimensions does, which normalizes again, as max_sim does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 from contrastive.losses import MatryoshkaLoss
-from contrastive.similarity import ProductSimilarity, cosine, similarity_of
+from contrastive.similarity import MaxSimilarity, ProductSimilarity, cosine, similarity_of
 
 
 def loss_settings(encoder: object) -> dict[str, object]:
@@ -42,18 +43,24 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
     compares, own = getattr(loss, "similarity", None), similarity_of(encoder)
     if not isinstance(compares, ProductSimilarity):
         return
-    of_length_1 = _of_length_1(encoder)
+    of_tokens = isinstance(own, MaxSimilarity)
+    of_length_1 = not of_tokens and _of_length_1(encoder)
     cuts = of_length_1 and isinstance(loss, MatryoshkaLoss)
-    if not (compares is cosine if cuts else of_length_1 or compares is own):
+    if isinstance(compares, MaxSimilarity) != of_tokens or not (
+        compares is cosine if cuts else of_length_1 or compares is own
+    ):
         inner = loss.loss if isinstance(loss, MatryoshkaLoss) else loss
         setting = "distance" if hasattr(inner, "distance") else "similarity"
         settable = not isinstance(vars(type(inner)).get("similarity"), ProductSimilarity)
         of_cut = " of embeddings that are cut" if cuts else ""
+        advice = "choose another encoder.similarity or another loss"
+        if of_tokens:
+            advice = "token vectors are compared by max_sim, which every loss can but angle: choose another loss"
         raise ValueError(
             f"expected a loss that compares embeddings as the encoder does, got {compares} of {type(inner).__name__}"
             f"{of_cut} ({f'loss.{setting}' if settable else 'it knows no other'}) and {own} of the encoder "
             f"(encoder.similarity, or what its folder says): {f'leave loss.{setting} null, ' if settable else ''}"
-            "choose another encoder.similarity or another loss"
+            f"{advice}"
         )
 
 

@@ -52,7 +52,8 @@ def gather(batch: EmbeddedBatch, group: dist.ProcessGroup | None = None) -> Embe
     Queries come in the order of the ranks. Keys are all ranks' positives, so that key `i` still is the positive of
     query `i`; then the first further key of every query that has one, all second ones and so on, and those that all
     share: the order that one process with all rows would have. Owners and index pairs are changed to match; an owner of
-    -1 stays -1. What is ragged (known positives, teacher scores) is padded to the widest.
+    -1 stays -1. What is ragged (known positives, teacher scores) is padded to the widest, vectors of tokens to the
+    longest text.
 
     Without a process group, or with one rank, the batch is returned as it is.
 
@@ -138,11 +139,24 @@ class RankShare(Sampler[list[int]]):
 
 
 class _Shape(NamedTuple):
-    """What a rank holds of a field: its type by number, -1 if it has none; its rows; and its width, -1 of a vector."""
+    """What a rank holds of a field: its type by number, rows, width and tokens of a row; -1 for what it has not."""
 
     dtype: int
     rows: int
     width: int
+    tokens: int
+
+    @classmethod
+    def of(cls, value: Tensor | None) -> _Shape:
+        if value is None:
+            return cls(-1, 0, -1, -1)
+        width, tokens = value.shape[-1] if value.ndim > 1 else -1, value.shape[1] if value.ndim == 3 else -1
+        return cls(_DTYPES.index(value.dtype), len(value), width, tokens)
+
+    @property
+    def row(self) -> list[int]:
+        """The shape of a row."""
+        return [size for size in (self.tokens, self.width) if size >= 0]
 
 
 def _with_owners(batch: EmbeddedBatch) -> EmbeddedBatch:
@@ -155,13 +169,7 @@ def _with_owners(batch: EmbeddedBatch) -> EmbeddedBatch:
 
 def _exchange(batch: EmbeddedBatch, group: dist.ProcessGroup | None) -> dict[str, list[_Shape]]:
     """Tell all ranks what this one holds; return what each rank does, field by field."""
-    mine = []
-    for name in _ROWS:
-        value: Tensor | None = getattr(batch, name)
-        if value is None:
-            mine.append(_Shape(-1, 0, -1))
-        else:
-            mine.append(_Shape(_DTYPES.index(value.dtype), len(value), value.shape[1] if value.ndim == 2 else -1))
+    mine = [_Shape.of(getattr(batch, name)) for name in _ROWS]
     gathered = _stack_of_ranks(torch.tensor(mine, device=batch.queries.device), group).tolist()
     return {name: [_Shape(*rank[place]) for rank in gathered] for place, name in enumerate(_ROWS)}
 
@@ -177,22 +185,27 @@ def _check(held: Mapping[str, Sequence[_Shape]]) -> None:
             if (absent and filled and expected) or (not absent and shape.rows != expected and name != "positives"):
                 got = "none" if absent else shape.rows
                 raise ValueError(f"expected {name} of {expected} {kind} on rank {rank}, got {got}")
-        for what in ("dtype", "width"):
-            found = {getattr(shape, what) for shape in filled}
-            if len(found) > 1 and (what == "dtype" or name not in _PADDING):
-                names = " and ".join(sorted(str(_DTYPES[one] if what == "dtype" else one) for one in found))
+        kinds: dict[str, set[Any]] = {"dtype": {_DTYPES[shape.dtype] for shape in filled}, "ndim": {len(shape.row) + 1 for shape in filled}}
+        if name not in _PADDING:
+            kinds["width"] = {shape.width for shape in filled}
+        for what, found in kinds.items():
+            if len(found) > 1:
+                names = " and ".join(sorted(map(str, found)))
                 raise ValueError(f"expected {name} of one {what} on all ranks, got {names}")
 
 
 def _conform(value: Tensor | None, name: str, shapes: Sequence[_Shape], device: torch.device) -> Tensor:
-    """Give the local tensor the type and width that it has on all ranks; one without rows may have had others."""
-    example = max((shape for shape in shapes if shape.dtype >= 0), key=lambda shape: (shape.rows > 0, shape.width))
-    dtype = _DTYPES[example.dtype]
-    if value is None or (not len(value) and (value.ndim == 2) != (example.width >= 0)):
-        return torch.empty((0, example.width) if example.width >= 0 else (0,), dtype=dtype, device=device)
-    if value.ndim == 2 and value.shape[1] != example.width:
-        value = pad(value, (0, example.width - value.shape[1]), value=_PADDING.get(name, 0))
-    return value.to(dtype)
+    """Give the local tensor the type and rows that it has on all ranks; one without rows may have had others."""
+    filled = [shape for shape in shapes if shape.rows] or [shape for shape in shapes if shape.dtype >= 0]
+    example = max(filled, key=lambda shape: len(shape.row))
+    alike = [shape.row for shape in filled if len(shape.row) == len(example.row)]
+    row = [max(sizes) for sizes in zip(*alike, strict=True)]
+    if value is None or (not len(value) and value.ndim != 1 + len(row)):
+        return torch.empty(0, *row, dtype=_DTYPES[example.dtype], device=device)
+    missing = [wanted - held for wanted, held in zip(row, value.shape[1:], strict=True)]
+    if any(missing):
+        value = pad(value, [size for more in reversed(missing) for size in (0, more)], value=_PADDING.get(name, 0))
+    return value.to(_DTYPES[example.dtype])
 
 
 def _in_order(values: dict[str, Tensor], num_heads: int) -> dict[str, Tensor]:

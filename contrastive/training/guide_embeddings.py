@@ -14,6 +14,7 @@ from torch import Tensor
 from contrastive.contracts import Side
 from contrastive.data import Batch, Collator, Record
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embeddings_of
+from contrastive.similarity import TokenVectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,12 +22,12 @@ class GuideEmbeddings:
     """Embeddings by the integer ids of a collator, for losses such as GIST; a row of NaN where there is no text.
 
     Attributes:
-        queries: Embedding of each query, [ids, G].
-        documents: Embedding of each document, [ids, G].
+        queries: Embedding of each query, [ids, G]; or those of its tokens, none where there is no text.
+        documents: Embedding of each document, the same.
     """
 
-    queries: Tensor
-    documents: Tensor
+    queries: Tensor | TokenVectors
+    documents: Tensor | TokenVectors
 
     @classmethod
     def of(
@@ -48,12 +49,16 @@ class GuideEmbeddings:
             show_progress: Show a progress bar.
         """
 
-        def table(texts: Mapping[int, str], side: Side) -> Tensor:
-            embeddings = embeddings_of(
+        def table(texts: Mapping[int, str], side: Side) -> Tensor | TokenVectors:
+            embeddings: Tensor | TokenVectors = embeddings_of(
                 guide, list(texts.values()), side=side, cache=cache, show_progress=show_progress
-            ).cpu()
-            rows = torch.full((max(texts, default=-1) + 1, guide.dimension), float("nan"))
-            rows[torch.tensor(list(texts), dtype=torch.long)] = embeddings
+            )
+            embeddings, number = embeddings.to(torch.device("cpu")), max(texts, default=-1) + 1
+            places = torch.tensor(list(texts), dtype=torch.long)
+            if isinstance(embeddings, TokenVectors):
+                return _of_tokens(embeddings, places, number)
+            rows = torch.full((number, guide.dimension), float("nan"))
+            rows[places] = embeddings
             return rows
 
         queries, documents = collate.texts(records)
@@ -73,11 +78,20 @@ class GuideEmbeddings:
         )
 
 
-def _rows(table: Tensor, ids: Tensor, kind: str) -> Tensor:
-    """Look up the rows of ids, [B, G]; these are on the CPU, where looking costs nothing."""
+def _of_tokens(texts: TokenVectors, places: Tensor, number: int) -> TokenVectors:
+    """Put the vectors of texts at their places among so many; the others are of no tokens."""
+    nothing = TokenVectors.of_lengths(texts.vectors[:0], torch.zeros(1, dtype=torch.long))
+    order = torch.full((number,), len(texts))
+    order[places] = torch.arange(len(texts))
+    return TokenVectors.join([texts, nothing])[order]
+
+
+def _rows(table: Tensor | TokenVectors, ids: Tensor, kind: str) -> Tensor:
+    """Look up the rows of ids, [B, G] or [B, T, G]; these are on the CPU, where looking costs nothing."""
     unknown = ids >= len(table)
-    rows = table[ids.masked_fill(unknown, -1)]
-    unknown |= rows.isnan().any(1)
+    found = table[ids.masked_fill(unknown, -1)]
+    rows = found.padded() if isinstance(found, TokenVectors) else found
+    unknown |= found.lengths == 0 if isinstance(found, TokenVectors) else rows.isnan().any(1)
     if unknown.any():
         raise ValueError(
             f"expected texts that the guide has embedded, those of the training records; got {int(unknown.sum())} "

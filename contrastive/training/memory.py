@@ -7,15 +7,18 @@ Notable decisions:
 - The latest keys stand at the end of a buffer of fixed size, and how many of them count is known to Python: the rows of
   a push are a shape. So an unfilled or too old slot is never handed out, nothing waits for the device, and the loss
   needs no mask.
+- Keys of tokens have as many places as the longest so far, zeros for absent tokens: the buffer grows when a longer one
+  comes, and no more.
 - Given the gathered keys of all ranks, the queue is the same on every rank; nothing has to be sent.
 
-Shape letters: K keys of the batch, S slots, D width.
+Shape letters: K keys of the batch, S slots, D width, T tokens.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 from contrastive.encoder.encoder import Encoder
 from contrastive.encoder.two_towers import TwoTowers
+from contrastive.similarity import MaxSimilarity, concatenate, similarity_of
 
 
 class CrossBatchQueue(nn.Module):
@@ -41,9 +45,10 @@ class CrossBatchQueue(nn.Module):
         size: Slots, S; a key stays for about S / K steps.
         dimension: Width of an embedding.
         max_age: Pushes a key may stay for, its own included: 1 keeps the last batch only. None for no limit.
+        of_tokens: Whether a key is a vector a token, [T, D], and not one vector; of any number of tokens.
 
     Attributes:
-        keys: Queued embeddings, [S, D], float32, the latest last; only the last `len(queue)` count.
+        keys: Queued embeddings, [S, D] or [S, T, D], float32, the latest last; only the last `len(queue)` count.
         key_ids: Their ids, [S], -1 where unknown.
 
     Raises:
@@ -61,7 +66,7 @@ class CrossBatchQueue(nn.Module):
     keys: Tensor
     key_ids: Tensor
 
-    def __init__(self, size: int, dimension: int, max_age: int | None = None) -> None:
+    def __init__(self, size: int, dimension: int, max_age: int | None = None, *, of_tokens: bool = False) -> None:
         super().__init__()
         if size < 1 or dimension < 1:
             raise ValueError(f"expected a queue of at least one slot and dimension, got {size} and {dimension}")
@@ -69,7 +74,7 @@ class CrossBatchQueue(nn.Module):
             raise ValueError(f"expected max_age of at least 1, the latest batch, got {max_age}")
         self.size = size
         self.max_age = max_age
-        self.register_buffer("keys", torch.zeros(size, dimension))
+        self.register_buffer("keys", torch.zeros(size, *[0] * of_tokens, dimension))
         self.register_buffer("key_ids", torch.full((size,), -1))
         self._counts: deque[int] = deque()  # live keys of each push, the latest last
 
@@ -78,7 +83,7 @@ class CrossBatchQueue(nn.Module):
         return sum(self._counts)
 
     def extend(self, keys: Tensor, key_ids: Tensor, owners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append the queue, oldest first, to keys [K, D], key_ids [K] and owners [K]; its owner is -1.
+        """Append the queue, oldest first, to keys [K, D] or [K, T, D], key_ids [K] and owners [K]; its owner is -1.
 
         Queued keys have no gradient and are copies: a later push does not change them.
 
@@ -88,21 +93,25 @@ class CrossBatchQueue(nn.Module):
         self._check(keys, key_ids)
         held = slice(self.size - len(self), None)
         return (
-            torch.cat([keys, self.keys[held]]),
+            concatenate([keys, self.keys[held]]) if len(self) else keys,
             torch.cat([key_ids, self.key_ids[held]]),
             torch.cat([owners, owners.new_full((len(self),), -1)]),
         )
 
     @torch.no_grad()
     def push(self, keys: Tensor, key_ids: Tensor) -> None:
-        """Put keys [K, D] with ids [K] into the queue in place of the oldest; of more than S, the last S.
+        """Put keys [K, D] or [K, T, D] with ids [K] in the queue in place of the oldest; of more than S, the last S.
 
         Raises:
             ValueError: If the keys have another width than the queue, or there is not one id a key.
         """
         self._check(keys, key_ids)
-        # In place: others hold these buffers, such as DistributedDataParallel.
-        self.keys.copy_(torch.cat([self.keys, keys.to(self.keys)])[-self.size :])
+        latest = concatenate([self.keys, keys.to(self.keys)])[-self.size :]
+        # In place, if it fits: others hold these buffers, such as DistributedDataParallel.
+        if latest.shape == self.keys.shape:
+            self.keys.copy_(latest)
+        else:
+            self.keys = latest.clone()
         self.key_ids.copy_(torch.cat([self.key_ids, key_ids.to(self.key_ids)])[-self.size :])
         self._counts.append(min(len(keys), self.size))
         while len(self) > self.size:
@@ -120,14 +129,23 @@ class CrossBatchQueue(nn.Module):
         """Take up what `get_extra_state` returned."""
         self._counts = deque(state["counts"])
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """Make room for keys with as many tokens as those that are to be loaded."""
+        saved = state_dict.get(f"{prefix}keys")
+        if saved is not None and saved.ndim == self.keys.ndim == 3 and saved.shape[::2] == self.keys.shape[::2]:
+            self.keys = self.keys.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def extra_repr(self) -> str:
         """Describe the settings."""
-        return f"size={self.size}, dimension={self.keys.shape[1]}, max_age={self.max_age}"
+        of_tokens = ", of_tokens=True" if self.keys.ndim == 3 else ""
+        return f"size={self.size}, dimension={self.keys.shape[-1]}, max_age={self.max_age}{of_tokens}"
 
     def _check(self, keys: Tensor, key_ids: Tensor) -> None:
-        if keys.ndim != 2 or keys.shape[1] != self.keys.shape[1] or key_ids.shape != keys.shape[:1]:
+        width = self.keys.shape[-1]
+        if keys.ndim != self.keys.ndim or keys.shape[-1] != width or key_ids.shape != keys.shape[:1]:
             raise ValueError(
-                f"expected keys [K, {self.keys.shape[1]}] and key_ids [K] for the queue, "
+                f"expected keys [K, {'T, ' if self.keys.ndim == 3 else ''}{width}] and key_ids [K] for the queue, "
                 f"got {list(keys.shape)} and {list(key_ids.shape)}"
             )
 
@@ -207,7 +225,8 @@ def with_queue(
     encoder: Encoder | TwoTowers, *, size: int, max_age: int | None = None, momentum: float | None = None
 ) -> tuple[CrossBatchQueue, MomentumEncoder | None]:
     """Make a queue for the embeddings of an encoder, and the momentum encoder that fills it, if there is a momentum."""
-    queue = CrossBatchQueue(size, encoder.dimension, max_age)
+    of_tokens = isinstance(similarity_of(encoder), MaxSimilarity)
+    queue = CrossBatchQueue(size, encoder.dimension, max_age, of_tokens=of_tokens)
     return queue, None if momentum is None else MomentumEncoder(encoder, momentum)
 
 

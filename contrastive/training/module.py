@@ -28,6 +28,7 @@ from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
+from contrastive.similarity import TokenVectors
 from contrastive.training.accumulation import average_window, rewind_to_step
 from contrastive.training.agreement import check_agreement
 from contrastive.training.distributed import gather, world_size
@@ -88,7 +89,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.sparsity = sparsity
         self.health = Health()
         self.latest: EmbeddedBatch | None = None
-        self.guide_documents: Tensor | None = None
+        self.guide_documents: Tensor | TokenVectors | None = None
         self._takes_health = "health" in parameters_of(loss)
         self._window: list[Batch] = []  # the batches of this step so far
 

@@ -23,13 +23,19 @@ KINDS = ("unrelated", "all close", "misled")
 """Kinds of made-up embeddings: of no relation; all alike; every query close to another's document."""
 
 
-def rehearse(loss: nn.Module, batches: Iterable[Batch], width: int, *, remembers: bool = False) -> None:
+def rehearse(
+    loss: nn.Module,
+    batches: Iterable[Batch],
+    width: int | tuple[int, int],
+    *,
+    remembers: bool = False,
+) -> None:
     """Judge made-up embeddings of batches, so that a loss that the data cannot serve says so before training.
 
     Args:
         loss: What is to be trained.
         batches: As an epoch has them, at least one; as many are tried as it takes to find one to learn from.
-        width: Of an embedding, D.
+        width: Of an embedding, D; or (T, D) of T tokens.
         remembers: Whether there will be a memory.
 
     Raises:
@@ -56,12 +62,13 @@ def rehearse(loss: nn.Module, batches: Iterable[Batch], width: int, *, remembers
     check_learns((lambda batch: judge(remembering(batch))) if remembers else judge, chain([first], coming), width, name)
 
 
-def made_up(batch: Batch, width: int, kind: str = "unrelated") -> tuple[Tensor, Tensor]:
-    """Make up embeddings of a batch, [Q, D] and [K, D], the same ones each time."""
+def made_up(batch: Batch, width: int | tuple[int, int], kind: str = "unrelated") -> tuple[Tensor, Tensor]:
+    """Make up embeddings of a batch, [Q, D] and [K, D], or [Q, T, D] and [K, T, D], the same ones each time."""
     generator = torch.Generator().manual_seed(0)
-    queries, keys = (torch.randn(rows, width, generator=generator) for rows in (len(batch), len(batch.documents)))
+    shape = (width,) if isinstance(width, int) else width
+    queries, keys = (torch.randn(rows, *shape, generator=generator) for rows in (len(batch), len(batch.documents)))
     if kind == "all close":
-        common = torch.randn(1, width, generator=generator)
+        common = torch.randn(1, *shape, generator=generator)
         return common + 0.05 * queries, common + 0.05 * keys
     if kind == "misled" and len(batch) > 0:
         return keys[: len(batch)].roll(1, dims=0) + 0.5 * queries, keys
@@ -71,9 +78,9 @@ def made_up(batch: Batch, width: int, kind: str = "unrelated") -> tuple[Tensor, 
 def remembering(batch: EmbeddedBatch) -> EmbeddedBatch:
     """Return a batch as it looks with a memory: the closest keys there are, and others, without an owner or an id."""
     # For a loss that takes the hardest, and for one that leaves those out.
-    unrelated = torch.randn(64, batch.queries.shape[1], generator=torch.Generator().manual_seed(1))
+    unrelated = torch.randn(64, *batch.queries.shape[1:], generator=torch.Generator().manual_seed(1))
     queued = torch.cat([unrelated, batch.queries.detach()])
-    memory = CrossBatchQueue(len(queued), queued.shape[1])
+    memory = CrossBatchQueue(len(queued), queued.shape[-1], of_tokens=queued.ndim == 3)
     memory.push(queued, torch.full((len(queued),), -1))
     return recall(batch, memory)
 
@@ -92,13 +99,13 @@ def check_memory(judge: Judge, batch: EmbeddedBatch, alone: Tensor, name: str) -
         raise ValueError(f"expected a loss that uses the further keys of a memory, got {name}: {why}")
 
 
-def check_learns(judge: Judge, batches: Iterable[Batch], width: int, name: str) -> None:
+def check_learns(judge: Judge, batches: Iterable[Batch], width: int | tuple[int, int], name: str) -> None:
     """Refuse to train where no batch of those given has a gradient; stops at the first that has one.
 
     Args:
         judge: The loss of embedded batches, with a memory if there is to be one.
         batches: As training will see them.
-        width: Of an embedding, D.
+        width: As in `rehearse`.
         name: Of the loss.
 
     Raises:

@@ -21,7 +21,7 @@ from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
 from contrastive.losses.core.signature import parameters_of
 from contrastive.negatives import Kept
-from contrastive.similarity import similarity_of
+from contrastive.similarity import MaxSimilarity, similarity_of
 from contrastive.training import ContrastiveData, ContrastiveModule
 from contrastive.training.agreement import check_agreement, loss_settings
 from contrastive.training.callbacks import ClusterQueries, EmbedByGuide, FillMemory, LogTraining, MineNegatives
@@ -100,7 +100,8 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
         negatives.choose(encoder.to(trainer.strategy.root_device))  # where it will train
         encoder.cpu()  # Lightning moves it for itself
     tried = datamodule.rehearsals() if guided is None else guided.rehearsed(datamodule.rehearsals())
-    rehearse(loss, tried, encoder.dimension, remembers=memory is not None)
+    width = (2, encoder.dimension) if isinstance(similarity_of(encoder), MaxSimilarity) else encoder.dimension
+    rehearse(loss, tried, width, remembers=memory is not None)
     account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
     return Parts(data, task, encoder, module, datamodule, negatives, trainer, cache, account)
 

@@ -33,6 +33,13 @@ def filled_queue() -> CrossBatchQueue:
     return queue
 
 
+def queue_of_tokens() -> CrossBatchQueue:
+    """Four keys of five tokens of width 6, more than any of the made-up batch has."""
+    queue = CrossBatchQueue(size=8, dimension=6, of_tokens=True)
+    queue.push(torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 50, 4, -1]))
+    return queue
+
+
 def cases() -> list[WorldSizeCase]:
     """Every loss; with hard negatives and a queue, and with several positives, where it can have them."""
     found = []
@@ -43,6 +50,11 @@ def cases() -> list[WorldSizeCase]:
             found.append(WorldSizeCase(loss, memory=filled_queue()))
         if all_losses.takes_several_positives(name, options):
             found.append(WorldSizeCase(loss, several_positives=True, memory=filled_queue() if queue else None))
+    for name, options in all_losses.OF_TOKENS:
+        loss, queue = all_losses.make(name, options), all_losses.takes_a_queue(name, options)
+        several = all_losses.takes_several_positives(name, options)
+        queued = queue_of_tokens() if queue else None
+        found.append(WorldSizeCase(loss, several_positives=several, memory=queued))
     return found
 
 

@@ -1,6 +1,6 @@
 """Distances between embeddings, lower is closer, and the margins that they can reach.
 
-Shape letters: Q queries, K keys, B pairs, D width.
+Shape letters: Q queries, K keys, B pairs, D width; of a distance of tokens, [T, D] for each D.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from contrastive.losses.core.reduction import check_choice
-from contrastive.similarity import ProductSimilarity, cosine, euclidean, score_pairs, unit
+from contrastive.similarity import ProductSimilarity, cosine, euclidean, max_sim, score_pairs, unit
 
-Distance = Literal["cosine", "euclidean"]
-"""1 - cosine, in [0, 2]; or the Euclidean distance, in [0, 2] between unit vectors, without bound otherwise."""
+Distance = Literal["cosine", "euclidean", "max_sim"]
+"""1 - cosine, in [0, 2]; the Euclidean distance, in [0, 2] between unit vectors, without bound otherwise; or, of token
+vectors, 1 - max_sim, in [0, 2] and not the same from the other side."""
 
 
 def distances(queries: Tensor, keys: Tensor, distance: Distance, normalize: bool) -> Tensor:
@@ -23,8 +24,8 @@ def distances(queries: Tensor, keys: Tensor, distance: Distance, normalize: bool
     Raises:
         ValueError: If the embeddings are not two matrices of the same width.
     """
-    if distance == "cosine":
-        return 1 - score_pairs(cosine, queries, keys)
+    if distance != "euclidean":
+        return 1 - score_pairs(_bounded(distance), queries, keys)
     if normalize:
         queries, keys = unit(queries), unit(keys)
     return -score_pairs(euclidean, queries, keys)
@@ -32,8 +33,8 @@ def distances(queries: Tensor, keys: Tensor, distance: Distance, normalize: bool
 
 def distances_of_pairs(left: Tensor, right: Tensor, distance: Distance, normalize: bool) -> Tensor:
     """Return the distance within each pair, left [B, D] and right [B, D], as [B], in float32 or better."""
-    if distance == "cosine":
-        return 1 - cosine.of_pairs(left, right)
+    if distance != "euclidean":
+        return 1 - _bounded(distance).of_pairs(left, right)
     if normalize:
         left, right = unit(left), unit(right)
     return -euclidean.of_pairs(left, right)
@@ -41,6 +42,8 @@ def distances_of_pairs(left: Tensor, right: Tensor, distance: Distance, normaliz
 
 def similarity_of_distance(distance: Distance, normalize: bool) -> ProductSimilarity:
     """Return the similarity that ranks keys as a distance does: between unit vectors both distances rank as cosine."""
+    if distance == "max_sim":
+        return max_sim
     return cosine if distance == "cosine" or normalize else euclidean
 
 
@@ -51,7 +54,7 @@ def check_distance(distance: Distance, normalize: bool, margin: float) -> None:
         ValueError: Naming what there is.
     """
     check_choice("distance", distance, get_args(Distance))
-    bounded = distance == "cosine" or normalize
+    bounded = distance != "euclidean" or normalize
     if not 0 <= margin < math.inf or (bounded and margin > 2):
         reach = f" of at most 2, the largest {distance} distance of unit vectors" if bounded else ""
         raise ValueError(f"expected a finite margin of at least 0{' and' if bounded else ''}{reach}, got {margin}")
@@ -64,6 +67,11 @@ def margin_of_pairs(distance: Distance, margin: float | None, normalize: bool) -
         ValueError: As `check_distance`.
     """
     if margin is None:
-        margin = 0.5 if distance == "cosine" else 1.0
+        margin = 1.0 if distance == "euclidean" else 0.5
     check_distance(distance, normalize, margin)
     return margin
+
+
+def _bounded(distance: Distance) -> ProductSimilarity:
+    """Return the similarity of which a distance is what is missing to 1."""
+    return max_sim if distance == "max_sim" else cosine

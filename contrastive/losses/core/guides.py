@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from contrastive.masks import Mask
-from contrastive.similarity import ProductSimilarity, SimilarityName, product_similarity
+from contrastive.similarity import MaxSimilarity, ProductSimilarity, SimilarityName, product_similarity
 
 
 def guide_margin(
@@ -25,8 +25,8 @@ def guide_margin(
     such as its duplicate, is not selected). Scores are computed for the block that is asked for, never [B, B, G].
 
     Args:
-        row_guides: Embeddings of the rows by the guide, [Q, G].
-        col_guides: Embeddings of the columns by the guide, [K, G].
+        row_guides: Embeddings of the rows by the guide, [Q, G], or of their tokens.
+        col_guides: Embeddings of the columns by the guide, [K, G], or of their tokens.
         margin: How far below the score of the positive a pair is selected already.
         relative: Whether the margin is a share of the positive's score (its size, if negative) instead of a difference.
         least: The guide's score of each row's positive, [Q]; None takes pair (i, i).
@@ -58,6 +58,8 @@ def _rounding(compare: ProductSimilarity, rows: Tensor, columns: Tensor, least: 
     """Return by how much two scores of equal texts may differ, [Q]; of cosines 1e-6."""
     if compare.lengths_matter:
         return 1e-4 * least.abs()
+    if isinstance(compare, MaxSimilarity):
+        return torch.full_like(least, 1e-6)
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
     longest = torch.linalg.vector_norm(columns.nan_to_num(), dim=1)  # NaN is that of a queued key
     return 1e-6 * lengths * torch.cat([longest, longest.new_zeros(1)]).amax()

@@ -20,11 +20,13 @@ class LossOptions(TypedDict, total=False):
     """What every softmax loss can be told, by keyword, whatever the batch.
 
     Attributes:
-        similarity: Scores of queries and keys, higher is closer: a callable, or 'cosine' (default), 'dot', 'euclidean'.
+        similarity: Scores of queries and keys, higher is closer: a callable, or 'cosine' (default), 'dot', 'euclidean',
+            or 'max_sim' of token vectors, queries [Q, Tq, D] and keys [K, Tk, D], zeros for absent tokens.
         symmetric: Whether to average over both directions, positives looking for their query among all queries too.
             Hard negatives look for nothing; a query with several positives counts as their mean.
         same_side: Whether texts of a row's own side count too: queries against other queries and, if symmetric,
-            positives against other positives. Not with `positives`.
+            positives against other positives. Not with `positives`. By max_sim, which is not the same both ways, the
+            row asks; where positives look for their query it is the query that asks, as when it is searched with.
         others_negatives: Whether hard negatives that belong to other queries, by `owners`, count. They do by default.
         false_negative_margin: A negative whose score is above that of the row's positive plus this is left out as a
             probable false one; negative values leave out more. None keeps all.

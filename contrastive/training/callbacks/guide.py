@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import lightning
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from contrastive.data.batch import Batch
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+from contrastive.similarity import TokenVectors
 from contrastive.training.data_module import ContrastiveData
 from contrastive.training.guide_embeddings import GuideEmbeddings
 from contrastive.training.module import ContrastiveModule
@@ -34,9 +35,14 @@ class EmbedByGuide(Callback):
         """Embed the texts of batches one by one, before all are embedded."""
         assert self.guide is not None
         for batch in batches:
-            queries = self.guide.encode(batch.queries, side="query", show_progress=False, as_numpy=False)
-            keys = self.guide.encode(batch.documents, side="document", show_progress=False, as_numpy=False)
-            yield replace(batch, guide_queries=queries, guide_keys=keys)
+            queries: Tensor | TokenVectors = self.guide.encode(
+                batch.queries, side="query", show_progress=False, as_numpy=False
+            )
+            keys: Tensor | TokenVectors = self.guide.encode(
+                batch.documents, side="document", show_progress=False, as_numpy=False
+            )
+            guides = [each.padded() if isinstance(each, TokenVectors) else each for each in (queries, keys)]
+            yield replace(batch, guide_queries=guides[0], guide_keys=guides[1])
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Embed all texts."""

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import pickle
-
 import oracles
 import pytest
 import torch
@@ -9,18 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from contrastive import similarity
-from contrastive.similarity import (
-    ProductSimilarity,
-    cosine,
-    dot,
-    euclidean,
-    flipped,
-    named,
-    score_pairs,
-    similarity_of,
-    unit,
-)
+from contrastive.similarity import ProductSimilarity, cosine, dot, euclidean, score_pairs, unit
 
 ALL = pytest.mark.parametrize("chosen", [cosine, dot, euclidean], ids=repr)
 
@@ -92,27 +79,6 @@ def test_unit_vectors_have_length_one_and_float32() -> None:
 
 
 @ALL
-def test_is_known_by_name_and_survives_pickling(chosen: ProductSimilarity) -> None:
-    assert named(chosen.name) is chosen
-    assert named(chosen) is chosen
-    assert repr(chosen) == chosen.name
-    assert getattr(similarity, chosen.name) is chosen
-    assert pickle.loads(pickle.dumps(chosen)) == chosen
-
-
-def test_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="'cosine', 'dot', 'euclidean' or a callable, got 'manhattan'"):
-        named("manhattan")  # type: ignore[arg-type]
-
-
-def test_flipped_scores_are_the_transpose() -> None:
-    bilinear = embeddings(4, 4, seed=2)
-    queries, keys = embeddings(3, 4), embeddings(5, 4, seed=1)
-    for chosen in (cosine, lambda q, k: q @ bilinear @ k.T):
-        torch.testing.assert_close(flipped(chosen)(keys, queries), chosen(queries, keys).T)
-
-
-@ALL
 def test_shapes_that_do_not_match_are_named(chosen: ProductSimilarity) -> None:
     expected = r"expected queries \[Q, D\] and keys \[K, D\] with the same D, got \[4, 8\] and \[4, 16\]"
     for score in (chosen, lambda q, k: score_pairs(chosen, q, k)):
@@ -120,11 +86,6 @@ def test_shapes_that_do_not_match_are_named(chosen: ProductSimilarity) -> None:
             score(torch.zeros(4, 8), torch.zeros(4, 16))
         with pytest.raises(ValueError, match=r"got \[8\] and \[4, 8\]"):
             score(torch.zeros(8), torch.zeros(4, 8))
-
-
-def test_scores_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected scores \[2, 3\] of the similarity, got \[3, 2\]"):
-        score_pairs(lambda q, k: k @ q.T, torch.zeros(2, 4), torch.zeros(3, 4))
 
 
 def direct_distances(queries: Tensor, keys: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
@@ -175,14 +136,3 @@ def test_size_is_that_of_the_largest_score_there_may_be() -> None:
     assert dot.size(unit(embeddings(9, 7)).float(), unit(embeddings(9, 7)).float()) == 1
     assert euclidean.size(queries + 1e4, keys + 1e4) == euclidean.size(queries, keys) == 8  # of 5.1 + 6.0
     assert dot.size(queries[:0], keys) == dot.size(queries * 0, keys) == 1
-
-
-def test_the_similarity_of_an_encoder_is_what_it_says_and_else_cosine() -> None:
-    class Says:
-        similarity = "dot"
-
-    assert similarity_of(Says()) is dot
-    assert similarity_of(object()) is cosine
-    Says.similarity = "manhattan"
-    with pytest.raises(ValueError, match="similarity to be one of cosine, dot, euclidean, got 'manhattan'"):
-        similarity_of(Says())
