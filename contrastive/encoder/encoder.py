@@ -259,6 +259,11 @@ class Encoder(nn.Module):
         return self.head.similarity
 
     @property
+    def lexical(self) -> bool:
+        """Whether embeddings weigh the terms of the vocabulary."""
+        return self.head.lexical
+
+    @property
     def settings(self) -> dict[str, object]:
         """What, beside the weights, decides the embedding of a text and how it is compared, as plain values."""
         return {

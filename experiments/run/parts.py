@@ -94,7 +94,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
         cache=cache,
         memory=memory,
         momentum_encoder=momentum_encoder,
-        sparsity=instantiate(config.sparsity) if encoder.tower("document").head.lexical else None,
+        sparsity=instantiate(config.sparsity) if encoder.lexical else None,
     )
     if negatives is not None:
         negatives.choose(encoder.to(trainer.strategy.root_device))  # where it will train
@@ -119,7 +119,7 @@ def _warn_of_temperature(loss: nn.Module, encoder: Encoder) -> None:
     """Say so if a temperature is meant for cosines, and scores are products of weights of terms."""
     temperature = getattr(loss, "temperature", None)
     is_low = isinstance(temperature, float) and temperature < _LEAST_TEMPERATURE
-    if is_low and encoder.tower("document").head.lexical:
+    if is_low and encoder.lexical:
         log.warning(
             "A temperature of %.3g is meant for cosines; scores of encoder.representation=lexical are 10 to 30: "
             "loss.temperature=1, or experiment=lexical",

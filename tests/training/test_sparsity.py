@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from small_training import alone, dev_task, fit, records
 from torch import Tensor
 
+from contrastive.encoder import Encoder
+from contrastive.losses import InfoNCELoss, MatryoshkaLoss
 from contrastive.training.sparsity import Sparsity, active_terms, flops
 
 
@@ -49,3 +54,31 @@ def test_both_sides_have_a_weight_of_their_own() -> None:
 def test_impossible_settings_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"expected .*sparsity, got .*(-0\.1|1\.5)"):
         Sparsity(**options)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*in eval mode")
+@pytest.mark.parametrize("query_weights", ["encoder", "learnt"])
+def test_training_a_lexical_encoder_keeps_it_as_sparse_as_is_asked(
+    tiny_model_folder: Path, tmp_path: Path, query_weights: str
+) -> None:
+    def terms(weight: float) -> float:
+        encoder = Encoder.from_pretrained(tiny_model_folder, representation="lexical", query_weights=query_weights)
+        encoder.head.decoder.bias.data += 2  # more terms than a hundredth of 150
+        loss = InfoNCELoss(temperature=1.0, similarity="dot")
+        sparsity = Sparsity(0, weight, warmup_ratio=0.5) if weight else None
+        trainer = fit(encoder, loss, tmp_path, epochs=4, dev=dev_task(), sparsity=sparsity)
+        logged = {name for name in trainer.callback_metrics if "flops" in name or "terms" in name}
+        assert logged == (
+            {"train/flops", *map("train/active_terms_{}".format, ("query", "document"))} if weight else set()
+        )
+        documents = encoder.encode([record.positive for record in records()], side="document", as_numpy=False)
+        return float(active_terms(documents))
+
+    assert terms(10.0) < 0.7 * terms(0)
+
+
+def test_weights_of_terms_are_not_cut(tiny_model_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_model_folder, representation="lexical")
+    loss = MatryoshkaLoss(InfoNCELoss(similarity="dot"), dimensions=[8, 32])
+    with pytest.raises(ValueError, match=r"can stand alone for MatryoshkaLoss, got weights of terms"):
+        alone(encoder, loss)
