@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.machine import machine
 from contrastive.statistics import bootstrap_interval, paired_difference
+from experiments.evaluate.baselines import WORD_MATCHING
 from experiments.results.files import HEADLINE, write_json
 
 OURS = ["loss=infonce", "optimizer.learning_rate=1e-4", "trainer.max_epochs=3"]
@@ -95,7 +96,8 @@ def run(folder: Path, recipe: list[str]) -> None:
 def judged(folders: dict[str, Path]) -> dict[str, PerQuery]:
     """Read the systems of some runs: BM25 and the untuned encoder once, what was trained by the name of its recipe."""
     first = next(iter(folders.values()))
-    systems = {"BM25": read(first / "BM25.per_query.csv"), "untuned": read(first / "before.per_query.csv")}
+    systems = {name: read(first / f"{name}.per_query.csv") for name in WORD_MATCHING}
+    systems["untuned"] = read(first / "before.per_query.csv")
     systems |= {name: read(folder / "after.per_query.csv") for name, folder in folders.items()}
     return with_mean(systems)
 
@@ -116,7 +118,7 @@ def transferred(options: argparse.Namespace, folders: dict[str, Path]) -> dict[s
         if not (output / "metrics.json").exists():
             command = [sys.executable, "-m", "experiments.evaluate", "--model", model, "--data", str(options.data)]
             subprocess.run([*command, "--split", "dev", "--output", str(output)], check=True)
-        systems["BM25"] = read(output / "BM25.per_query.csv")
+        systems |= {baseline: read(output / f"{baseline}.per_query.csv") for baseline in WORD_MATCHING}
         systems[name] = read(output / "encoder.per_query.csv")
     return with_mean(systems)
 
@@ -147,7 +149,7 @@ def intervals(rows: PerQuery) -> dict[str, Any]:
 
 def differences(systems: dict[str, PerQuery]) -> dict[str, Any]:
     """Return the paired differences of every trained system from the untuned encoder and from the other recipes."""
-    trained = [name for name in systems if name not in ("BM25", "untuned")]
+    trained = [name for name in systems if name not in (*WORD_MATCHING, "untuned")]
     pairs = [(name, "untuned") for name in trained]
     first = trained[0]
     pairs += [(name, first) for name in trained[1:] if ", seed" not in name and recipe_of(name) != recipe_of(first)]

@@ -1,4 +1,4 @@
-"""The roster: every loss of the library with what the tests need to know of it. A new loss is an entry here.
+"""The roster: every loss of the library with what tests need to know of it; of one without an entry `usual` says it.
 
 The batteries read it: `loss_battery` compares the ranking losses with their papers, `test_options_table` runs the table
 of options, and what is checked of every loss, such as health, ranks and training, takes the settings.
@@ -181,7 +181,7 @@ ROSTER: dict[str, Entry] = {
             {"margin": 0.2, "relative_margin": True, "symmetric": True, "temperature": 0.2},
             {"contrast_queries": False, "contrast_positives": False, "temperature": 0.2},
             {"contrast_queries": False, "hardness": 3.0, "others_negatives": False, "temperature": 0.2},
-            {**TOKENS, "guide_similarity": "max_sim", "margin": 0.2, "symmetric": True, "temperature": 0.2},
+            {**TOKENS, "guide_similarity": "max_sim", "symmetric": True, "temperature": 0.2},
         ],
     ),
     "SigLIPLoss": Entry(
@@ -299,6 +299,17 @@ OF_TOKENS: list[tuple[str, Settings]] = [
 ]
 """Every loss that vectors of tokens can be given to."""
 CLASSES: dict[str, type[nn.Module]] = {name: getattr(losses, name) for name in losses.__all__ if name.endswith("Loss")}
+
+
+def usual(kind: Any) -> Entry:
+    """What suffices for most losses: the oracle that is called as its function, and the options of the family."""
+    table = {"temperature": 0.3} if kind.shared else {}
+    oracle = getattr(oracles_softmax, kind.function.__name__, None)
+    options = [{}, {**table, "symmetric": True}] if kind.shared else [{}]
+    return Entry([{}], table, oracle, options if oracle else [])
+
+
+ROSTER |= {name: usual(kind) for name, kind in CLASSES.items() if name not in ROSTER}
 SETTINGS = [(name, settings) for name, entry in ROSTER.items() for settings in entry.settings]
 OF_PAIRS = ("ContrastiveLoss", "OnlineContrastiveLoss", "CoSENTLoss", "AnglELoss")
 DENSE = ("TripletLoss", "MarginMSELoss", "DistillKLLoss", "MatryoshkaLoss", *OF_PAIRS)

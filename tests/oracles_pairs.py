@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from oracles import SIMILARITIES, Pairs, cosine, dot, euclidean, reduce
+from oracles import SIMILARITIES, Pairs, dot, euclidean, reduce
 from torch import Tensor
 
 
@@ -75,10 +75,11 @@ def cosent(
     right: Tensor,
     targets: list[float],
     *,
+    similarity: str = "cosine",
     temperature: float = 0.05,
     weights: list[float] | None = None,
 ) -> Tensor:
-    scores = [cosine(a, b) for a, b in zip(left, right, strict=True)]
+    scores = [SIMILARITIES[similarity](a, b) for a, b in zip(left, right, strict=True)]
     return in_order(scores, targets, temperature, weights)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,6 +29,22 @@ def settle_padding(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel
         fitting = (token for token, id_ in ids.items() if id_ is not None and (rows is None or id_ < rows))
         # No ordinary token: it would be cut out of texts as a special one from then on.
         tokenizer.pad_token = next(fitting, None)
+
+
+def keep_markers_whole(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:
+    """Have a tokenizer take a marker that a prompt begins with, such as "[unused0] ", for the one token that it is.
+
+    A marker is a word in square brackets that is in the vocabulary; some have a space at their end there. A tokenizer
+    that splits at punctuation would make many tokens of it.
+    """
+    for prompt in prompts:
+        word, space, _ = prompt.partition(" ")
+        if not (word.startswith("[") and word.endswith("]")):
+            continue
+        vocabulary = tokenizer.get_vocab()
+        marker = next((each for each in (word + space, word) if each in vocabulary), None)
+        if marker is not None and tokenizer.tokenize(marker) != [marker]:
+            tokenizer.add_tokens([AddedToken(marker, normalized=False, special=True)], special_tokens=True)
 
 
 def check_token_ids(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> None:
@@ -79,9 +96,12 @@ def default_max_length(
 
 
 def check_max_length(
-    max_length: int, backbone: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
+    max_length: int,
+    backbone: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str = "max_length",
 ) -> None:
-    """Refuse a maximum length, in tokens, that leaves no room for a token or has no positions.
+    """Refuse a maximum length of some name, in tokens, that leaves no room for a token or has no positions.
 
     Raises:
         ValueError: If it is out of range.
@@ -89,7 +109,7 @@ def check_max_length(
     least = tokenizer.num_special_tokens_to_add() + 1
     most = positions_of(backbone)
     if max_length < least or (most is not None and max_length > most):
-        raise ValueError(f"expected max_length from {least} to {most or 'any'} for this model, got {max_length}")
+        raise ValueError(f"expected {name} from {least} to {most or 'any'} for this model, got {max_length}")
 
 
 def freeze_layers(backbone: PreTrainedModel, frozen_layers: int) -> None:

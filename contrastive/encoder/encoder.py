@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Never, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, get_args, overload
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from contrastive.encoder.backbone import (
     checkpoint_activations,
     default_max_length,
     freeze_layers,
+    keep_markers_whole,
     settle_padding,
 )
 from contrastive.encoder.cpu_dropout import use_fast_dropout
@@ -48,30 +49,18 @@ from contrastive.encoder.in_order import Window
 from contrastive.encoder.micro_batches import (
     TokenCount,
     default_tokens_per_batch,
-    micro_batches,
     padded,
     positions,
     token_counts,
 )
 from contrastive.encoder.model_folder import open_pretrained, write_pretrained
+from contrastive.encoder.reading import Reading, Text, TrainingWindows
 from contrastive.encoder.tokens import Row, cached_windows, further_inputs, padding_id, token_rows
 from contrastive.encoder.trial import trial_rows, try_out
 from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-TrainingWindows = Literal["first", "random", "all"]
-
-_TEXTS_PER_TOKENIZATION = 4096
-"""Texts whose token ids are held at a time: a few MB, and enough for even micro-batches."""
-
-
-class _Text(NamedTuple):
-    """A text with its prompt; `is_query` only where the sides are embedded differently."""
-
-    words: str
-    is_query: bool
 
 
 class Encoder(nn.Module):
@@ -82,7 +71,8 @@ class Encoder(nn.Module):
         tokenizer: Its tokenizer, which pads on the right from now on.
         head: What makes embeddings of the vectors of tokens.
         representation: Name of the head, see `heads.HEADS`.
-        query_prompt: Text put before every query.
+        query_prompt: Text put before every query. A word of the vocabulary in square brackets at its beginning, such as
+            "[unused0] ", is one token: a marker.
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to, special ones included; of a document whose head reads `windows`, tokens of
             a window.
@@ -124,7 +114,7 @@ class Encoder(nn.Module):
         super().__init__()
         check_max_length(max_length, backbone, tokenizer)
         if query_length is not None:
-            check_max_length(query_length, backbone, tokenizer)
+            check_max_length(query_length, backbone, tokenizer, "query_length")
         if training_windows not in get_args(TrainingWindows):
             raise ValueError(
                 f"expected training_windows to be one of {', '.join(get_args(TrainingWindows))}, got "
@@ -135,6 +125,7 @@ class Encoder(nn.Module):
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise ValueError(f"expected tokens_per_batch of at least 1, got {tokens_per_batch}")
         settle_padding(tokenizer, plain(backbone))
+        keep_markers_whole(tokenizer, (query_prompt, document_prompt))
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.head = head
@@ -334,6 +325,19 @@ class Encoder(nn.Module):
         embeddings = self._embed_in_order([*asked, *found], draws if deduplicate else range(len(draws)), self._budget)
         return _batch(embeddings[: len(queries)]), _batch(embeddings[len(queries) :])
 
+    def weigh_queries(self, documents: Sequence[str]) -> None:
+        """Let the head weigh the tokens of queries by how rare they are in documents, if it does and has not yet."""
+        if not self.head.is_weighed:
+            windows = cached_windows(
+                self.tokenizer,
+                documents,
+                max_length=self.max_length,
+                further=self.further_inputs,
+                whole=self.head.windows,
+            )
+            rows = (np.concatenate([row.reshape(-1, row.shape[-1])[0] for row in each]) for each in windows)
+            self.head.weigh((torch.from_numpy(row).long() for row in rows), len(windows))
+
     @overload
     def encode(
         self,
@@ -421,11 +425,11 @@ class Encoder(nn.Module):
     def _budget(self) -> int:
         return self.tokens_per_batch or default_tokens_per_batch(self.device)
 
-    def _prompted(self, texts: Sequence[str], side: Side) -> list[_Text]:
+    def _prompted(self, texts: Sequence[str], side: Side) -> list[Text]:
         """Return the texts with the prompt of their side in front; of which side they are, if it makes a difference."""
         check_texts(texts)
         prompt = self.prompt(side)
-        return [_Text(prompt + text, side == "query" and self._sides_differ) for text in texts]
+        return [Text(prompt + text, side == "query" and self._sides_differ) for text in texts]
 
     @property
     def _sides_differ(self) -> bool:
@@ -434,7 +438,7 @@ class Encoder(nn.Module):
 
     def _embed_in_order(
         self,
-        prompted: Sequence[_Text],
+        prompted: Sequence[Text],
         draws: Sequence[Hashable],
         budget: int | None,
         tell: Callable[[int], object] = lambda _: None,
@@ -445,50 +449,26 @@ class Encoder(nn.Module):
         return self.head.in_order(pieces, torch.from_numpy(positions(list(distinct), draws)).to(self.device))
 
     def _pieces(
-        self, texts: Sequence[_Text], budget: int | None, tell: Callable[[int], object]
+        self, texts: Sequence[Text], budget: int | None, tell: Callable[[int], object]
     ) -> Iterator[tuple[Sequence[Window], Tensor]]:
-        """Embed texts in micro-batches; yield which windows each is of and their embeddings, and tell how many.
-
-        Longest first: running out of memory shows at once. Characters are a good guess at tokens, so that texts which
-        are tokenised together are of similar length; among them the order is by tokens.
-        """
-        order = list(range(len(texts)))
-        if len(texts) > _TEXTS_PER_TOKENIZATION:
-            order.sort(key=lambda number: len(texts[number].words), reverse=True)
-        for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
-            chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
-            windows = self._windows([texts[number] for number in chunk])
-            places = [(chunk[place], number) for place, rows in enumerate(windows) for number in range(len(rows))]
-            rows = [row for of_text in windows for row in of_text]
-            is_query = torch.tensor([texts[number].is_query for number, _ in places], device=self.device)
-            for batch in micro_batches(token_counts(rows), budget, padding=self.padding):
-                yield [places[place] for place in batch], self._embed([rows[place] for place in batch], is_query[batch])
-                tell(sum(places[place][1] == 0 for place in batch))
-
-    def _windows(self, texts: Sequence[_Text]) -> list[list[Row]]:
-        """Return the token ids of each text, one row or, of a long document that is read whole, several."""
-        whole = self.head.windows and not (self.training and self.training_windows == "first")
-        found: dict[int, list[Row]] = {}
-        for is_query in {text.is_query for text in texts}:
-            of_side = [number for number, text in enumerate(texts) if text.is_query == is_query]
-            windows = cached_windows(
-                self.tokenizer,
-                [texts[number].words for number in of_side],
-                max_length=self.query_length or self.max_length if is_query else self.max_length,
-                further=self.further_inputs,
-                whole=whole and not is_query,
-            )
-            found |= zip(of_side, windows, strict=True)
-        if self.training and self.training_windows == "random":
-            found = {number: [rows[int(torch.randint(len(rows), ()))]] for number, rows in found.items()}
-        return [found[number] for number in range(len(texts))]
+        """Embed texts in micro-batches; yield which windows each is of and their embeddings, and tell how many."""
+        reading = Reading(
+            self.tokenizer,
+            self.further_inputs,
+            self.query_length or self.max_length,
+            self.max_length,
+            "first" if not self.head.windows else self.training_windows if self.training else "all",
+        )
+        for windows, rows, is_query in reading.batches(texts, budget, padding=self.padding):
+            yield windows, self._embed(rows, torch.tensor(is_query, device=self.device))
+            tell(sum(number == 0 for _, number in windows))
 
     def _embed(self, rows: Sequence[Row], is_query: Tensor) -> Tensor:
         """Run one batch of token ids through backbone and head, [B, D] or [B, T, D]."""
         inputs = padded(rows, padding_id(self.tokenizer), self.further_inputs)
         self.tokens_seen.real += sum(token_counts(rows))
+        inputs = dict(self.head.fill_up({name: given.to(self.device) for name, given in inputs.items()}, is_query))
         self.tokens_seen.padded += inputs["input_ids"].numel()
-        inputs = {name: given.to(self.device) for name, given in inputs.items()}
         if self.head.reads_queries or not is_query.any():
             return self.head(self.backbone(**inputs)[0], inputs, is_query)
         if is_query.all():

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from contrastive.data.json_files import read_objects
+from contrastive.encoder.colbert_format import KIND, OF_PYLATE, Late, of_pylate, of_stanford
 from contrastive.encoder.heads import HEADS, Head
+from contrastive.encoder.heads.tokens import projected_to
+from contrastive.encoder.loading import read_tensors
 from contrastive.encoder.module_files import log_unused, read_if_there, write_json
 from contrastive.encoder.routes import unrouted, write_modules
 
@@ -26,13 +29,11 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "transformer_task": (None, "feature-extraction", "fill-mask"),  # see `_check_task`
     "module_output_name": (None, "token_embeddings"),
     "processing_kwargs": (None, {}),
-    "query_length": (None,),
-    "document_length": (None,),
-    "query_expansion": (None,),
 }
+_LENGTHS = ("query_length", "document_length", "query_expansion")
 # Keys that are read, or that say nothing about embeddings.
 _OF_MODULES = {"idx", "name", "path", "type"}
-_OF_TRANSFORMER = {*_HARMLESS, "modality_config", "max_seq_length", "do_lower_case", "unpad_inputs"}
+_OF_TRANSFORMER = {*_HARMLESS, *_LENGTHS, "modality_config", "max_seq_length", "do_lower_case", "unpad_inputs"}
 _OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _OWN = "contrastive.json"
@@ -76,13 +77,20 @@ def read_settings(folder: Path) -> FolderSettings:
             is not as it should be.
     """
     about = _read_about(folder / "config_sentence_transformers.json")
+    if (stanford := of_stanford(folder)) is not None:
+        return _late_settings(stanford, "", folder)
     if not (folder / "modules.json").is_file():
         log_unused(folder / "config_sentence_transformers.json", about, {"__version__"})
         return FolderSettings()
     modules = _read_modules(folder)
-    representation, options = _read_head(folder, modules, about)
     transformer = _transformer_config(folder / modules[0]["path"])
     _check_task(folder, transformer, modules)
+    if about.get("model_type") == KIND:
+        return _pylate_settings(folder, modules, about, transformer)
+    representation, options = _read_head(folder, modules, about)
+    lengths, expansion = _lengths(transformer, folder)
+    if expansion and representation != "tokens":
+        raise ValueError(f"{folder} sets query_expansion, which is not supported of one vector a text")
     own = read_if_there(folder / _OWN)
     return FolderSettings(
         backbone=modules[0]["path"],
@@ -90,13 +98,14 @@ def read_settings(folder: Path) -> FolderSettings:
         head={
             "similarity": about.get("similarity_fn_name"),
             **options,
+            **expansion,
             **{name: own[name] for name in own.keys() & {"windows"}},
         },
         query_prompt=_prompt(about, "query"),
         document_prompt=_prompt(about, *_DOCUMENT_PROMPTS),
-        max_length=_max_length(transformer, folder),
+        max_length=lengths["document"],
         lowercase=bool(transformer.get("do_lower_case")),
-        query_length=own.get("query_length"),
+        query_length=own.get("query_length") or lengths["query"],
         load_head=lambda head: head.load(folder, modules),
     )
 
@@ -115,7 +124,8 @@ def write_settings(
     Its `encode_query` and `encode_document` use the prompts; its plain `encode` uses none.
     """
     write_modules(folder, [head.transformer, *head.save(folder)])
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    lengths = {"max_seq_length": max_length, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", lengths | _query_lengths(head, query_length))
     about = {
         "model_type": head.model_type,
         "prompts": {"query": query_prompt, "document": document_prompt},
@@ -125,6 +135,22 @@ def write_settings(
     if head.windows or query_length is not None:
         write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length})
     write_json(folder / "config_sentence_transformers.json", about)
+
+
+def _query_lengths(head: Head, query_length: int | None) -> dict[str, Any]:
+    """Return what a Transformer module is told of queries; only where there are versions that understand it."""
+    if head.model_type != "MultiVectorEncoder":
+        return {}
+    length = head.settings.get("query_expansion")
+    if length is None:
+        return {} if query_length is None else {"query_length": query_length}
+    expansion = {
+        "strategy": "fixed" if query_length == length else "min",
+        "attend": head.settings["attend_to_expansion"],
+        "token": None,
+        "length": length,
+    }
+    return {"query_expansion": expansion, **({} if query_length in (None, length) else {"query_length": query_length})}
 
 
 def _read_modules(folder: Path) -> list[dict[str, Any]]:
@@ -152,11 +178,65 @@ def _read_head(
     raise ValueError(f"{folder} chains modules of no known kind: {', '.join(module['type'] for module in modules)}")
 
 
+def _late_settings(
+    said: Late, backbone: str, projection: Path, about: Mapping[str, Any] | None = None
+) -> FolderSettings:
+    """Return the settings of a late-interaction model in another library's words, whose projection lies in a folder."""
+    weights = projection / "model.safetensors"
+    if not weights.is_file() or "linear.weight" not in (found := read_tensors(weights)):
+        raise ValueError(f"expected the projection of a ColBERT, linear.weight, in {weights}, found none")
+    prompts: Mapping[str, Any] = {"prompts": {}} if about is None else about
+    return FolderSettings(
+        backbone=backbone,
+        representation="tokens",
+        head={"dimension": len(found["linear.weight"]), **said.head},
+        query_prompt=said.query_marker + (_prompt(prompts, "query") or "").removeprefix(said.query_marker),
+        document_prompt=said.document_marker
+        + (_prompt(prompts, *_DOCUMENT_PROMPTS) or "").removeprefix(said.document_marker),
+        max_length=said.document_length,
+        query_length=said.query_length,
+        load_head=lambda head: head.load(projection, [{"type": "torch.nn.Dense", "path": ""}]),
+    )
+
+
+def _pylate_settings(
+    folder: Path, modules: Sequence[Mapping[str, Any]], about: Mapping[str, Any], transformer: Mapping[str, Any]
+) -> FolderSettings:
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if kinds != ["Transformer", "Dense"]:
+        raise ValueError(f"{folder} chains the modules {', '.join(kinds)}; expected Transformer and Dense of a ColBERT")
+    projection = folder / modules[1]["path"]
+    projected_to(projection, unsaid="token_embeddings")
+    found = _late_settings(of_pylate(about), modules[0]["path"], projection, about)
+    if found.max_length is not None:
+        return found
+    return replace(found, max_length=_max_length(transformer, folder))
+
+
+def _lengths(config: Mapping[str, Any], folder: Path) -> tuple[dict[str, int | None], dict[str, Any]]:
+    """Return the tokens a text of each side is cut to, and options of a head that fills queries up."""
+    longest = _max_length(config, folder)
+    found = {side: _max_length(config, folder, f"{side}_length") for side in ("query", "document")}
+    expansion = config.get("query_expansion")
+    if expansion is None:
+        if found["document"] is not None and found["query"] is None:
+            found["query"] = longest
+        return {"query": found["query"], "document": found["document"] or longest}, {}
+    if not isinstance(expansion, dict) or type(length := expansion.get("length")) is not int:
+        raise ValueError(f"expected query_expansion of {folder} to have a length, got {expansion!r:.80}")
+    if expansion.get("token") not in (None, "[MASK]"):
+        raise ValueError(f"{folder} fills queries up with {expansion['token']!r}; supported is the mask token")
+    if expansion.get("strategy") == "fixed":
+        found["query"] = length
+    options = {"query_expansion": length, "attend_to_expansion": bool(expansion.get("attend"))}
+    return {"query": found["query"], "document": found["document"] or longest}, options
+
+
 def _read_about(path: Path) -> dict[str, Any]:
     """Read what a folder says of the whole model, and log the prompts that neither side uses."""
     about = read_if_there(path)
     supported = sorted({head.model_type for head in HEADS.values()})
-    if about.get("model_type") not in (None, *supported):
+    if about.get("model_type") not in (None, KIND, *supported):
         raise ValueError(f"{path.parent} is a {about['model_type']}; supported is a {' or a '.join(supported)}")
     prompts, default = about.get("prompts") or {}, about.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
@@ -173,7 +253,7 @@ def _read_about(path: Path) -> dict[str, Any]:
         )
     if about.get("max_active_dims") is not None:
         raise ValueError(f"{path.parent} keeps {about['max_active_dims']} terms of a text, which is not supported")
-    log_unused(path, about, _OF_THE_WHOLE)
+    log_unused(path, about, _OF_THE_WHOLE | (OF_PYLATE if about.get("model_type") == KIND else set()))
     return {**about, "prompts": {name: text for name, text in prompts.items() if text is not None}}
 
 
@@ -209,11 +289,11 @@ def _inner_settings(config: Mapping[str, Any], key: str, folder: Path) -> dict[s
     return inner
 
 
-def _max_length(config: Mapping[str, Any], folder: Path) -> int | None:
+def _max_length(config: Mapping[str, Any], folder: Path, key: str = "max_seq_length") -> int | None:
     """Return the tokens a text is cut to by a Transformer module, None if it does not say."""
-    length = config.get("max_seq_length")
+    length = config.get(key)
     if length is not None and (type(length) is not int or length < 1):
-        raise ValueError(f"expected max_seq_length of {folder} to be a number of tokens, got {length!r:.80}")
+        raise ValueError(f"expected {key} of {folder} to be a number of tokens, got {length!r:.80}")
     return length
 
 

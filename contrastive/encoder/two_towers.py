@@ -113,6 +113,10 @@ class TwoTowers(nn.Module):
         query = self.query(queries, side="query", deduplicate=deduplicate)
         return query, self.document(documents, side="document", deduplicate=deduplicate)
 
+    def weigh_queries(self, documents: Sequence[str]) -> None:
+        """Let the tower of the queries weigh their tokens; see `Encoder.weigh_queries`."""
+        self.query.weigh_queries(documents)
+
     def encode(self, texts: Sequence[str], *, side: Side = "query", **options: Any) -> Any:
         """Embed texts with the tower of `side`, [B, D], without gradients; `options` as for `Encoder.encode`.
 

@@ -17,7 +17,7 @@ from contrastive.contracts import Similarity
 from contrastive.data import RetrievalTask
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.retrieval import TaskEmbeddings, self_answers
-from contrastive.similarity import unit
+from contrastive.similarity import score_texts, unit
 
 
 def triplet_accuracy(
@@ -51,8 +51,8 @@ def triplet_accuracy(
     similarity = embeddings.similarity if similarity is None else similarity
     for query_id, negative in negatives.items():
         columns = [column[document_id] for document_id in (negative, *_relevant(task, query_id))]
-        query = embeddings.queries[row[query_id]][None].double()
-        scores = similarity(query, embeddings.documents[columns].double())[0]
+        place = row[query_id]
+        scores = score_texts(similarity, embeddings.queries[place : place + 1], embeddings.documents[columns])[0]
         correct += (scores[1:] > scores[0]).tolist()
     if not correct:
         raise ValueError("expected at least one query with a relevant document and a negative, got none")

@@ -13,20 +13,20 @@ from contrastive.data import RetrievalTask, normalise_text
 from contrastive.encoder.embedding_cache import EmbeddingCache, embeddings_of
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.ties import TieBreaker
-from contrastive.similarity import ProductSimilarity, cosine, similarity_of
+from contrastive.similarity import Embeddings, ProductSimilarity, cosine, score_texts, similarity_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskEmbeddings:
-    """Embeddings of a task's queries [Q, D] and of its corpus [N, D], with the ids of their rows.
+    """Embeddings of a task's queries and of its corpus, a vector a text or several, with the ids of their rows.
 
     `similarity` is how they are to be compared, that of the encoder they are from.
     """
 
     query_ids: tuple[str, ...]
-    queries: Tensor
+    queries: Embeddings
     document_ids: tuple[str, ...]
-    documents: Tensor
+    documents: Embeddings
     similarity: ProductSimilarity = cosine
 
 
@@ -45,7 +45,7 @@ def embed(
         ValueError: If there is a cache, and the encoder does not say what its embeddings depend on.
     """
 
-    def encode(texts: Mapping[str, str], side: Side) -> Tensor:
+    def encode(texts: Mapping[str, str], side: Side) -> Embeddings:
         return embeddings_of(encoder, list(texts.values()), side=side, cache=cache, show_progress=show_progress)
 
     return TaskEmbeddings(
@@ -90,8 +90,8 @@ def rank_embedded(
 
 @torch.no_grad()
 def retrieve(
-    queries: Tensor,
-    documents: Tensor,
+    queries: Embeddings,
+    documents: Embeddings,
     query_ids: Sequence[str],
     document_ids: Sequence[str],
     *,
@@ -103,17 +103,19 @@ def retrieve(
     """Return the documents closest to each query, ties broken by document id (see `ties`).
 
     Scores are computed in float64: in float32 a sum depends in its last bits on the shape of the block, and now and
-    then that moves a score across a boundary of rounding. What counts as a tie, 1e-6 of a cosine, is as small beside
-    the scores of other similarities: 1e-6 times their `ProductSimilarity.size`. Memory beside the embeddings is that of
-    one block of scores and of the result.
+    then that moves a score across a boundary of rounding. Those of token vectors are float32 even so, for the time it
+    takes (see `similarity.packed`). What counts as a tie, 1e-6 of a cosine, is as small beside the scores of other
+    similarities: 1e-6 times their `ProductSimilarity.size`. Memory beside the embeddings is that of one block of scores
+    and of the result.
 
     Args:
-        queries: Embeddings [Q, D].
-        documents: Embeddings [N, D].
+        queries: Embeddings of Q queries.
+        documents: Embeddings of N documents.
         query_ids: Id of each query, [Q].
         document_ids: Id of each document, [N], all different.
         depth: Documents to return for each query; fewer if the corpus is smaller.
-        similarity: Maps [Q, D] and [N, D] to scores [Q, N], higher is closer: that of the encoder, see `similarity_of`.
+        similarity: Maps queries and documents to scores [Q, N], higher is closer: that of the encoder, see
+            `similarity_of`.
         block_size: At most this many queries and this many documents are compared at once.
         exclude: Ids of documents that a query, by its id, is not to be given.
 
@@ -121,22 +123,26 @@ def retrieve(
         ValueError: If ids and embeddings differ in number, an id occurs twice, or a score is not finite.
     """
     for what, ids, embeddings in (("queries", query_ids, queries), ("documents", document_ids, documents)):
-        if embeddings.ndim != 2 or len(ids) != len(embeddings):
-            raise ValueError(f"expected {what} [{len(ids)}, D], one a given id, got {list(embeddings.shape)}")
+        is_matrix = not isinstance(embeddings, Tensor) or embeddings.ndim == 2
+        if not is_matrix or len(ids) != len(embeddings):
+            got = list(embeddings.shape) if isinstance(embeddings, Tensor) else f"those of {len(embeddings)} texts"
+            raise ValueError(f"expected {what} [{len(ids)}, D], one a given id, got {got}")
     if len(set(query_ids)) != len(query_ids):
         raise ValueError("expected query ids that differ")
     if depth < 1 or block_size < 1:
         raise ValueError(f"expected depth and block_size of at least 1, got {depth} and {block_size}")
     ties = TieBreaker(document_ids)
     refused = _pairs(exclude or {}, query_ids, document_ids)
-    size = similarity.size(queries, documents) if isinstance(similarity, ProductSimilarity) else 1.0
+    size = 1.0
+    if isinstance(similarity, ProductSimilarity) and isinstance(queries, Tensor) and isinstance(documents, Tensor):
+        size = similarity.size(queries, documents)
     found: dict[str, tuple[list[str], list[float]]] = {}
     for top in range(0, len(queries), block_size):
         rows = slice(top, min(top + block_size, len(queries)))
         best = torch.empty(rows.stop - top, 0, dtype=torch.long, device=queries.device)
         for left in range(0, len(documents), block_size):
             columns = slice(left, min(left + block_size, len(documents)))
-            packed = ties.pack(similarity(queries[rows].double(), documents[columns].double()) / size, columns)
+            packed = ties.pack(score_texts(similarity, queries[rows], documents[columns]) / size, columns)
             _refuse(packed, refused, rows, columns)
             candidates = torch.cat([best, packed], dim=1)
             best = candidates.topk(min(depth, candidates.shape[1])).values

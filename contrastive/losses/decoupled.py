@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from contrastive.losses.core.choice import Rows
+from contrastive.losses.core.log_sums import Judged
 from contrastive.losses.core.module import LossModule
 from contrastive.losses.core.options import SoftmaxOptions
 from contrastive.losses.core.ranking import ranking_loss
-from contrastive.similarity import check_shapes, cosine, full_precision, max_sim
+from contrastive.similarity import MaxSimilarity, check_shapes, cosine, full_precision, named
 
 
 def decoupled_contrastive(
@@ -28,7 +29,7 @@ def decoupled_contrastive(
 
     Yeh et al. 2021 (https://arxiv.org/abs/2110.06848, eq. 6; weights of section 3.3 with sigma 0.5, and 1 without). In
     InfoNCE a positive that is found easily takes the gradient away from its negatives; here it does not, which helps
-    small batches most. The weights, by cosine or of tokens by max_sim, are constants here: no gradient flows through them.
+    small batches most. The weights, by cosine or max_sim, are constants here: no gradient flows through them.
     With several positives the first term is their mean, and there are no weights. The loss has no lower bound.
 
     The paper holds every view against both views of all others: `symmetric=True, same_side=True`, at temperature 0.1.
@@ -51,12 +52,13 @@ def decoupled_contrastive(
         tensor(-1.)
     """
     if sigma is None:
-        return ranking_loss(lambda rows: rows.sums.negatives, queries, keys, options, by_log_sums=True)
+        return ranking_loss(_negatives, queries, keys, options, by_log_sums=True)
     if not 0 < sigma < math.inf:
         raise ValueError(f"expected a finite sigma above 0, got {sigma}")
     if options.get("positives") is not None:
         raise ValueError("expected key i to be the one positive of query i with sigma, got `positives`")
-    compare = max_sim if options.get("similarity") in (max_sim, max_sim.name) else cosine
+    own = named(options.get("similarity", cosine))
+    compare = own if isinstance(own, MaxSimilarity) else cosine
     check_shapes(queries, keys, compare)
     with torch.no_grad():
         heads = keys[: len(queries)]
@@ -67,6 +69,10 @@ def decoupled_contrastive(
         return rows.sums.negatives + (1 - full_precision(weights)[rows.rows]) * rows.sums.target
 
     return ranking_loss(weighted, queries, keys, options, by_log_sums=True)
+
+
+def _negatives(rows: Rows) -> Judged:
+    return Judged(rows.sums.negatives, of_positives=0.0, of_negatives=1.0)
 
 
 class DecoupledContrastiveLoss(LossModule, function=decoupled_contrastive):

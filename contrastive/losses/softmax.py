@@ -161,7 +161,7 @@ def _with_label_smoothing(label_smoothing: float) -> Formula:
         raise ValueError(f"expected label_smoothing from 0 to below 1, got {label_smoothing}")
 
     def smoothed(rows: Rows) -> Tensor:
-        return cross_entropy(rows) - label_smoothing * _mean_candidate(rows)
+        return cross_entropy(rows).losses - label_smoothing * _mean_candidate(rows)
 
     return smoothed if label_smoothing else cross_entropy
 

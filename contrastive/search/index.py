@@ -1,4 +1,4 @@
-"""Search in an embedded corpus: exact, by the same ranking that evaluation measures."""
+"""Search in an embedded corpus: exact, by the same ranking that evaluation measures, mixed with BM25 where asked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from contrastive.data.texts import check_texts
-from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
-from contrastive.evaluation import Rankings, retrieve
+from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embeddings_of
+from contrastive.evaluation import Rankings, fuse, retrieve
+from contrastive.evaluation.bm25 import BM25Index, rank_by_words
+from contrastive.evaluation.fusion import DEPTH, check_weights
+from contrastive.evaluation.hybrid_file import ENCODER, WORDS
 from contrastive.search.passages import split_passages, title_and_body
-from contrastive.similarity import similarity_of
+from contrastive.similarity import Embeddings, score_texts, similarity_of
 
 _log = logging.getLogger(__name__)
 
@@ -26,11 +26,12 @@ class Hit:
     Attributes:
         rank: Its place, 1 is the best.
         id: Id of the document.
-        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer.
+        score: Similarity of query and document, that of the encoder (a cosine is -1 to 1), higher is closer; from 0
+            to 1 of a mixture with BM25; of BM25 alone its score.
         title: The first line of the document, its beginning if that is long.
         text: The whole document.
         passage: The part of the document that is closest to the query; None if not asked for, or if it has no text.
-        passage_score: Similarity of query and passage.
+        passage_score: Similarity of query and passage, by the encoder.
     """
 
     rank: int
@@ -50,10 +51,12 @@ class SearchIndex:
         documents: Text of each document by id, its title as the first line.
         cache: Where the embeddings are kept between programs; None embeds the documents anew.
         show_progress: Show a progress bar while the documents are embedded.
+        weights: Of BM25 (`WORDS`) and the encoder (`ENCODER`), as of a `Hybrid`; None ranks by the encoder alone. If
+            the encoder has none, only passages are embedded.
 
     Raises:
         TypeError: If a document is not a string.
-        ValueError: If there is no document.
+        ValueError: If there is no document, or the weights are none; see `fuse`.
 
     Example:
         >>> from contrastive.encoder import Encoder, embedded_minilm
@@ -70,28 +73,30 @@ class SearchIndex:
         *,
         cache: EmbeddingCache | None = None,
         show_progress: bool = False,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         if not documents:
             raise ValueError("expected at least one document to search, got none")
         self.encoder = encoder
         self.similarity = similarity_of(encoder)
         self.documents = dict(documents)
+        self.weights = {ENCODER: 1.0} if weights is None else dict(weights)
+        check_weights(self.weights, dict.fromkeys((WORDS, ENCODER)))
         self._ids = tuple(self.documents)
         texts = list(self.documents.values())
+        self._words = BM25Index(texts, spelling=True) if self.weights.get(WORDS) else None
+        if not self.weights.get(ENCODER):
+            return
+        started = time.perf_counter()
+        self._embeddings = embeddings_of(encoder, texts, side="document", cache=cache, show_progress=show_progress)
         if cache is None:
-            started = time.perf_counter()
-            self._embeddings = encoder.encode(texts, side="document", show_progress=show_progress, as_numpy=False)
             _log.info("%s documents embedded in %.0f s", f"{len(texts):,}", time.perf_counter() - started)
-        else:
-            self._embeddings = torch.from_numpy(
-                cache.embed(encoder, texts, side="document", show_progress=show_progress)
-            )
 
     def search(self, queries: Sequence[str], k: int = 10, *, passages: bool = True) -> list[list[Hit]]:
         """Return the k documents closest to each query, best first, all of them if there are fewer.
 
-        Order and scores are those of `contrastive.evaluation.retrieve`: ties are broken by document id. A document is
-        found even if the query is its very text.
+        Order and scores are those of `contrastive.evaluation.retrieve`, or `fuse` of a mixture: ties are broken by
+        document id. A document is found even if the query is its very text; by BM25 alone, only if it shares a word.
 
         Args:
             queries: Any number of queries.
@@ -109,9 +114,8 @@ class SearchIndex:
         if blank is not None:
             raise ValueError(f"expected queries with text, got {queries[blank]!r} at position {blank}")
         embedded = self.encoder.encode(queries, side="query", show_progress=False, as_numpy=False)
-        self._embeddings = self._embeddings.to(embedded.device)  # the encoder may have moved, and a cache is on the CPU
         names = [str(place) for place in range(len(queries))]
-        rankings = retrieve(embedded, self._embeddings, names, self._ids, depth=k, similarity=self.similarity)
+        rankings = self._rank(dict(zip(names, queries, strict=True)), embedded, k)
         best = self._best_passages(embedded, rankings) if passages else {}
         return [
             [
@@ -121,18 +125,31 @@ class SearchIndex:
             for name in names
         ]
 
-    def _best_passages(self, queries: Tensor, rankings: Rankings) -> dict[tuple[str, str], tuple[str, float]]:
-        """Return the passage closest to each query [Q, D] in each of its documents, with its score."""
+    def _rank(self, queries: Mapping[str, str], embedded: Embeddings, k: int) -> Rankings:
+        """Rank by the encoder, by BM25, or by both."""
+        systems = {}
+        depth = k if self._words is None else max(k, DEPTH)
+        if self.weights.get(ENCODER):
+            self._embeddings = self._embeddings.to(embedded.device)  # the encoder may have moved, a cache is on the CPU
+            systems[ENCODER] = retrieve(
+                embedded, self._embeddings, list(queries), self._ids, depth=depth, similarity=self.similarity
+            )
+        if self._words is not None:
+            systems[WORDS] = rank_by_words(self._words, queries, self._ids, depth=depth)
+        return fuse(systems, {name: self.weights[name] for name in systems}, depth=k)
+
+    def _best_passages(self, queries: Embeddings, rankings: Rankings) -> dict[tuple[str, str], tuple[str, float]]:
+        """Return the passage closest to each query in each of its documents, with its score."""
         found = {id_ for ids in rankings.documents.values() for id_ in ids}
         passages = {id_: split_passages(title_and_body(self.documents[id_])[1]) for id_ in sorted(found)}
         texts = list(dict.fromkeys(passage for parts in passages.values() for passage in parts))
         row = {text: index for index, text in enumerate(texts)}
-        embedded = self.encoder.encode(texts, side="document", show_progress=False, as_numpy=False).double()
+        embedded = self.encoder.encode(texts, side="document", show_progress=False, as_numpy=False)
         best = {}
-        for query, (name, ids) in zip(queries.double(), rankings.documents.items(), strict=True):
+        for place, (name, ids) in enumerate(rankings.documents.items()):
             for id_ in ids:
                 parts = embedded[[row[passage] for passage in passages[id_]]]
-                scores = self.similarity(query[None], parts)[0].tolist()
+                scores = score_texts(self.similarity, queries[place : place + 1], parts)[0].tolist()
                 if scores:
                     best[name, id_] = max(zip(passages[id_], scores, strict=True), key=lambda scored: scored[1])
         return best

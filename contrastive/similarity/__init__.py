@@ -1,18 +1,20 @@
 """How close two embeddings are, every query against every key, higher is closer.
 
 A text is one vector, compared by `cosine`, `dot` or `euclidean` (`products`), or vectors of its tokens
-(`token_vectors`), compared by `max_sim`. Only these know which; whoever compares texts takes them all.
+(`token_vectors`), compared by `max_sim`. Only these know which; whoever compares texts takes them all (`packed`).
 """
 
-from contrastive.similarity.max_sim import MaxSimilarity, max_sim
+from contrastive.similarity.max_sim import MaxSimilarity, max_dot, max_sim
 from contrastive.similarity.naming import (
     check_similarity_name,
     flipped,
     named,
+    of_tokens,
     product_similarity,
     score_pairs,
     similarity_of,
 )
+from contrastive.similarity.packed import Embeddings, finite_texts, mean_vectors, score_text_pairs, score_texts
 from contrastive.similarity.products import (
     AddGradients,
     ProductSimilarity,
@@ -28,6 +30,7 @@ from contrastive.similarity.token_vectors import TokenVectors, concatenate
 
 __all__ = [
     "AddGradients",
+    "Embeddings",
     "MaxSimilarity",
     "ProductSimilarity",
     "SimilarityName",
@@ -38,12 +41,18 @@ __all__ = [
     "cosine",
     "dot",
     "euclidean",
+    "finite_texts",
     "flipped",
     "full_precision",
+    "max_dot",
     "max_sim",
+    "mean_vectors",
     "named",
+    "of_tokens",
     "product_similarity",
     "score_pairs",
+    "score_text_pairs",
+    "score_texts",
     "similarity_of",
     "unit",
 ]

@@ -18,7 +18,7 @@ Shape letters: Q queries of Tq tokens, K keys of Tk tokens, D width, n present t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,20 +27,27 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
 from contrastive.similarity.differentiation import differentiable_once
-from contrastive.similarity.products import AddGradients, ProductSimilarity, unit
+from contrastive.similarity.products import AddGradients, ProductSimilarity, full_precision, unit
 
-_BLOCK = 2**22
-"""Scores of tokens that are made at a time, 16 MiB in float32."""
+_BLOCK, _GPU_BLOCK = 2**19, 2**26
+"""Scores of tokens that are made at a time: 2 MiB in float32, which a cache holds until the largest are found, a fifth
+of the time of the whole; on a GPU 256 MiB, as a block takes as long to launch as to make."""
 
-_BLOCK_ROWS = 256
+_BLOCK_ROWS = 512
 """Tokens of queries in a block: enough for the matrix product."""
+
+_BLOCK_SLOPES = 2**22
+"""Pairs of a token and a key whose gradients are brought back at a time, 16 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MaxSimilarity(ProductSimilarity):
-    """The mean over a query's tokens of the largest product with a token of the document.
+    """The mean, or sum, over a query's tokens of the largest product with a token of the document.
 
     Shapes: queries [Q, Tq, D], keys [K, Tk, D], scores [Q, K]; vectors of zeros are absent tokens.
+
+    Attributes:
+        mean: Whether it is the mean over the tokens.
 
     Example:
         >>> query = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
@@ -50,13 +57,14 @@ class MaxSimilarity(ProductSimilarity):
     """
 
     shape: ClassVar[str] = "T, D"
+    mean: bool = True
 
     def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Map prepared queries [Q, Tq, D] and keys [K, Tk, D] to scores [Q, K]."""
         if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
-            scores: Tensor = _Scores.apply(queries, keys)  # type: ignore[no-untyped-call]
+            scores: Tensor = _Scores.apply(queries, keys, self.mean)  # type: ignore[no-untyped-call]
             return scores
-        return _compare(queries, keys, graph=False)[0]
+        return _compare(queries, keys, graph=False, mean=self.mean)[0]
 
     def score_block(
         self,
@@ -74,7 +82,7 @@ class MaxSimilarity(ProductSimilarity):
             What brings a gradient of these, [r, K], to both sides; only with `graph`.
         """
         asking, answering = (keys, queries) if flipped else (queries, keys)
-        scores, closest = _compare(asking, answering, graph=graph)
+        scores, closest = _compare(asking, answering, graph=graph, mean=self.mean)
         torch.div(scores.T if flipped else scores, temperature, out=out)
 
         def add(
@@ -94,7 +102,8 @@ class MaxSimilarity(ProductSimilarity):
             products = left @ right.transpose(-1, -2)
         largest = products.masked_fill(~right.any(-1)[..., None, :], -torch.inf).max(-1).values  # of equals the first
         present = left.any(-1) & right.any(-1).any(-1, keepdim=True)
-        return torch.where(present, largest, 0).sum(-1) / present.sum(-1).clamp_min(1)
+        total = torch.where(present, largest, 0).sum(-1)
+        return total / present.sum(-1).clamp_min(1) if self.mean else total
 
     def size(self, queries: Tensor, keys: Tensor) -> float:  # noqa: ARG002
         """Return 1, as for a cosine."""
@@ -111,6 +120,7 @@ class _Closest:
         owners: Whose they are, [n].
         shares: What each counts for in the score of its query, [n].
         closest: The token of each key that is closest to each token, [n, K]; none without a graph.
+        answers: Which keys have a token, [K]: whoever has none gives and gets nothing.
     """
 
     tokens: Tensor
@@ -118,17 +128,17 @@ class _Closest:
     owners: Tensor
     shares: Tensor
     closest: Tensor
+    answers: Tensor
 
     def add_gradients(self, keys: Tensor, of_scores: Tensor, of_queries: Tensor | None, of_keys: Tensor | None) -> None:
         """Add to the gradients of queries [Q, Tq, D] and keys [K, Tk, D] what one of the scores, [Q, K], gives them."""
         if not len(self.tokens) or not keys.shape[0] or not keys.shape[1]:
             return
-        here = keys.any(-1).any(1)  # whoever has no token gives and gets nothing
         starts = torch.arange(len(keys), device=keys.device) * keys.shape[1]
-        size = max(1, _BLOCK // len(keys))
+        size = max(1, _BLOCK_SLOPES // len(keys))
         for start in range(0, len(self.tokens), size):
             rows = slice(start, start + size)
-            slopes = of_scores[self.owners[rows]] * self.shares[rows, None] * here
+            slopes = of_scores[self.owners[rows]] * self.shares[rows, None] * self.answers
             closest = self.closest[rows] + starts
             if of_queries is not None:
                 added = embedding_bag(closest, keys.flatten(0, 1), per_sample_weights=slopes, mode="sum")
@@ -138,20 +148,26 @@ class _Closest:
 
 
 @torch.no_grad()
-def _compare(queries: Tensor, keys: Tensor, *, graph: bool) -> tuple[Tensor, _Closest]:
+def _compare(queries: Tensor, keys: Tensor, *, graph: bool, mean: bool) -> tuple[Tensor, _Closest]:
     """Return the scores [Q, K] of prepared queries [Q, Tq, D] and keys [K, Tk, D], and which tokens made them."""
-    present = queries.any(-1)
+    present = _present(queries)
     places = present.flatten().nonzero()[:, 0]
     tokens = queries.flatten(0, 1)[places]
     owners = places // max(1, queries.shape[1])
-    shares = (1 / present.sum(1).clamp_min(1).to(tokens.dtype))[owners]
+    counts = present.sum(1).clamp_min(1).to(tokens.dtype)
+    shares = (1 / counts if mean else torch.ones_like(counts))[owners]
     scores = tokens.new_zeros(len(queries), len(keys))
     closest = torch.zeros(len(tokens), len(keys) if graph else 0, dtype=_index_type(keys), device=keys.device)
-    here, numbers = keys.any(-1), torch.arange(len(keys), device=keys.device)
+    here, numbers = _present(keys), torch.arange(len(keys), device=keys.device)
     first = here.to(torch.uint8).argmax(1) if keys.shape[1] and not here.all() else None
-    # An absent token repeats the first one of its text, and so is never closer than all that are there.
-    stand_in = keys if first is None else torch.where(here[..., None], keys, keys[numbers, first][:, None])
-    for rows, columns, products in _blocks(tokens, stand_in):
+
+    def filled(columns: slice) -> Tensor:
+        """Return some keys, whose absent tokens repeat the first one there is: never closer than all that are there."""
+        if first is None:
+            return keys[columns]
+        return torch.where(here[columns, :, None], keys[columns], keys[numbers[columns], first[columns]][:, None])
+
+    for rows, columns, products in _blocks(tokens, keys.shape[:2], filled):
         if graph:
             largest, place = products.max(-1)
             if first is not None:
@@ -160,41 +176,44 @@ def _compare(queries: Tensor, keys: Tensor, *, graph: bool) -> tuple[Tensor, _Cl
         else:
             largest = products.amax(-1)
         scores[:, columns].index_add_(0, owners[rows], largest * shares[rows, None])
-    return scores, _Closest(tokens, places, owners, shares, closest)
+    return scores, _Closest(tokens, places, owners, shares, closest, here.any(1))
 
 
 class _Scores(torch.autograd.Function):
     """Scores with a graph."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, mean: bool) -> Tensor:
         """Return the scores, [Q, K]."""
-        scores, ctx.closest = _compare(queries, keys, graph=True)
+        scores, ctx.closest = _compare(queries, keys, graph=True, mean=mean)
         ctx.shape = queries.shape
         ctx.save_for_backward(keys)
         return scores
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, of_scores: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, of_scores: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of queries and keys."""
         (keys,) = ctx.saved_tensors
         of_queries, of_keys = of_scores.new_zeros(ctx.shape), torch.zeros_like(keys)
         ctx.closest.add_gradients(keys, of_scores, of_queries, of_keys)
-        return of_queries, of_keys
+        return of_queries, of_keys, None
 
 
-def _blocks(tokens: Tensor, keys: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+def _blocks(
+    tokens: Tensor, shape: Sequence[int], keys: Callable[[slice], Tensor]
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield rows of tokens [n, D], columns of keys [K, Tk, D], and their products [r, c, Tk], memory used again."""
-    number, length = keys.shape[:2]
+    number, length = shape
     if not length or not len(tokens):
         return
     most_rows = min(len(tokens), _BLOCK_ROWS)
-    most_columns = max(1, min(number, _BLOCK // max(1, most_rows * length)))
+    size = _BLOCK if tokens.device.type == "cpu" else _GPU_BLOCK
+    most_columns = max(1, min(number, size // max(1, most_rows * length)))
     buffer = tokens.new_empty(most_rows * most_columns * length)
     for left in range(0, number, most_columns):
         columns = slice(left, min(left + most_columns, number))
-        compared = keys[columns].flatten(0, 1)
+        compared = keys(columns).flatten(0, 1)
         for top in range(0, len(tokens), most_rows):
             rows = slice(top, min(top + most_rows, len(tokens)))
             height = rows.stop - top
@@ -213,9 +232,48 @@ def _add_by_place(total: Tensor, places: Tensor, weights: Tensor, tokens: Tensor
     total.index_add_(0, found, sums)
 
 
+def _present(vectors: Tensor) -> Tensor:
+    """Return which of prepared vectors [B, T, D] are not all zeros, [B, T]: by their lengths, which is the quickest."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    return lengths != 0
+
+
+class _Unit(torch.autograd.Function):
+    """`unit`, whose gradient takes two passes over the tokens and no further memory."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        """Return vectors of length 1, or zeros."""
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        lengths = torch.where(lengths > 0, lengths, 1)
+        prepared = vectors / lengths
+        ctx.save_for_backward(prepared, lengths)
+        return prepared
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, of_prepared: Tensor) -> tuple[Tensor]:
+        """Return what of the gradient turns the vectors, by their lengths."""
+        prepared, lengths = ctx.saved_tensors
+        along = torch.linalg.vecdot(of_prepared, prepared)[..., None]
+        return (torch.addcmul(of_prepared, prepared, along, value=-1).div_(lengths),)
+
+
+def _prepare(vectors: Tensor) -> Tensor:
+    vectors = full_precision(vectors)
+    if not (torch.is_grad_enabled() and vectors.requires_grad):
+        return unit(vectors)
+    prepared: Tensor = _Unit.apply(vectors)  # type: ignore[no-untyped-call]
+    return prepared
+
+
 def _index_type(keys: Tensor) -> torch.dtype:
     return torch.int16 if keys.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
 
 
-max_sim = MaxSimilarity("max_sim", prepare=unit)
+max_sim = MaxSimilarity("max_sim", prepare=_prepare)
 """Mean over the tokens of a query of the largest cosine with a token of the document, in [-1, 1]."""
+
+max_dot = MaxSimilarity("max_dot", prepare=full_precision, mean=False)
+"""Sum over the tokens of a query of the largest dot product with a token of the document, as ColBERT has it: of queries
+whose tokens weigh differently, since the length of a token's vector is what it weighs."""

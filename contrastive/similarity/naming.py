@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from contrastive.contracts import Similarity
-from contrastive.similarity.max_sim import MaxSimilarity, max_sim
+from contrastive.similarity.max_sim import MaxSimilarity, max_dot, max_sim
 from contrastive.similarity.products import (
     ProductSimilarity,
     SimilarityName,
@@ -23,7 +23,9 @@ from contrastive.similarity.products import (
     full_precision,
 )
 
-_KNOWN: Mapping[SimilarityName, ProductSimilarity] = {each.name: each for each in (cosine, dot, euclidean, max_sim)}
+_KNOWN: Mapping[SimilarityName, ProductSimilarity] = {
+    each.name: each for each in (cosine, dot, euclidean, max_sim, max_dot)
+}
 
 
 def named(similarity: Similarity | SimilarityName) -> Similarity:
@@ -58,6 +60,11 @@ def product_similarity(name: str) -> ProductSimilarity:
         ValueError: If there is none of that name.
     """
     return _KNOWN[check_similarity_name(name)]
+
+
+def of_tokens(similarity: Similarity | SimilarityName) -> bool:
+    """Whether a similarity, or its name, is of vectors of tokens."""
+    return isinstance(named(similarity), MaxSimilarity)
 
 
 def similarity_of(encoder: object) -> ProductSimilarity:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from contrastive.contracts import Similarity
 
-SimilarityName = Literal["cosine", "dot", "euclidean", "max_sim"]
+SimilarityName = Literal["cosine", "dot", "euclidean", "max_sim", "max_dot"]
 
 
 AddGradients = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], None]
@@ -96,8 +96,11 @@ class ProductSimilarity:
             What brings a gradient of these, [r, K], to both sides; only with `graph`.
         """
         if not self.lengths_matter:
-            queries = queries / temperature  # a pass over these, and not over the scores
-            torch.mm(queries, keys.T, out=out)
+            if isinstance(temperature, Tensor):
+                queries = queries / temperature  # a pass over these, and not over the scores
+                torch.mm(queries, keys.T, out=out)
+            else:
+                torch.addmm(out, queries, keys.T, beta=0, alpha=1 / temperature, out=out)
             return partial(_add_of_products, queries, keys, temperature)
         # Autograd follows distances down to the embeddings: a gradient that is made of products of long vectors has no
         # digits left for the differences of close ones.
@@ -144,7 +147,16 @@ def _add_of_products(
     of_keys: Tensor | None,
     of_temperature: Tensor | None,
 ) -> None:
-    """Add to the gradients, see `AddGradients`, for scores that are products of queries divided by a temperature."""
+    """Add to the gradients, see `AddGradients`, for scores that are products of queries divided by a temperature.
+
+    By a tensor the queries are divided already.
+    """
+    if not isinstance(temperature, Tensor):
+        if of_queries is not None:
+            of_queries.addmm_(of_scores, keys, alpha=1 / temperature)
+        if of_keys is not None:
+            of_keys.addmm_(of_scores.T, queries, alpha=1 / temperature)
+        return
     if of_queries is not None or of_temperature is not None:
         divided = of_scores @ keys / temperature
         if of_queries is not None:

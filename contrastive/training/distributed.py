@@ -185,7 +185,10 @@ def _check(held: Mapping[str, Sequence[_Shape]]) -> None:
             if (absent and filled and expected) or (not absent and shape.rows != expected and name != "positives"):
                 got = "none" if absent else shape.rows
                 raise ValueError(f"expected {name} of {expected} {kind} on rank {rank}, got {got}")
-        kinds: dict[str, set[Any]] = {"dtype": {_DTYPES[shape.dtype] for shape in filled}, "ndim": {len(shape.row) + 1 for shape in filled}}
+        kinds: dict[str, set[Any]] = {
+            "dtype": {_DTYPES[shape.dtype] for shape in filled},
+            "ndim": {len(shape.row) + 1 for shape in filled},
+        }
         if name not in _PADDING:
             kinds["width"] = {shape.width for shape in filled}
         for what, found in kinds.items():

@@ -28,7 +28,7 @@ from contrastive.encoder.finite import NotFiniteError, check_weights
 from contrastive.evaluation import embed, evaluate_rankings, rank_embedded
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
-from contrastive.similarity import TokenVectors
+from contrastive.similarity import TokenVectors, finite_texts
 from contrastive.training.accumulation import average_window, rewind_to_step
 from contrastive.training.agreement import check_agreement
 from contrastive.training.distributed import gather, world_size
@@ -182,7 +182,7 @@ class ContrastiveModule(lightning.LightningModule):
         """Rank the whole corpus of the dev task and log the metrics as `dev/<metric>`."""
         shows_progress = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
         embeddings = embed(self.encoder, task, show_progress=shows_progress, cache=self.cache)
-        if not (embeddings.queries.isfinite().all() and embeddings.documents.isfinite().all()):
+        if not (finite_texts(embeddings.queries).all() and finite_texts(embeddings.documents).all()):
             raise NotFiniteError(
                 f"expected finite embeddings of {task.name} {self._now}, got NaN or infinity among them"
             )

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add = described.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     add("--baseline", help="folder of a run, name of a system, before, BM25 or BM25+spelling (the first run)")
+    add("--row", choices=["after", "hybrid"], default="after", help="what of each run is compared (%(default)s)")
     add("--metric", default="ndcg@10", help="a column of the per-query results (%(default)s)")
     add("--alpha", type=float, default=0.05, help="level of tests; intervals are at 1 - alpha (%(default)s)")
     add("--moved", type=int, default=3, metavar="N", help="queries to show that gained and lost most (%(default)s)")

@@ -71,6 +71,7 @@ def comparison(
     baseline: str | None = None,
     *,
     metric: str = "ndcg@10",
+    row: str = "after",
     alpha: float = 0.05,
     num_moved: int = 3,
     common: bool = False,
@@ -82,6 +83,7 @@ def comparison(
         folders: Of finished runs.
         baseline: Name of a system, folder of a run, or one of `UNTRAINED`; the system of the first run if None.
         metric: A column of the per-query results.
+        row: What of each run is compared, `after` or `hybrid`.
         alpha: Level of the tests; intervals are at 1 - alpha.
         num_moved: How many queries to name that gained most, and that lost most.
         common: Whether to compare the common queries where runs were judged on different ones.
@@ -93,7 +95,7 @@ def comparison(
     """
     is_folder = baseline is not None and baseline not in UNTRAINED and Path(baseline).is_dir()
     wanted = [*folders, Path(baseline)] if is_folder and baseline is not None else folders
-    runs = [read_run(folder, metric) for folder in dict.fromkeys(folder.resolve() for folder in wanted)]
+    runs = [read_run(folder, metric, row) for folder in dict.fromkeys(folder.resolve() for folder in wanted)]
     data = _different_data(runs, allowed=different_data)
     systems = group(runs)
     scores = {system.name: [run.scores for run in system.runs] for system in systems}

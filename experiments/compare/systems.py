@@ -34,7 +34,7 @@ class Run:
         settings: What makes its system, by dotted name.
         data: What makes its data and the split it was judged on, by dotted name.
         commit: State of the code, None if that is not known.
-        scores: Of the trained encoder, by query id.
+        scores: Of the trained encoder, or its hybrid, by query id.
     """
 
     folder: Path
@@ -53,15 +53,16 @@ class System:
     runs: Sequence[Run]
 
 
-def read_run(folder: Path, metric: str) -> Run:
+def read_run(folder: Path, metric: str, row: str = "after") -> Run:
     """Read a finished run.
 
     Args:
         folder: As `experiments.run` leaves it.
         metric: A column of its per-query results.
+        row: What of it is compared, `after` or `hybrid`.
 
     Raises:
-        FileNotFoundError: If the folder is not that of a run.
+        FileNotFoundError: If the folder is not that of a run, or it did not judge that.
         ValueError: If the run is not finished, lacks the metric, or a file cannot be read.
     """
     config, report = results.read_run(folder, needed=("config.yaml", "metrics.json"))
@@ -76,11 +77,11 @@ def read_run(folder: Path, metric: str) -> Run:
     of_the_data |= {f"its {key}": value for key, value in data.items() if key != "queries"}
     settings = {key: value for key, value in flat.items() if _makes_a_system(key)}
     commit = (report.get("git") or {}).get("commit")
-    return Run(folder, seed, settings, of_the_data, commit, read_scores(folder, "after", metric))
+    return Run(folder, seed, settings, of_the_data, commit, read_scores(folder, row, metric))
 
 
 def read_scores(folder: Path, system: str, metric: str) -> dict[str, float]:
-    """Read a metric of every query as one of the systems in a run's folder (BM25, before, after) scored it.
+    """Read a metric of every query as one of the systems in a run's folder (BM25, before, after, hybrid) scored it.
 
     Raises:
         FileNotFoundError: If the run did not judge that system.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from experiments import cli
@@ -15,6 +16,9 @@ examples:
   python -m experiments.evaluate --model sentence-transformers/all-mpnet-base-v2 --data DIR
   python -m experiments.evaluate --model minilm --data jobs data.seed=1 encoder.max_length=128
 """
+
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> float | None:
@@ -41,6 +45,7 @@ def evaluate(options: argparse.Namespace) -> float:
     from rich.console import Console
 
     from experiments.evaluate.baselines import WORD_MATCHING
+    from experiments.evaluate.hybrids import WORDS, hybrid_of, judge_hybrid
     from experiments.evaluate.judging import judge_bm25, judge_encoder
     from experiments.results import files as results
 
@@ -51,10 +56,15 @@ def evaluate(options: argparse.Namespace) -> float:
     if task is None:
         raise ValueError(f"expected data {data.name!r} to have a {options.split} split, it has none")
     encoder = cli.on_device(instantiate(config.encoder), options.device)
+    hybrid = hybrid_of(options.model)
     folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
     folder.mkdir(parents=True, exist_ok=True)
     judged = {name: judge_bm25(task, query, spelling=spelling) for name, spelling in WORD_MATCHING.items()}
     judged["encoder"] = judge_encoder(encoder, task, judged["BM25"].rankings, query)
+    if hybrid is None:
+        log.info("No row of a hybrid: there is no hybrid.json with the model. A run fits one on its dev split")
+    else:
+        judged["hybrid"] = judge_hybrid(hybrid, judged[WORDS], judged["encoder"], task, query)
     for name, judgement in judged.items():
         results.write_system(folder, name, judgement.rankings, judgement.results)
     systems = {name: judgement.summary() for name, judgement in judged.items()}
@@ -66,6 +76,8 @@ def evaluate(options: argparse.Namespace) -> float:
     results.print_table(title, {name: judgement.results for name, judgement in judged.items()}, console)
     grades = {name: judgement.top_grades for name, judgement in judged.items()}
     results.print_top(query, {name: judgement.top for name, judgement in judged.items()}, console, grades)
+    if hybrid is not None:
+        console.print(f"hybrid: {hybrid}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"\nEverything is in {folder}", soft_wrap=True, markup=False, highlight=False)
     return judged["encoder"].results.means["ndcg@10"]
 

@@ -23,8 +23,9 @@ from contrastive.evaluation import (
     triplet_accuracy,
     uniformity,
 )
+from contrastive.evaluation.fusion import DEPTH
 from contrastive.masks import normalise_text
-from contrastive.similarity import similarity_of
+from contrastive.similarity import mean_vectors, score_text_pairs, similarity_of
 from contrastive.statistics import paired_difference
 from experiments.evaluate.baselines import USER_QUERY, bm25_once
 from experiments.results.judgement import Judgement
@@ -48,8 +49,8 @@ def judge_bm25(
     rankings = Rankings(
         *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
     )
-    top, grades = _top(ranked, task, num_top), grades_of_top(ranked, task, user_query, num_top)
-    return Judgement(rankings, evaluate_rankings(rankings, task), top, grades)
+    top, grades = texts_of_top(ranked, task, num_top), grades_of_top(ranked, task, user_query, num_top)
+    return Judgement(rankings, evaluate_rankings(rankings, task), top, grades, asked=ranked)
 
 
 def judge_encoder(
@@ -70,18 +71,19 @@ def judge_encoder(
         embeddings.documents,
         [USER_QUERY],
         embeddings.document_ids,
-        depth=num_top,
+        depth=DEPTH,
         similarity=embeddings.similarity,
     )
     negatives = {"random": random_negatives(task), "bm25_hard": hard_negatives(task, bm25)}
     return Judgement(
         rankings,
         evaluate_rankings(rankings, task),
-        _top(asked, task, num_top),
+        texts_of_top(asked, task, num_top),
         grades_of_top(asked, task, user_query, num_top),
         embedding_health(embeddings, task, negatives),
         similarities(embeddings, task, negatives),
         similarity_of(encoder).name,
+        asked,
     )
 
 
@@ -90,8 +92,9 @@ def embedding_health(
 ) -> dict[str, float]:
     """Return triplet accuracies (share, higher is better), alignment and uniformity (lower is better).
 
-    Accuracies are by the encoder's similarity; alignment and uniformity are of directions alone, whatever that is. An
-    accuracy that no triplet supports is left out: every document may be relevant, or BM25 may find nothing.
+    Accuracies are by the encoder's similarity; alignment and uniformity are of directions alone, whatever that is, and
+    of several vectors a text about their mean. An accuracy that no triplet supports is left out: every document may be
+    relevant, or BM25 may find nothing.
 
     Args:
         embeddings: Of the task.
@@ -104,9 +107,10 @@ def embedding_health(
         if any(task.qrels.get(query_id) for query_id in chosen)
     }
     rows, columns = _places(embeddings, _relevant_pairs(task))
-    health["alignment"] = alignment(embeddings.queries[rows], embeddings.documents[columns]).item()
-    if len(embeddings.documents) > 1:
-        health["uniformity"] = uniformity(embeddings.documents).item()
+    queries, documents = mean_vectors(embeddings.queries), mean_vectors(embeddings.documents)
+    health["alignment"] = alignment(queries[rows], documents[columns].to(queries.device)).item()
+    if len(documents) > 1:
+        health["uniformity"] = uniformity(documents).item()
     return health
 
 
@@ -124,7 +128,9 @@ def similarities(
     scores = {}
     for kind, chosen in pairs.items():
         rows, columns = _places(embeddings, chosen)
-        scores[kind] = embeddings.similarity.of_pairs(embeddings.queries[rows], embeddings.documents[columns]).tolist()
+        scores[kind] = score_text_pairs(
+            embeddings.similarity, embeddings.queries, embeddings.documents, rows, columns
+        ).tolist()
     return scores
 
 
@@ -147,6 +153,11 @@ def grades_of_top(rankings: Rankings, task: RetrievalTask, user_query: str, num_
     return None
 
 
+def texts_of_top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[tuple[float, str]]:
+    """Return the best documents for the user's query, as (score, text)."""
+    return [(score, task.corpus[id_]) for id_, score in rankings.top(USER_QUERY, num_top)]
+
+
 def _relevant_pairs(task: RetrievalTask) -> list[tuple[str, str]]:
     return [(query, id_) for query, grades in task.qrels.items() for id_, grade in grades.items() if grade > 0]
 
@@ -156,7 +167,3 @@ def _places(embeddings: TaskEmbeddings, pairs: list[tuple[str, str]]) -> tuple[l
     row = {id_: index for index, id_ in enumerate(embeddings.query_ids)}
     column = {id_: index for index, id_ in enumerate(embeddings.document_ids)}
     return [row[query] for query, _ in pairs], [column[id_] for _, id_ in pairs]
-
-
-def _top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[tuple[float, str]]:
-    return [(score, task.corpus[id_]) for id_, score in rankings.top(USER_QUERY, num_top)]

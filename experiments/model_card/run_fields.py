@@ -64,6 +64,8 @@ def _fields(report: Any, metrics: tuple[str, ...]) -> Iterator[tuple[tuple[Any, 
     yield from _intervals(("systems", "after", "metrics"), tuple(report["systems"]["after"]["metrics"]))
     if "gain" in report:
         yield from _intervals(("gain",), metrics, "p_value")
+    if "hybrid" in report:
+        yield ("hybrid", "said"), str
     if report.get("monitored"):
         yield from ((("monitored", key), kind) for key, kind in (("metric", str), ("value", _NUMBER), ("step", int)))
     for name in ("command", "base_models"):

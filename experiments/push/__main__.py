@@ -31,7 +31,7 @@ FOLDERS = ("query", "document", "adapter", "[0-9]*_*")
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors", "model.safetensors.index.json")
 SETTINGS = (
-    *("config.json", "generation_config.json", "adapter_config.json", "two_towers.json"),
+    *("config.json", "generation_config.json", "adapter_config.json", "two_towers.json", "hybrid.json"),
     *("modules.json", "config_sentence_transformers.json", "sentence_*config.json"),
 )
 TOKENIZER = (

@@ -203,8 +203,8 @@ def per_query_rows(
 def final_numbers(report: Mapping[str, Any]) -> dict[str, float]:
     """Flatten the report of a run for a tracker's summary.
 
-    Names are `<system>/<metric>`, `gain/<metric>` with `_low`, `_high` and `_p_value`, `seconds/<stage>`, and
-    `best/<metric>` for what chose the weights.
+    Names are `<system>/<metric>`, `gain/<metric>` with `_low`, `_high` and `_p_value`, `seconds/<stage>`,
+    `best/<metric>` for what chose the weights, `hybrid/weight/<system>`, and `hybrid/dev_gain_mean`, `_low`, `_high`.
     """
     numbers: dict[str, float] = {}
     for system, judged in report["systems"].items():
@@ -213,6 +213,10 @@ def final_numbers(report: Mapping[str, Any]) -> dict[str, float]:
     for metric, change in report.get("gain", {}).items():
         numbers[f"gain/{metric}"] = change["mean"]
         numbers |= {f"gain/{metric}_{name}": change[name] for name in ("low", "high", "p_value")}
+    if "hybrid" in report:
+        fitted = report["hybrid"]
+        numbers |= {f"hybrid/weight/{name}": weight for name, weight in fitted["weights"].items()}
+        numbers |= {f"hybrid/dev_gain_{name}": fitted["gain"][name] for name in ("mean", "low", "high")}
     numbers |= {f"seconds/{stage}": seconds for stage, seconds in report.get("seconds", {}).items()}
     if report.get("monitored"):
         numbers[f"best/{report['monitored']['metric']}"] = report["monitored"]["value"]

@@ -20,6 +20,7 @@ class Judgement:
         embedding_health: Numbers about the embeddings themselves: the weak triplet accuracies, alignment, uniformity.
         similarities: Scores of the pairs (query, document) of each kind, in no order; see `judging.similarities`.
         similarity: What those are: the name of the encoder's similarity.
+        asked: The ranking of the user's query, as deep as the others; None where no other system needs it.
     """
 
     rankings: Rankings
@@ -29,6 +30,7 @@ class Judgement:
     embedding_health: dict[str, float] = field(default_factory=dict)
     similarities: dict[str, list[float]] = field(default_factory=dict)
     similarity: str = "cosine"
+    asked: Rankings | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return means, 95 % intervals, health and, if known, the grades of `top`, as plain values for a JSON file."""

@@ -69,6 +69,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     _warn_of_temperature(loss, encoder)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     data, task = _data_and_task(config)
+    encoder.weigh_queries(list(task.corpus.values()))
     datamodule = _datamodule(config, data)
     cache = embedding_cache(config.cache)
     guided = None if guide is None else EmbedByGuide(datamodule, guide, cache)

@@ -89,6 +89,8 @@ def present(
     results.print_table(f"{described(parts.task)}; mean and 95 % interval over queries", systems, console)
     if "gain" in report:
         results.print_gain(report["gain"]["ndcg@10"], console)
+    if "hybrid" in report:
+        console.print(f"hybrid: {report['hybrid']['said']}", markup=False, highlight=False, soft_wrap=True)
     grades = {name: judgement.top_grades for name, judgement in judged.items()}
     results.print_top(config.query, {name: judgement.top for name, judgement in judged.items()}, console, grades)
     results.print_files(folder, console)

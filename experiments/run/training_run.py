@@ -21,14 +21,18 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from contrastive.data.whole_files import disk_is_full
+from contrastive.evaluation import Hybrid
+from contrastive.evaluation.hybrid_file import WORDS
 from contrastive.training.precision import fastest_precision
 from experiments.composing import check_complete, in_one_line, said
 from experiments.evaluate.baselines import WORD_MATCHING
+from experiments.evaluate.hybrids import judge_hybrid
 from experiments.evaluate.judging import Judgement, gain, judge_bm25, judge_encoder
 from experiments.results import files as results
 from experiments.run.best_weights import train_and_keep_best
 from experiments.run.callbacks import NotWorthFinishing
 from experiments.run.dev_lines import dev_means, draw_lines
+from experiments.run.hybrid import leave_hybrid
 from experiments.run.parts import Parts, build
 from experiments.run.ranks import is_first, take_part
 from experiments.run.report import described, opening, present, timed
@@ -90,6 +94,7 @@ def train_and_judge(
 def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, Any]) -> float:
     """Judge the baselines, train, judge again, and show; return what the run is judged by."""
     judged: dict[str, Judgement] = {}
+    hybrid: Hybrid | None = None
 
     def judge(name: str) -> None:
         log.info("Judging %s on %s", name, described(parts.task))
@@ -97,6 +102,8 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
             if name in WORD_MATCHING:
                 kept = parts.cache.folder if parts.cache else None
                 judged[name] = judge_bm25(parts.task, config.query, spelling=WORD_MATCHING[name], cache=kept)
+            elif name == "hybrid" and hybrid is not None:
+                judged[name] = judge_hybrid(hybrid, judged[WORDS], judged["after"], parts.task, config.query)
             else:
                 encoder = parts.encoder.to(parts.trainer.strategy.root_device)  # Lightning puts it back on the CPU
                 bm25 = judged["BM25"].rankings
@@ -117,6 +124,10 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     judge("after")
     if config.before:
         report["gain"] = gain(judged["before"], judged["after"])
+    with timed(report, "fit hybrid"):
+        hybrid = leave_hybrid(folder.path, parts, config.query, judged, report)
+    if hybrid is not None:
+        judge("hybrid")
     report["status"] = "finished"
     folder.write_report(report)
     present(config, folder.path, parts, judged, report)

@@ -1,4 +1,4 @@
-"""Search documents with an encoder: `python -m experiments.search "data scientis 6 years expierience, LLMs"`."""
+"""Search documents with an encoder, or its hybrid: `python -m experiments.search "data scientis 6 years, LLMs"`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ examples:
   python -m experiments.search "data scientis 6 years expierience, LLMs"
   python -m experiments.search --model outputs/2026-11-23/10-00-00-infonce -k 3
   python -m experiments.search "nurse, nights" --data DIR_OR_FILE --no-passages
+  python -m experiments.search "nurse, nights" --data DIR_OR_FILE --bm25
   python -m experiments.search --queries queries.txt --json > hits.jsonl
   python -m experiments.search "nurse" --data jobs data.seed=1 encoder.max_length=128
 
+A model folder with a hybrid.json, as a run leaves it, is searched by that mixture of BM25 and the encoder.
 Without a query there is a prompt, or standard input is read, a query a line. The embeddings of documents are kept on
 disk, those of an interrupted call too; delete them whenever you like.
 """
@@ -69,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
     add("--queries", metavar="FILE", help="read queries from a file, one a line; - is standard input")
     add("--json", action="store_true", help="print one JSON object a line for each query")
     add("--no-passages", action="store_true", help="leave out the closest passage, which takes the time of a search")
+    order = described.add_mutually_exclusive_group()
+    order.add_argument("--no-hybrid", action="store_true", help="rank by the encoder alone, without its hybrid.json")
+    order.add_argument("--bm25", action="store_true", help="rank by BM25 alone, with misspelt words put right")
     add("--dimension", type=int, metavar="N", help="search with the first N dimensions, for models trained for it")
     add("--cache", type=Path, metavar="DIR", help="where embeddings of documents are kept (~/.cache/contrastive/...)")
     add("--no-cache", action="store_true", help="neither read nor keep embeddings")
@@ -201,7 +206,23 @@ def build_index(options: argparse.Namespace, overrides: Sequence[str], documents
 
     encoder = cli.on_device(instantiate(compose(model=options.model, overrides=overrides).encoder), options.device)
     cache = None if options.no_cache else EmbeddingCache(options.cache or default_folder())
-    return SearchIndex(encoder, documents, cache=cache, show_progress=sys.stderr.isatty())
+    weights = weights_of(options)
+    return SearchIndex(encoder, documents, cache=cache, show_progress=sys.stderr.isatty(), weights=weights)
+
+
+def weights_of(options: argparse.Namespace) -> Mapping[str, float] | None:
+    """Return the weights of BM25 and the encoder that the command line or the model's hybrid asks for."""
+    from contrastive.evaluation.fusion import mixture
+    from contrastive.evaluation.hybrid_file import WORDS
+    from experiments.evaluate.hybrids import hybrid_of
+
+    if options.bm25:
+        return {WORDS: 1.0}
+    hybrid = None if options.no_hybrid else hybrid_of(options.model)
+    if hybrid is None:
+        return None
+    log.info("ranking by the model's hybrid.json: %s; --no-hybrid ranks by the encoder alone", mixture(hybrid.weights))
+    return hybrid.weights
 
 
 def ask() -> Iterator[list[str]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from contrastive.contracts import Side
 from contrastive.encoder import Encoder, TwoTowers
-from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder, embedding_key
+from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder, embedding_key, embeddings_of
 
 TEXTS = ["data engineer", "nurse", "chef in a kitchen", "nurse", "", "the job \ud83d 👩‍⚕️"]
 
@@ -302,3 +302,52 @@ def test_how_embeddings_are_compared_does_not_decide_them() -> None:
     assert embedding_key(left, ["x"], side="query") == embedding_key(right, ["x"], side="query")
     left.settings, right.settings = {"a": 1, "query.similarity": "dot"}, {"a": 1}
     assert embedding_key(left, ["x"], side="query") == embedding_key(right, ["x"], side="query")
+
+
+@pytest.fixture
+def tokens(tiny_model_folder: Path) -> Encoder:
+    return Encoder.from_pretrained(tiny_model_folder, representation="tokens")
+
+
+@pytest.mark.parametrize("part_size", [1, 32, 4096])
+def test_token_vectors_are_the_same_with_and_without_a_cache(
+    part_size: int, tokens: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side in ("query", "document"):
+        plain = embeddings_of(tokens, TEXTS, side=side)
+        encoded = tokens.encode(TEXTS, side=side, as_numpy=False)
+        assert plain.vectors.dtype == (torch.float16 if side == "document" else torch.float32)
+        assert torch.equal(plain.offsets, encoded.offsets)
+        torch.testing.assert_close(plain.vectors.float(), encoded.vectors, atol=1e-3, rtol=0)
+        for _ in range(2):
+            cache = EmbeddingCache(tmp_path, part_size=part_size)
+            kept = embeddings_of(tokens, TEXTS, side=side, cache=cache)
+            assert kept.vectors.dtype == plain.vectors.dtype
+            assert torch.equal(kept.offsets, plain.offsets)
+            torch.testing.assert_close(kept.vectors, plain.vectors, atol=1e-3 if part_size < 4096 else 0, rtol=0)
+            with monkeypatch.context() as patch:
+                patch.setattr(tokens, "encode", None)  # it is read again without it
+                again = cache.embed(tokens, TEXTS, side=side)
+            assert torch.equal(again.vectors, kept.vectors)
+    assert files(tmp_path) == [".npy", ".npy"]
+
+
+def test_damaged_token_vectors_are_computed_again(
+    tokens: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = EmbeddingCache(tmp_path)
+    expected_ = cache.embed(tokens, TEXTS, side="document")
+    (file,) = tmp_path.iterdir()
+    intact = file.read_bytes()
+    for place in (200, len(intact) - 20, len(intact) - 2):  # in the vectors, their numbers, the checksum
+        file.write_bytes(intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :])
+        found = cache.embed(tokens, TEXTS, side="document")
+        assert torch.equal(found.vectors, expected_.vectors)
+        assert "is damaged and is computed again" in caplog.text
+        caplog.clear()
+    assert file.read_bytes() == intact
+
+
+def test_no_texts_have_no_token_vectors(tokens: Encoder, tmp_path: Path) -> None:
+    for cache in (None, EmbeddingCache(tmp_path)):
+        assert len(embeddings_of(tokens, [], side="document", cache=cache)) == 0

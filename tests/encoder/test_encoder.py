@@ -15,8 +15,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from contrastive.encoder import Encoder, embedded_minilm
-from contrastive.encoder import encoder as encoder_module
+from contrastive.encoder import Encoder, embedded_minilm, reading
 from contrastive.encoder.adapters import LoRA
 from contrastive.encoder.heads import HEADS
 from contrastive.encoder.heads.pooling import POOLINGS, Pooling
@@ -305,7 +304,7 @@ def test_encode_equals_forward_in_order(tiny_encoder: Encoder) -> None:
 
 def test_encode_in_several_chunks(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tiny_encoder.encode(TEXTS)
-    monkeypatch.setattr(encoder_module, "_TEXTS_PER_TOKENIZATION", 2)
+    monkeypatch.setattr(reading, "_TEXTS_PER_TOKENIZATION", 2)
     shapes = backbone_batches(tiny_encoder)
     assert_allclose(tiny_encoder.encode(TEXTS, tokens_per_batch=10_000), expected, atol=1e-6)
     assert [rows for rows, _ in shapes] == [2, 2, 2]

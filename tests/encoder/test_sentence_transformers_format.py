@@ -181,8 +181,8 @@ def test_missing_pooling_settings_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"query_length": 32}, "query_length to 32"),
-        ({"query_expansion": {"length": 32}}, "query_expansion"),
+        ({"query_length": 0}, "expected query_length of .* number of tokens, got 0"),
+        ({"query_expansion": {"length": 32}}, "query_expansion, which is not supported of one vector a text"),
         ({"processing_kwargs": {"text": {"max_length": 8}}}, "processing_kwargs"),
         ({"transformer_task": "fill-mask"}, "transformer_task to 'fill-mask'"),
         ({"modality_config": {"text": {"method_output_name": "pooler_output"}}}, "'pooler_output'"),
@@ -191,6 +191,22 @@ def test_missing_pooling_settings_are_an_error(tmp_path: Path) -> None:
 def test_options_that_change_the_embeddings_are_refused(tmp_path: Path, config: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         read_settings(make_folder(tmp_path, BOTH, transformer=config))
+
+
+@pytest.mark.parametrize(
+    ("config", "query", "document"),
+    [
+        ({"max_seq_length": 9}, None, 9),
+        ({"max_seq_length": 9, "query_length": 5}, 5, 9),
+        ({"max_seq_length": 9, "document_length": 7}, 9, 7),
+        ({"query_length": 5, "document_length": 7}, 5, 7),
+    ],
+)
+def test_lengths_of_both_sides_are_read(
+    tmp_path: Path, config: dict[str, int], query: int | None, document: int
+) -> None:
+    settings = read_settings(make_folder(tmp_path, BOTH, transformer=config))
+    assert (settings.query_length, settings.max_length) == (query, document)
 
 
 def test_normalizing_token_vectors_is_refused(tmp_path: Path) -> None:

@@ -394,11 +394,13 @@ def test_bm25_ranks_shared_words_and_drops_the_rest(capfd: pytest.CaptureFixture
     assert capfd.readouterr() == ("", "")
 
 
-def test_bm25_scores_are_those_of_the_formula() -> None:
+@pytest.mark.parametrize("weights", [{}, {"k1": 1.5, "b": 0.6}, {"k1": 0.0}], ids=str)
+def test_bm25_scores_are_those_of_the_formula(weights: dict[str, float]) -> None:
     texts = {"a": "red green", "b": "red red blue", "c": "yellow"}
-    (scores,) = bm25_rankings(lexical_task(texts, "red")).scores.values()
+    (scores,) = bm25_rankings(lexical_task(texts, "red"), **weights).scores.values()
+    k1, b = weights.get("k1", 0.4), weights.get("b", 0.75)
     idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
-    expected = [idf * n / (n + 1.5 * (1 - 0.75 + 0.75 * length / 2)) for n, length in ((2, 3), (1, 2))]
+    expected = [idf * n / (n + k1 * (1 - b + b * length / 2)) for n, length in ((2, 3), (1, 2))]
     assert scores == pytest.approx(expected, abs=1e-5)
 
 

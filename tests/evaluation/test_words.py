@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import OSA
 
@@ -35,6 +35,7 @@ def test_words_of_a_text(text: str, expected: list[str]) -> None:
     assert words([text]) == [expected]
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(alphabet=string.ascii_letters + string.digits + "é +#./'-", max_size=30), max_size=3))
 def test_words_do_not_depend_on_case_and_are_their_own_words(texts: list[str]) -> None:
     found = words(texts)
@@ -43,6 +44,7 @@ def test_words_do_not_depend_on_case_and_are_their_own_words(texts: list[str]) -
         assert words([word]) == [[word]]
 
 
+@settings(deadline=None, max_examples=60)
 @given(WORDS, VOCABULARY)
 def test_a_word_is_put_right_by_the_nearest_of_the_vocabulary(word: str, vocabulary: dict[str, int]) -> None:
     found = Spelling(vocabulary).put_right(word)
@@ -83,6 +85,7 @@ def test_edits(word: str, expected: str) -> None:
 DOCUMENTS = st.lists(st.text(alphabet="abc. ", max_size=12), max_size=5)
 
 
+@settings(deadline=None, max_examples=60)
 @given(DOCUMENTS, st.text(alphabet="abc. ", max_size=12))
 def test_a_query_of_known_words_scores_the_same(documents: list[str], query: str) -> None:
     plain, index = BM25Index(documents), BM25Index(documents, spelling=True)

@@ -122,6 +122,18 @@ def test_numbers_are_those_that_the_run_itself_reports(make_run: MakeRun) -> Non
     }
 
 
+def test_hybrids_are_compared_where_asked_and_a_run_without_one_says_so(make_run: MakeRun) -> None:
+    folders = [make_run("a"), make_run("b", temperature=0.1, gain=0.1)]
+    for folder in folders:
+        (folder / "hybrid.per_query.csv").write_text((folder / "after.per_query.csv").read_text())
+    assert [row.mean for row in comparison(folders, row="hybrid").rows] == [
+        row.mean for row in comparison(folders).rows
+    ]
+    (folders[1] / "hybrid.per_query.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"found no hybrid\.per_query\.csv"):
+        comparison(folders, row="hybrid")
+
+
 def test_queries_are_matched_by_id_whatever_their_order(make_run: MakeRun) -> None:
     scores = scores_of(0)
     folders = [make_run("a", scores=scores), make_run("b", temperature=1, scores=dict(reversed(scores.items())))]

@@ -11,8 +11,11 @@ from scipy import stats
 
 from contrastive.data import RetrievalTask
 from contrastive.encoder import Encoder
-from contrastive.evaluation import Rankings, TaskEmbeddings, evaluate_rankings
+from contrastive.evaluation import Hybrid, Rankings, TaskEmbeddings, evaluate_rankings
 from contrastive.similarity import similarity_of
+from contrastive.statistics import Difference
+from experiments.evaluate.baselines import USER_QUERY
+from experiments.evaluate.hybrids import judge_hybrid
 from experiments.evaluate.judging import Judgement, embedding_health, gain, judge_bm25, judge_encoder, similarities
 
 TASK = RetrievalTask(
@@ -47,6 +50,20 @@ def test_each_run_says_which_queries_are_documents_of_the_corpus(caplog: pytest.
             judge_bm25(task, "chef")
             judge_bm25(task, "chef", spelling=True)
     assert caplog.messages == ["test: 2 documents are not ranked for a query, of 1, that is their text"] * 2
+
+
+def test_a_hybrid_is_judged_by_its_parts_and_answers_the_users_query() -> None:
+    words = judge_bm25(TASK, "a nursing job", spelling=True)
+    ranked = {"q": ["b", "a"], "r": ["c", "b"], USER_QUERY: ["b", "c"]}
+    scores = {query: [0.9, 0.8] for query in ranked}
+    encoder = replace(words, rankings=Rankings(ranked, scores), asked=Rankings(ranked, scores))
+    hybrid = Hybrid({"BM25+spelling": 0.4, "encoder": 0.6}, {}, "encoder", Difference(0, 0, 0, 1), "dev", 3)
+    judgement = judge_hybrid(hybrid, words, encoder, TASK, "a nursing job", num_top=2)
+    assert judgement.rankings.top("q", 3) == [("b", 0.6), ("a", 0.4)]
+    assert judgement.top == [(0.6, "chef"), (0.4, "nursing home")]
+    assert judgement.summary()["embedding_health"] == {}
+    with pytest.raises(ValueError, match="expected judgements of parts that rank the user's query"):
+        judge_hybrid(hybrid, words, replace(encoder, asked=None), TASK, "a nursing job")
 
 
 def test_unknown_words_are_put_right_with_spelling_alone() -> None:

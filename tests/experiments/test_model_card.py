@@ -159,7 +159,7 @@ def test_the_text_says_how_good_it_is_and_how_it_was_made(tiny_encoder: Encoder,
         assert line in text
     for absent in ("someone", "secret-plan", "max_steps", "lora", "_convert_", "tokens_per_batch", "query_prompt"):
         assert absent not in text
-    for absent in ("dev split", "by a program", "Word matching (BM25) does", "spelling"):
+    for absent in ("dev split", "by a program", "Word matching (BM25) does", "spelling", "hybrid"):
         assert absent not in text
 
 
@@ -167,6 +167,11 @@ def test_the_text_says_how_good_it_is_and_how_it_was_made(tiny_encoder: Encoder,
     ("config", "report", "said"),
     [
         ({"judge": "dev"}, {}, "**Judged on the dev split**"),
+        (
+            {},
+            {"hybrid": {"said": "0.40 BM25 + 0.60 encoder"}},
+            '"hybrid" ranks by `hybrid.json`, fitted on the dev split: 0.40 BM25 + 0.60 encoder.',
+        ),
         ({}, {"gain": None}, "untuned model was not judged"),
         ({}, {"systems": {"BM25": system(0.5), "after": system(0.4)}, "gain": None}, "Word matching (BM25) does as"),
         (

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from test_tracking import read_back
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.finite import NotFiniteError
-from contrastive.evaluation import Rankings, evaluate_rankings
+from contrastive.evaluation import Rankings, evaluate_rankings, fuse, read_hybrid, write_hybrid
 from contrastive.training import ContrastiveModule
 from experiments.composing import check_known
 from experiments.data import __main__ as data
@@ -33,6 +34,7 @@ from experiments.postings.generator import jobs
 from experiments.results.files import write_json
 from experiments.run import __main__ as run
 from experiments.run.training_run import train_and_judge
+from experiments.search import __main__ as search
 from experiments.sweeps import program as sweeps
 from experiments.tune import __main__ as tune
 
@@ -74,7 +76,7 @@ def test_a_run_leaves_everything_it_promises(
     assert content["status"] == "finished"
     assert content["monitored"]["metric"] == "dev/ndcg@10"
     assert content["monitored"]["value"] == monitored
-    assert set(content["systems"]) == {"BM25", "BM25+spelling", "before", "after"}
+    assert set(content["systems"]) == {"BM25", "BM25+spelling", "before", "after", "hybrid"}
     files = (
         "config.yaml",
         "history/metrics.csv",
@@ -82,6 +84,7 @@ def test_a_run_leaves_everything_it_promises(
         "similarities.csv",
         "queries.csv",
         "model/README.md",
+        "model/hybrid.json",
     )
     for file in (*files, "training.png", "results.png", "similarities.png"):
         assert (folder / file).stat().st_size > 0
@@ -183,7 +186,7 @@ def test_the_same_seed_gives_the_same_model(configure: Configure, tmp_path: Path
 def test_the_untuned_encoder_can_be_left_out(configure: Configure) -> None:
     config = configure("before=false")
     train_and_judge(config)
-    assert set(report(config)["systems"]) == {"BM25", "BM25+spelling", "after"}
+    assert set(report(config)["systems"]) == {"BM25", "BM25+spelling", "after", "hybrid"}
 
 
 def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
@@ -225,7 +228,7 @@ def test_wandb_is_told_everything(configure: Configure, caplog: pytest.LogCaptur
     assert run["config"]["optimizer"]["learning_rate"] == 1e-4
     assert run["config"]["versions"] == content["versions"]
     summary = run["summary"]
-    for system in ("BM25", "BM25+spelling", "before", "after"):
+    for system in ("BM25", "BM25+spelling", "before", "after", "hybrid"):
         assert summary[f"{system}/ndcg@10"] == content["systems"][system]["metrics"]["ndcg@10"]["mean"]
     assert summary["gain/ndcg@10_low"] == content["gain"]["ndcg@10"]["low"]
     assert summary["seconds/train"] == content["seconds"]["train"]
@@ -236,7 +239,7 @@ def test_wandb_is_told_everything(configure: Configure, caplog: pytest.LogCaptur
         image = run["files"] / summary[f"figures/{name}"]["path"]
         assert image.read_bytes() == (Path(config.folder) / f"{name}.png").read_bytes()
     table = json.loads((run["files"] / summary["per_query"]["path"]).read_text())
-    assert table["columns"] == ["query_id", "query", "BM25", "BM25+spelling", "before", "after"]
+    assert table["columns"] == ["query_id", "query", "BM25", "BM25+spelling", "before", "after", "hybrid"]
     assert len(table["data"]) == content["data"]["queries"]
     assert summary["examples"]["nrows"] == content["data"]["queries"]
 
@@ -647,6 +650,55 @@ def test_evaluate_repeats_the_numbers_of_the_run(configure: Configure, tmp_path:
     ndcg = evaluate.main(["--model", str(config.folder), *common])
     assert ndcg == pytest.approx(report(config)["systems"]["after"]["metrics"]["ndcg@10"]["mean"], abs=1e-6)
     assert (tmp_path / "evaluation" / "encoder.trec").exists()
+
+
+def test_the_hybrid_of_a_run_is_fitted_on_dev_and_evaluated_and_searched_again(
+    configure: Configure,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = configure("before=false")
+    train_and_judge(config)
+    folder, fitted, systems = Path(config.folder), report(config)["hybrid"], report(config)["systems"]
+    hybrid = read_hybrid(folder / "model")
+    assert hybrid is not None
+    assert fitted == json.loads(json.dumps({**asdict(hybrid), "said": str(hybrid)}))
+    assert (hybrid.task, hybrid.queries) == ("jobs-dev", 4)
+    assert f"hybrid: {hybrid}" in capsys.readouterr().out
+    assert hybrid.weights[hybrid.best_part] == 1  # four queries show no gain
+    part = "after" if hybrid.best_part == "encoder" else hybrid.best_part
+    assert systems["hybrid"]["metrics"] == systems[part]["metrics"]
+
+    half = replace(hybrid, weights={"BM25+spelling": 0.5, "encoder": 0.5})
+    write_hybrid(folder / "model", half)
+    output = tmp_path / "evaluation"
+    evaluate.main(["--model", str(folder), "--data", "jobs", "--output", str(output), "--query", "nurse", *SMALL[:3]])
+    parts = {name: Rankings.read_trec(output / f"{name}.trec") for name in half.weights}
+    mixed = Rankings.read_trec(output / "hybrid.trec")
+    assert mixed.documents == fuse(parts, half.weights).documents
+    assert mixed.documents not in [ranked.documents for ranked in parts.values()]
+
+    monkeypatch.setattr("contrastive.data.store.user_folder", lambda _: tmp_path / "kept")
+    query_id, query = next(iter(jobs(train_pairs=8, dev_queries=4, test_queries=4).test.queries.items()))
+    capsys.readouterr()
+    search.main([query, "--model", str(folder), "--json", "-k", "10", "--no-cache", "--no-passages"])
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert [(hit["id"], hit["score"]) for hit in hits] == [
+        (id_, pytest.approx(score, abs=2e-6)) for id_, score in mixed.top(query_id, 10)
+    ]
+    assert "ranking by the model's hybrid.json: 0.50 BM25+spelling + 0.50 encoder" in caplog.text
+
+
+def test_a_hybrid_on_the_judged_split_ranks_nothing_again(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.run.hybrid.embed", None)
+    monkeypatch.setattr("experiments.run.hybrid.bm25_once", None)
+    config = configure("before=false", "judge=dev")
+    train_and_judge(config)
+    assert report(config)["hybrid"]["task"] == "jobs-dev"
 
 
 def test_evaluate_says_what_is_wrong(tmp_path: Path) -> None:

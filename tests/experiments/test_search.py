@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from contrastive.data import RetrievalTask, TextData
 from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
-from contrastive.evaluation import rank
+from contrastive.evaluation import Hybrid, bm25_rankings, fuse, rank, write_hybrid
 from contrastive.search import SearchIndex
 from contrastive.search.passages import one_line, split_passages
 from contrastive.similarity import cosine, similarity_of
+from contrastive.statistics import Difference
 from experiments.postings.generator import jobs
 from experiments.results import received
 from experiments.search import __main__ as program
@@ -74,6 +75,30 @@ def test_ties_are_broken_by_id_and_a_query_finds_its_own_text(tiny_encoder: Enco
     index = SearchIndex(tiny_encoder, {"b": "nurse", "z": "chef", "a": "nurse"})
     hits = index.search(["nurse"], 2)[0]
     assert [(hit.id, hit.score) for hit in hits] == [("a", 1.0), ("b", 1.0)]
+
+
+def test_a_mixture_is_searched_as_it_is_evaluated(task: RetrievalTask, tiny_encoder: Encoder) -> None:
+    weights = {"BM25+spelling": 0.6, "encoder": 0.4}
+    parts = {"BM25+spelling": bm25_rankings(task, spelling=True), "encoder": rank(tiny_encoder, task)}
+    mixed = fuse(parts, weights)
+    found = SearchIndex(tiny_encoder, task.corpus, weights=weights).search(list(task.queries.values()), 7)
+    plain = SearchIndex(tiny_encoder, task.corpus).search(list(task.queries.values()), 7)
+    passages = {(place, hit.id): hit.passage for place, hits in enumerate(plain) for hit in hits}
+    for place, (query_id, hits) in enumerate(zip(task.queries, found, strict=True)):
+        assert [(hit.id, hit.score) for hit in hits] == mixed.top(query_id, 7)
+        assert all(hit.passage == passages.get((place, hit.id), hit.passage) for hit in hits)
+    assert mixed.documents != parts["encoder"].documents
+
+
+def test_word_matching_alone_embeds_no_document(
+    task: RetrievalTask, tiny_encoder: Encoder, asked: list[tuple[str, list[str]]]
+) -> None:
+    index = SearchIndex(tiny_encoder, {"a": "Nurse\nNight shifts.", "b": "Chef\nSoups."}, weights={"BM25+spelling": 1})
+    (found,) = index.search(["nusre"], 5, passages=False)
+    assert [hit.id for hit in found] == ["a"]
+    assert [side for side, _ in asked] == ["query"]
+    with pytest.raises(ValueError, match="expected weights of BM25\\+spelling, encoder, from 0 to 1 and 1 in all"):
+        SearchIndex(tiny_encoder, task.corpus, weights={"BM25": 1.0})
 
 
 def test_prompts_of_both_sides_are_used(tiny_model_folder: Path) -> None:
@@ -399,6 +424,26 @@ def test_a_choice_of_data_takes_overrides_wherever_they_stand(
     assert "searching jobs (test) with " in caplog.text
     assert f": {len(test.corpus)} documents" in caplog.text
     assert all(hit["id"] in test.corpus for hit in hits)
+
+
+def test_the_order_is_that_of_the_models_hybrid_unless_told_otherwise(
+    ask: Ask, tiny_model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: list[Any]
+) -> None:
+    shutil.copytree(tiny_model_folder, tmp_path / "mixed")
+    weights = {"BM25+spelling": 0.5, "encoder": 0.5}
+    write_hybrid(tmp_path / "mixed", Hybrid(weights, weights, "encoder", Difference(0.1, 0.05, 0.2, 0.01), "dev", 9))
+    plain = ask("kitchen", "--json")
+    mixed = ask("kitchen", "--json", model=str(tmp_path / "mixed"))
+    assert json.loads(mixed)["hits"][0]["id"] == "n"  # which alone has the word but for the chef's first line
+    assert "0.50 BM25+spelling + 0.50 encoder" in caplog.text
+    assert ask("kitchen", "--json", "--no-hybrid", model=str(tmp_path / "mixed")) == plain
+    del asked[:]
+    by_words = json.loads(ask("ktichen", "--json", "--bm25", "--no-passages"))["hits"]
+    assert {hit["id"] for hit in by_words} == {"n", "c"}
+    assert [side for side, _ in asked] == ["query"]
+    (tmp_path / "mixed" / "hybrid.json").write_text('{"weights": {}}')
+    with pytest.raises(SystemExit, match=r"expected .*hybrid\.json to say the hybrid of BM25\+spelling and encoder"):
+        ask("kitchen", model=str(tmp_path / "mixed"))
 
 
 def test_what_a_run_made_of_documents_is_not_made_again_to_search_them(

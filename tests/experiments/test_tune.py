@@ -79,7 +79,7 @@ def test_a_search_trains_prunes_fails_and_reads_what_is_there(
     report = json.loads((Path(finished.user_attrs["folder"]) / "metrics.json").read_text())
     assert finished.value == report["monitored"]["value"]
     assert report["data"]["judged_on"] == "jobs-dev"
-    assert set(report["systems"]) == {"BM25", "BM25+spelling", "after"}
+    assert set(report["systems"]) == {"BM25", "BM25+spelling", "after", "hybrid"}
     assert list(finished.intermediate_values) == [1, 2, 3, 4]
     assert "batch_size" in failed.user_attrs["reason"]
     assert list(pruned.intermediate_values) == [1]

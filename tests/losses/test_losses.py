@@ -35,7 +35,11 @@ from contrastive import losses, similarity
 from contrastive.contracts import RankingLoss
 from contrastive.losses.core.health import Health
 
-UNIT = [(name, options) for name, options in OPTIONS if options.get("normalize", True) and options.get("similarity") in (None, "max_sim")]
+UNIT = [
+    (name, options)
+    for name, options in OPTIONS
+    if options.get("normalize", True) and options.get("similarity") in (None, "max_sim")
+]
 
 
 @every_case
@@ -76,7 +80,9 @@ def test_gradcheck(name: str, options: dict[str, Any]) -> None:
         pytest.skip("its weights are constants, for the gradient but not for finite differences")
     batch = BATCHES["excluded" if one_positive_only(name, options) else "several positives, excluded"]
     for seed in range(2):
-        assert torch.autograd.gradcheck(partial(call, name, options, **batch.given), batch.embeddings(options, seed, absent=False))
+        assert torch.autograd.gradcheck(
+            partial(call, name, options, **batch.given), batch.embeddings(options, seed, absent=False)
+        )
 
 
 @pytest.mark.parametrize(("name", "options"), [each for each in OPTIONS if each[0] != "triplet"], ids=label)

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import oracles_softmax
 import pytest
 import torch
-from all_losses import CLASSES, ROSTER
+from all_losses import CLASSES, ROSTER, Entry, usual
 from torch import Tensor, nn
 
-from contrastive.losses import InfoNCELoss, MatryoshkaLoss, TripletLoss
+from contrastive.losses import CoSENTLoss, InfoNCELoss, MatryoshkaLoss, TripletLoss
 from contrastive.losses.core.health import Health
 from contrastive.losses.core.signature import parameters_of
 
@@ -55,6 +57,7 @@ class Option:
 
 OPTIONS = {
     "similarity": Option({"similarity": "euclidean"}, {"similarity": "cosine"}),
+    "max_sim": Option({"similarity": "max_sim"}),
     "symmetric": Option({"symmetric": True}, {"symmetric": False}),
     "same_side": Option({"same_side": True}, {"same_side": False}),
     "others_negatives": Option({"others_negatives": False}, {"others_negatives": True}),
@@ -87,6 +90,14 @@ def table() -> tuple[list[str], dict[str, list[str]]]:
 COLUMNS, ROWS = table()
 
 
+def of_tokens(loss: str, queries: Tensor, keys: Tensor) -> Tensor:
+    """Judge vectors of tokens by max_sim, with the guide that the loss may have."""
+    setting = "distance" if "distance" in inspect.signature(CLASSES[loss]).parameters else "similarity"
+    embeddings, given = embeddings_and_given(loss)
+    value: Tensor = make(loss, {setting: "max_sim"})(queries, keys[: len(embeddings[1])], *embeddings[2:], **given)
+    return value
+
+
 def make(loss: str, options: dict[str, Any]) -> nn.Module:
     settings = ROSTER[loss].table
     if "loss" in settings:
@@ -114,6 +125,12 @@ def result(loss: str, option: str, *, on: bool) -> Tensor:
     return value
 
 
+def test_a_loss_without_an_entry_is_tried_as_its_family_is() -> None:
+    assert usual(InfoNCELoss).oracle is oracles_softmax.info_nce
+    assert usual(InfoNCELoss).options[1] == {"temperature": 0.3, "symmetric": True}
+    assert usual(CoSENTLoss) == Entry(settings=[{}], table={})
+
+
 def test_table_has_every_loss_and_option() -> None:
     assert sorted(ROWS) == sorted(ROSTER)
     assert sorted(COLUMNS) == sorted(OPTIONS)
@@ -130,6 +147,21 @@ CELLS = [
 
 @pytest.mark.parametrize(("loss", "option", "cell"), CELLS)
 def test_cell(loss: str, option: str, cell: str) -> None:
+    if option == "max_sim":
+        queries, keys = torch.stack([QUERIES, QUERIES.flip(1)], 1), torch.stack([KEYS, KEYS.roll(1, 1)], 1)
+        if cell == "no":
+            with pytest.raises((TypeError, ValueError), match=r"max_sim|similarity|left and right"):
+                of_tokens(loss, queries, keys)
+            (left, right, targets), _ = PAIRED
+            with pytest.raises(ValueError, match=r"expected left and right \[B, D\]"):
+                make(loss, {})(left[:, None], right[:, None], targets)
+            return
+        ours = of_tokens(loss, queries[:, :1], keys[:, :1])  # of one token it is a cosine
+        embeddings, given = embeddings_and_given(loss)
+        cosine = {} if "distance" in inspect.signature(CLASSES[loss]).parameters else {"similarity": "cosine"}
+        torch.testing.assert_close(ours, make(loss, cosine)(*embeddings, **given))
+        assert (of_tokens(loss, queries, keys) - ours).abs() > 1e-6
+        return
     if cell == "no":
         with pytest.raises((TypeError, ValueError), match=rf"(?s){option}|expected|unexpected keyword"):
             result(loss, option, on=True)

@@ -39,11 +39,12 @@ REFUSED = {
     ("dot", False): {
         **dict.fromkeys(["contrastive", "online_contrastive", "triplet"], NO_DISTANCE),
         **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
-        **dict.fromkeys(["cosent", "angle"], COSINE_ONLY),
+        "angle": COSINE_ONLY,
     },
+    ("max_sim", True): {"angle": r"got cosine of AnglELoss \(it knows no other\).*every loss can but angle"},
     ("euclidean", False): {
         **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
-        **dict.fromkeys(["cosent", "angle"], COSINE_ONLY),
+        "angle": COSINE_ONLY,
     },
     ("euclidean", True): {
         **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
@@ -53,8 +54,10 @@ REFUSED = {
 """What cannot be had, by the similarity of an encoder and whether it normalizes; all else can."""
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize(
+    ("similarity", "normalize"),
+    [("max_sim", True), *((name, normalize) for name in ("cosine", "dot", "euclidean") for normalize in (False, True))],
+)
 def test_every_loss_takes_the_similarity_of_the_encoder_or_is_refused(similarity: str, normalize: bool) -> None:
     of, refused = encoder(similarity, normalize), REFUSED.get((similarity, normalize), {})
     infonce = OmegaConf.load(CONFIGS / "loss" / "infonce.yaml")
@@ -70,7 +73,8 @@ def test_every_loss_takes_the_similarity_of_the_encoder_or_is_refused(similarity
         loss = build_loss(config, of)
         check_agreement(loss, of)
         # On vectors of length 1 a dot product is a cosine, and a distance ranks as one.
-        ranks = {"cosine"} if normalize and similarity == "dot" else {similarity, *(["cosine"] if normalize else [])}
+        cosine_too = ["cosine"] if normalize and similarity != "max_sim" else []
+        ranks = {"cosine"} if normalize and similarity == "dot" else {similarity, *cosine_too}
         assert repr(loss.similarity) in ranks, path.stem
 
 
@@ -85,7 +89,13 @@ def test_every_loss_takes_the_similarity_of_the_encoder_or_is_refused(similarity
             r"euclidean of TripletLoss \(loss.distan",
         ),
         (losses.TripletLoss(), encoder("euclidean"), r"cosine of TripletLoss \(loss.distance\) and euclidean of the"),
-        (losses.CoSENTLoss(), encoder("dot"), r"cosine of CoSENTLoss \(it knows no other\) and dot of the encoder"),
+        (losses.AnglELoss(), encoder("dot"), r"cosine of AnglELoss \(it knows no other\) and dot of the encoder"),
+        (
+            losses.InfoNCELoss(),
+            encoder("max_sim", normalize=True),
+            r"cosine of InfoNCELoss \(loss.similarity\) and max_sim of the.*token vectors are compared by max_sim",
+        ),
+        (losses.InfoNCELoss(similarity="max_sim"), encoder("cosine", normalize=True), "max_sim of InfoNCELoss"),
         (
             losses.MatryoshkaLoss(losses.InfoNCELoss(similarity="dot"), [4, 2]),
             encoder("dot", normalize=True),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from contrastive.data.batch import EmbeddedBatch, recall
 from contrastive.losses import GISTLoss, InfoNCELoss, info_nce
 from contrastive.masks import known_positive
+from contrastive.similarity import TokenVectors
 from contrastive.training.memory import CrossBatchQueue, MomentumEncoder, with_queue
 
 NOTHING = torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
@@ -272,3 +273,43 @@ def test_settings_make_a_queue_of_the_encoders_width_and_what_fills_it() -> None
     assert momentum_encoder is None
     _, momentum_encoder = with_queue(encoder, size=3, momentum=0.9)
     assert momentum_encoder.momentum == 0.9
+
+
+def test_keys_of_tokens_are_as_long_as_the_longest() -> None:
+    queue = CrossBatchQueue(size=3, dimension=2, of_tokens=True)
+    assert str(queue) == "CrossBatchQueue(size=3, dimension=2, max_age=None, of_tokens=True)"
+    short, long = torch.ones(2, 1, 2), torch.full((1, 4, 2), 2.0)
+    batch, ids, owners = torch.full((2, 3, 2), 3.0), torch.tensor([8, 9]), torch.arange(2)
+    assert queue.extend(batch, ids, owners)[0].equal(batch)
+    queue.push(short, torch.tensor([1, 2]))
+    queue.push(long, torch.tensor([3]))
+    keys, key_ids, _ = queue.extend(batch, ids, owners)
+    assert key_ids.tolist() == [8, 9, 1, 2, 3]
+    assert keys.any(-1).sum(1).tolist() == [3, 3, 1, 1, 4]
+    assert keys[4].equal(long[0])
+    again = CrossBatchQueue(size=3, dimension=2, of_tokens=True)
+    again.load_state_dict(queue.state_dict())
+    assert again.extend(batch, ids, owners)[0].equal(keys)
+    with pytest.raises(ValueError, match=r"expected keys \[K, T, 2\] and key_ids \[K\] for the queue, got \[2, 2\]"):
+        queue.push(torch.ones(2, 2), ids)
+    with pytest.raises(RuntimeError, match="size mismatch for keys"):
+        CrossBatchQueue(size=4, dimension=2, of_tokens=True).load_state_dict(queue.state_dict())
+
+
+def test_queued_keys_of_tokens_have_their_guide_by_tokens() -> None:
+    documents = TokenVectors.pack(torch.tensor([[[1.0], [2.0]], [[3.0], [0.0]]]))
+    batch = EmbeddedBatch(
+        torch.ones(1, 1, 2),
+        torch.ones(1, 1, 2),
+        key_ids=torch.tensor([7]),
+        owners=torch.tensor([0]),
+        guide_queries=torch.ones(1, 1, 1),
+        guide_keys=torch.ones(1, 1, 1),
+    )
+    queue = CrossBatchQueue(size=3, dimension=2, of_tokens=True)
+    queue.push(torch.ones(3, 2, 2), torch.tensor([1, -1, 0]))
+    guides = recall(batch, queue, documents).guide_keys
+    assert guides is not None
+    torch.testing.assert_close(
+        guides[:, :, 0], torch.tensor([[1.0, 0], [3, 0], [torch.nan] * 2, [1, 2]]), equal_nan=True
+    )

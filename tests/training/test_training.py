@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from contrastive.data import Batch, Record
 from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
-from contrastive.losses import InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
+from contrastive.losses import GISTLoss, InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
 from contrastive.losses.core.signature import parameters_of
+from contrastive.similarity import TokenVectors
 from contrastive.training import ContrastiveData, ContrastiveModule
-from contrastive.training.callbacks import FillMemory, LogTraining
-from contrastive.training.memory import CrossBatchQueue, MomentumEncoder
+from contrastive.training.callbacks import EmbedByGuide, FillMemory, LogTraining
+from contrastive.training.memory import CrossBatchQueue, MomentumEncoder, with_queue
 from contrastive.training.optimization import LinearDecayAdamW
 from contrastive.training.rehearsal import rehearse
 
@@ -236,6 +237,45 @@ def test_documents_of_earlier_batches_are_negatives_of_later_ones(tiny_encoder: 
     assert any(call["exclude"](ids, queued).any() for call in loss.calls[3:5])
     assert len(module.memory) == 6
     assert {"memory.keys", "memory.key_ids"} <= module.state_dict().keys()
+
+
+def test_token_vectors_train_with_a_queue_and_a_guide_of_their_kind(tiny_model_folder: Path, tmp_path: Path) -> None:
+    encoder, guide = (Encoder.from_pretrained(tiny_model_folder, representation="tokens") for _ in range(2))
+    memory, slow = with_queue(encoder, size=6, momentum=0.5)
+    loss = GISTLoss(0.3, similarity="max_sim", guide_similarity="max_sim")
+    data = ContrastiveData(records(10), None, batch_size=4)
+    guided = EmbedByGuide(data, guide)
+    rehearse(loss, guided.rehearsed(data.rehearsals()), (2, encoder.dimension), remembers=True)
+    module = ContrastiveModule(
+        encoder,
+        loss,
+        LinearDecayAdamW(learning_rate=3e-3),
+        total_steps=3,
+        memory=memory,
+        momentum_encoder=slow,
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        callbacks=[guided, FillMemory(), LogTraining()],
+    )
+    before = {name: weight.clone() for name, weight in encoder.named_parameters()}
+    trainer.fit(module, data)
+    assert any(not weight.equal(before[name]) for name, weight in encoder.named_parameters())
+    held = TokenVectors.pack(memory.keys)
+    _, documents = data.collate.texts(records(10))
+    expected = slow.encoder.encode([documents[number] for number in memory.key_ids[-2:].tolist()], side="document")
+    torch.testing.assert_close(held[-2:].vectors, expected.vectors, rtol=1e-4, atol=1e-5)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again, _ = with_queue(encoder, size=6)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+    again.load_state_dict({name[7:]: value for name, value in saved.items() if name.startswith("memory.")})
+    assert again.keys.equal(memory.keys)
 
 
 def test_a_memory_that_nobody_fills_is_refused(tiny_encoder: Encoder, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ Shape letters: B texts, T tokens of the longest, W width of a token's vector, D 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -67,6 +67,19 @@ class Head(Protocol):
 
     def attach(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take what it needs of the model that it is the head of, before anything is embedded."""
+        ...
+
+    def fill_up(self, inputs: Mapping[str, Tensor], is_query: Tensor) -> Mapping[str, Tensor]:
+        """Return what the backbone is given for a batch: its inputs, [B, T] each, with what the head adds to texts."""
+        ...
+
+    @property
+    def is_weighed(self) -> bool:
+        """Whether there is nothing, or nothing more, to `weigh`."""
+        ...
+
+    def weigh(self, documents: Iterable[Tensor], number: int) -> None:
+        """Take from the token ids of a number of documents what tokens weigh, if it does."""
         ...
 
     def __call__(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:

@@ -141,6 +141,18 @@ class LexicalHead(nn.Module):
             weights[list(special)] = 0  # where relu has no gradient: so they stay
             self.weights = nn.Parameter(weights)
 
+    @property
+    def is_weighed(self) -> bool:
+        """Whether there is nothing more to weigh, which is always."""
+        return True
+
+    def weigh(self, documents: Iterable[Tensor], number: int) -> None:
+        """Weigh nothing: what terms of queries weigh is learnt."""
+
+    def fill_up(self, inputs: Mapping[str, Tensor], is_query: Tensor) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Leave everything as it is."""
+        return inputs
+
     def forward(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:
         """Weigh the terms of a batch, [B, V], by token vectors [B, T, W]; see `Head`."""
         if self.weights is None or not is_query.any():
@@ -241,24 +253,6 @@ class LexicalHead(nn.Module):
                 with torch.no_grad():
                     self.weights.copy_(read_tensors(path)["weight"])
                     self.weights[self._never] = 0  # sentence-transformers does not put these tokens into a query
-
-
-def idf_weights(token_ids: Iterable[Sequence[int]], vocabulary: int) -> Tensor:
-    """Return how rare each term is in a corpus, [V]: the inverse document frequency of BM25, 0 for what is in no text.
-
-    Args:
-        token_ids: Of each document.
-        vocabulary: Number of terms, V.
-
-    Example:
-        >>> idf_weights([[0, 1], [1, 1]], 3)
-        tensor([0.6931, 0.1823, 0.0000])
-    """
-    texts, found = 0, torch.zeros(vocabulary)
-    for ids in token_ids:
-        texts += 1
-        found[list(set(ids))] += 1
-    return torch.where(found > 0, ((texts - found + 0.5) / (found + 0.5)).log1p(), 0)
 
 
 @torch.no_grad()

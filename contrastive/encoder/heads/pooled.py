@@ -10,7 +10,7 @@ Notable decisions:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,7 @@ class PooledHead(nn.Module):
     lexical: ClassVar[bool] = False
     reads_queries: ClassVar[bool] = True
     sides_differ: ClassVar[bool] = False
+    is_weighed: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -107,6 +108,13 @@ class PooledHead(nn.Module):
 
     def attach(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take nothing."""
+
+    def weigh(self, documents: Iterable[Tensor], number: int) -> None:
+        """Weigh nothing."""
+
+    def fill_up(self, inputs: Mapping[str, Tensor], is_query: Tensor) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Leave everything as it is."""
+        return inputs
 
     def forward(self, hidden: Tensor, inputs: Mapping[str, Tensor], is_query: Tensor) -> Tensor:  # noqa: ARG002
         """Embed a batch, [B, D], of token vectors [B, T, W]."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from contrastive.contracts import Health, Reduction, Similarity
 from contrastive.losses.core.choice import Choice, Rows
-from contrastive.losses.core.log_sums import differentiate, overwrite
+from contrastive.losses.core.log_sums import Judged, differentiate, overwrite
 from contrastive.losses.core.reduction import check_weights, or_one, reduce_rows
 from contrastive.similarity import AddGradients, ProductSimilarity, flipped, score_pairs
 from contrastive.similarity.differentiation import differentiable_once
@@ -40,7 +40,7 @@ LEAST_ROWS, MOST_ROWS = 256, 1024
 GPU_BLOCK_SCORES = 2**26
 """The same on a GPU, 256 MiB, and as many rows as that gives: there a block takes 1 ms to launch, whatever its size."""
 
-Formula = Callable[[Rows], Tensor | tuple[Tensor, Tensor]]
+Formula = Callable[[Rows], Tensor | tuple[Tensor, Tensor] | Judged]
 """Maps a block of rows to the loss of each, [r]; or to what the terms of each sum to and how many they are."""
 
 
@@ -128,17 +128,40 @@ class Comparison:
                         graph=graph,
                         flipped=part.flipped,
                     )
-                    for part, out in zip(self.choose.parts, torch.split(logits, widths, 1), strict=True)
+                    for part, out in zip(self.choose.parts, logits.split_with_sizes(widths, 1), strict=True)
                 ],
             )
 
     def judge(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return what the terms of each row sum to and how many they are, [r]: 0 and 0 if it goes unanswered."""
+        return self._count(rows, self.formula(rows))
+
+    def differentiate(
+        self, rows: Rows, of_rows: Tensor, leaves: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """Judge rows and return also the gradients of the leaves, and of the parameters, by `of_rows` [r].
+
+        The leaves are the logits, or with `by_log_sums` the three log-sums.
+        """
         losses = self.formula(rows)
+        totals, counts = self._count(rows, losses)
+        if isinstance(losses, Judged):
+            of_rows = of_rows * rows.sums.answered
+            of_positives, of_negatives = of_rows * losses.of_positives, of_rows * losses.of_negatives
+            return totals.detach(), counts, [torch.zeros_like(of_rows), of_positives, of_negatives]
+        trained = [each for each in self.parameters if each.requires_grad]
+        gradients = torch.autograd.grad(
+            (totals * of_rows).sum(), [*leaves, *trained], allow_unused=True, materialize_grads=True
+        )
+        return totals.detach(), counts, gradients
+
+    def _count(self, rows: Rows, losses: Tensor | tuple[Tensor, Tensor] | Judged) -> tuple[Tensor, Tensor]:
+        if isinstance(losses, Judged):
+            losses = losses.losses
         totals, counts = losses if isinstance(losses, tuple) else (losses, rows.sums.answered)
         if self.average:
             totals, counts = totals / or_one(counts), counts > 0
-        return torch.where(counts > 0, totals, 0), counts
+        return totals.masked_fill(counts == 0, 0), counts
 
 
 def block_rows(num_rows: int, num_columns: int, device: torch.device) -> int:
@@ -161,7 +184,8 @@ def loss_of_rows(comparison: Comparison, weights: Tensor | None, reduction: Redu
     anchors = comparison.choose.parts[0].anchors
     check_weights(weights, anchors.shape[0])
     of_rows = anchors.new_ones(anchors.shape[0]) if weights is None else weights.to(anchors)
-    comparison = replace(comparison, average=reduction == "sum")
+    if reduction == "sum":
+        comparison = replace(comparison, average=True)
     total, counts = sum_of_rows(comparison, of_rows)
     return total / or_one((of_rows * counts).sum()) if reduction == "mean" else total
 
@@ -223,7 +247,8 @@ class _Judged(torch.autograd.Function):
         if ctx.again is None:
             return None, None, None, *(None if gradient is None else gradient * of_result for gradient in saved)
         gradients = _zeros(ctx, saved)
-        _sweep(ctx.again, of_result, gradients)
+        with torch.autocast(of_result.device.type, enabled=False):
+            _sweep(ctx.again, of_result, gradients)
         return None, None, None, *gradients
 
 
@@ -246,27 +271,26 @@ def _sweep(
     parts, widths = comparison.choose.parts, comparison.widths
     of_sides, (of_temperature, *of_parameters) = gradients[: 2 * len(parts)], gradients[2 * len(parts) :] or [None]
     found = list[tuple[Tensor, Tensor]]()
-    with torch.autocast(parts[0].anchors.device.type, enabled=False):
-        for rows, logits, add_gradients in comparison.blocks(graph=of_rows is not None):
-            index = torch.arange(rows.start, rows.stop, device=logits.device)
-            if of_rows is None:
-                found.append(_judge_block(comparison, logits, index)[:2])
-                continue
-            of_further = None if further is None else further.gradient(logits, index)
-            totals, counts, (slopes, *more) = _judge_block(comparison, logits, index, of_rows[rows])
-            found.append((totals, counts))
-            if of_further is not None:
-                slopes[:, : of_further.shape[1]] += of_further
-            for add, of_scores, of_anchors, of_candidates in zip(
-                add_gradients,
-                torch.split(slopes, widths, 1),
-                of_sides[::2],
-                of_sides[1::2],
-                strict=True,
-            ):
-                add(of_scores, None if of_anchors is None else of_anchors[rows], of_candidates, of_temperature)
-            for gradient, added in zip((each for each in of_parameters if each is not None), more, strict=True):
-                gradient += added
+    for rows, logits, add_gradients in comparison.blocks(graph=of_rows is not None):
+        index = torch.arange(rows.start, rows.stop, device=logits.device)
+        if of_rows is None:
+            found.append(_judge_block(comparison, logits, index)[:2])
+            continue
+        of_further = None if further is None else further.gradient(logits, index)
+        totals, counts, (slopes, *more) = _judge_block(comparison, logits, index, of_rows[rows])
+        found.append((totals, counts))
+        if of_further is not None:
+            slopes[:, : of_further.shape[1]] += of_further
+        for add, of_scores, of_anchors, of_candidates in zip(
+            add_gradients,
+            slopes.split_with_sizes(widths, 1),
+            of_sides[::2],
+            of_sides[1::2],
+            strict=True,
+        ):
+            add(of_scores, None if of_anchors is None else of_anchors[rows], of_candidates, of_temperature)
+        for gradient, added in zip((each for each in of_parameters if each is not None), more, strict=True):
+            gradient += added
     totals, counts = (each[0] if len(each) == 1 else torch.cat(each) for each in zip(*found, strict=True))
     return totals, counts
 
@@ -284,14 +308,10 @@ def _judge_block(
         if comparison.by_log_sums:
             sums = rows.sum_up(overwrite)
             leaves = [each.requires_grad_(graph) for each in (sums.target, sums.positives, sums.negatives)]
-        totals, counts = comparison.judge(rows)
         if of_rows is None:
-            return totals, counts, ()
-        trained = [each for each in comparison.parameters if each.requires_grad]
-        slopes = torch.autograd.grad(
-            (totals * of_rows).sum(), [*leaves, *trained], allow_unused=True, materialize_grads=True
-        )
+            return *comparison.judge(rows), ()
+        totals, counts, slopes = comparison.differentiate(rows, of_rows, leaves)
     if comparison.by_log_sums:
         of_logits = differentiate(logits, rows.positive, sums.answered, slopes[:3], out=logits)
         slopes = (of_logits, *slopes[3:])
-    return totals.detach(), counts, slopes
+    return totals, counts, slopes

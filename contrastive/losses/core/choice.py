@@ -113,6 +113,10 @@ class Selection:
         return suspicious
 
 
+UNSELECTED = Selection()
+"""Scores leave nobody out, and all weigh the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Chooses who counts in a block of rows, by masks and by scores."""
@@ -134,7 +138,7 @@ class Choice:
         negative = eligible if excluded is None else ~excluded if eligible is None else eligible & ~excluded
         log_weights = self._block("log_weights", rows, default=0)
         block = Rows(rows, logits, positive, eligible, negative, log_weights)
-        return block if self.selection == Selection() else self._by_score(block)
+        return block if self.selection == UNSELECTED else self._by_score(block)
 
     @torch.no_grad()
     def _by_score(self, block: Rows) -> Rows:

@@ -9,14 +9,12 @@ the two are not simply gone through one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from contrastive.contracts import Reduction
 from contrastive.losses.core.blocks import Comparison, sum_of_rows
-from contrastive.losses.core.choice import Rows, Selection
+from contrastive.losses.core.choice import UNSELECTED, Rows
 from contrastive.losses.core.log_sums import LogSums
 from contrastive.losses.core.reduction import check_weights, or_one
 from contrastive.masks import Mask
@@ -28,7 +26,7 @@ def fits(forth: Comparison, back: Comparison, weights: Tensor | None, reduction:
     if reduction == "none" or (weights is not None and weights.requires_grad) or not forth.is_differentiated():
         return False
     choices = (forth.choose, back.choose)
-    plain = all(choice.one_each and len(choice.parts) == 1 and choice.selection == Selection() for choice in choices)
+    plain = all(choice.one_each and len(choice.parts) == 1 and choice.selection == UNSELECTED for choice in choices)
     some = len(choices[0].parts[0].anchors) > 0
     return plain and some and forth.by_log_sums and isinstance(forth.similarity, ProductSimilarity)
 
@@ -39,7 +37,7 @@ def loss_of_both(forth: Comparison, back: Comparison, weights: Tensor | None, re
     check_weights(weights, len(anchors))
     weights = anchors.new_ones(len(anchors)) if weights is None else weights.to(anchors)
     columns, answered = Columns(anchors, back.choose.parts[0].exclude), []
-    with torch.no_grad(), torch.autocast(anchors.device.type, enabled=False):
+    with torch.no_grad():
         for block, logits, _ in forth.blocks(graph=False):
             rows = torch.arange(block.start, block.stop, device=anchors.device)
             answered.append(forth.choose(logits, rows).count_negatives() > 0)
@@ -49,7 +47,7 @@ def loss_of_both(forth: Comparison, back: Comparison, weights: Tensor | None, re
         """Return what the loss of each row or column counts for in the whole."""
         return weights / 2 if reduction == "sum" else weights / or_one((weights * answered).sum()) / 2
 
-    columns.settle(back.judge, of_each(columns.answered))
+    columns.settle(back, of_each(columns.answered))
     return sum_of_rows(forth, of_each(torch.cat(answered)), columns)[0]
 
 
@@ -82,17 +80,16 @@ class Columns:
         self.sums = self.sums * (self.largest - largest).exp() + logits.sub_(largest).exp_().sum(0)
         self.largest = largest
 
-    def settle(self, judge: Callable[[Rows], tuple[Tensor, Tensor]], of_columns: Tensor) -> None:
+    def settle(self, comparison: Comparison, of_columns: Tensor) -> None:
         """Find the loss of all columns times `of_columns` [Q], and its derivatives by their log-sums."""
         negatives = (self.largest - self.target) + self.sums.log()
-        leaves = [leaf.clone().requires_grad_() for leaf in (self.target, negatives)]
+        leaves = [leaf.requires_grad_() for leaf in (self.target.clone(), negatives)]
         everyone = torch.arange(len(negatives), device=negatives.device)
+        rows = Rows(everyone, negatives[:0], everyone)
+        rows.sums = LogSums(leaves[0], torch.zeros_like(negatives), leaves[1], self.answered)
         with torch.enable_grad():
-            rows = Rows(everyone, negatives[:0], everyone)
-            rows.sums = LogSums(leaves[0], torch.zeros_like(negatives), leaves[1], self.answered)
-            self.loss = (judge(rows)[0] * of_columns).sum()
-        of_target, self.of_negatives = torch.autograd.grad(self.loss, leaves, allow_unused=True, materialize_grads=True)
-        self.loss, self.log_sums = self.loss.detach(), self.largest + self.sums.log()
+            losses, _, (of_target, *_, self.of_negatives) = comparison.differentiate(rows, of_columns, leaves)
+        self.loss, self.log_sums = (losses * of_columns).sum(), self.largest + self.sums.log()
         self.of_target = of_target - self.of_negatives  # the negatives are relative to the target
 
     def gradient(self, logits: Tensor, rows: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from contrastive.contracts import MaskLike
@@ -73,8 +72,7 @@ class Sides:
         similarity, owners = named(options["similarity"]), options["owners"]
         check_shapes(queries, keys, similarity)
         prepare = similarity.prepare if isinstance(similarity, ProductSimilarity) else full_precision
-        with torch.autocast(keys.device.type, enabled=False):
-            queries, keys = prepare(queries), prepare(keys)  # once, or directions add up in bfloat16
+        queries, keys = prepare(queries), prepare(keys)  # once, or directions add up in bfloat16
         shape = num_queries, num_keys = queries.shape[0], keys.shape[0]
         positive = positive_mask(options["positives"], *shape, keys.device)
         eligible = negative_mask(positive, owners, *shape, keys.device, others_negatives=options["others_negatives"])

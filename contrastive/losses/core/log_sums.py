@@ -41,6 +41,18 @@ class LogSums:
     answered: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What rows lose, [r], by a formula that knows its derivatives by their log-sums: autograd is not asked.
+
+    The derivatives are [r], without a graph, or a number.
+    """
+
+    losses: Tensor
+    of_positives: Tensor | float
+    of_negatives: Tensor | float
+
+
 def log_sums(
     logits: Tensor, positive: Tensor, negative: Tensor | None = None, log_weights: Tensor | None = None
 ) -> LogSums:
@@ -64,6 +76,7 @@ def overwrite(
     In place of the logits then stand the softmax over the negatives of each row and, where rows may have several
     positives, the softmax over these: the derivatives of the two log-sums. In unanswered rows they have no meaning.
     """
+    own = positive[:, None]
     if logits.numel() == 0:
         nothing = logits.sum(1)
         return LogSums(nothing, nothing.clone(), nothing.clone(), torch.zeros_like(nothing, dtype=torch.bool))
@@ -75,7 +88,7 @@ def overwrite(
         positives = _log_sum(softmax_of_positives, target).where(answered, 0)
         negative = ~positive if negative is None else negative & ~positive
     else:
-        target = logits.gather(1, positive[:, None])[:, 0]
+        target = logits.gather(1, own)[:, 0]
         positives = torch.zeros_like(target)
     if log_weights is not None:
         log_weights = log_weights.detach().expand_as(logits)
@@ -85,12 +98,12 @@ def overwrite(
     if negative is not None:
         logits.masked_fill_(~negative, _lowest(logits))
     if softmax_of_positives is None and logits.shape[1] > 1:
-        logits.scatter_(1, positive[:, None], -math.inf)
+        logits.scatter_(1, own, -math.inf)
     negatives = _log_sum(logits, target)
     if negative is None:
         return LogSums(target, positives, negatives, torch.full_like(target, logits.shape[1] > 1, dtype=torch.bool))
     if softmax_of_positives is None:
-        negative = negative.scatter(1, positive[:, None], value=False)
+        negative = negative.scatter(1, own, value=False)
     else:
         torch.where(positive, softmax_of_positives, logits, out=logits)
     any_negative = negative.any(1)

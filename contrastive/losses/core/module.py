@@ -21,7 +21,7 @@ from contrastive.contracts import Similarity
 from contrastive.losses.core.distance import similarity_of_distance
 from contrastive.losses.core.options import LossOptions, SoftmaxOptions
 from contrastive.losses.core.temperature import LearntTemperature, check_temperature
-from contrastive.similarity import ProductSimilarity, max_sim, named
+from contrastive.similarity import ProductSimilarity, named, of_tokens
 
 _TWO = [[1.0, 0.0], [0.0, 1.0]]
 REHEARSAL = {
@@ -158,8 +158,8 @@ def _rehearsed(name: str, options: Mapping[str, Any]) -> Tensor:
     """Return what a loss is tried out on: embeddings of one token each, if tokens are what it compares."""
     given = torch.tensor(REHEARSAL[name])
     own = options.get("similarity", options.get("distance", "cosine"))
-    of_tokens = (options.get("guide_similarity", "cosine") if name.startswith("guide") else own) in ("max_sim", max_sim)
-    return given[:, None] if of_tokens and name not in ("targets", "teacher_scores") else given
+    compared = options.get("guide_similarity", "cosine") if name.startswith("guide") else own
+    return given[:, None] if of_tokens(compared) and name not in ("targets", "teacher_scores") else given
 
 
 _OF_SOFTMAX = {

@@ -21,15 +21,18 @@ from contrastive.losses.core.blocks import Comparison, Formula, judge_each, loss
 from contrastive.losses.core.choice import Choice, Rows, Selection
 from contrastive.losses.core.columns import fits, loss_of_both
 from contrastive.losses.core.directions import Sides, parts_of
+from contrastive.losses.core.log_sums import Judged
 from contrastive.losses.core.options import Direction, SoftmaxOptions, complete
 from contrastive.losses.core.reduction import or_one, reduce_rows
 from contrastive.masks import MASK_ROWS
 from contrastive.similarity import named
 
 
-def cross_entropy(rows: Rows) -> Tensor:
+def cross_entropy(rows: Rows) -> Judged:
     """Return the cross-entropy of finding the positives of a row."""
-    return torch.logaddexp(rows.sums.positives, rows.sums.negatives)
+    positives, negatives = rows.sums.positives, rows.sums.negatives
+    gap = (negatives - positives).detach()
+    return Judged(torch.logaddexp(positives, negatives), of_positives=(-gap).sigmoid(), of_negatives=gap.sigmoid())
 
 
 def ranking_loss(
@@ -57,12 +60,25 @@ def ranking_loss(
         parameters: Tensors that the formula reads and that are trained.
     """
     told = complete(options)
-    sides, selection = Sides.of(queries, keys, told, also_exclude or {}), Selection.of(told)
-    weights, reduction = told["weights"], told["reduction"]
     if partitions is None:
         both_sides: list[list[Direction]] = [["query_to_key", "query_to_query"], ["key_to_query", "key_to_key"]]
         ways = both_sides if told["same_side"] else [way[:1] for way in both_sides]
         partitions = ways if told["symmetric"] else ways[:1]
+    with torch.autocast(keys.device.type, enabled=False):
+        sides = Sides.of(queries, keys, told, also_exclude or {})
+        return _mean_of_partitions(formula, sides, told, partitions, by_log_sums=by_log_sums, parameters=parameters)
+
+
+def _mean_of_partitions(
+    formula: Formula,
+    sides: Sides,
+    told: SoftmaxOptions,
+    partitions: Sequence[Sequence[Direction]],
+    *,
+    by_log_sums: bool,
+    parameters: Sequence[Tensor],
+) -> Tensor:
+    selection, weights, reduction = Selection.of(told), told["weights"], told["reduction"]
     comparisons = [
         Comparison(
             formula,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from contrastive.contracts import Reduction
@@ -55,4 +54,4 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def or_one(counts: Tensor) -> Tensor:
     """Return counts with 1 in place of 0; those of expected triplets may be fractions, which stay as they are."""
-    return torch.where(counts == 0, 1, counts)
+    return counts.masked_fill(counts == 0, 1)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contrastive.encoder import Encoder, LoRA
-from contrastive.encoder.heads.lexical import LexicalHead, idf_weights
+from contrastive.encoder.heads.lexical import LexicalHead
 from contrastive.encoder.language_head import Undecoded
 
 TEXTS = ["python developer", "the nurse of the hospital, 6 years", "chef", "python python developer"]
@@ -224,8 +224,3 @@ def test_a_decoder_that_is_not_the_table_is_refused(tiny_model_folder: Path, tmp
 def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LexicalHead(8, **options)
-
-
-def test_rare_terms_weigh_more_by_idf() -> None:
-    weights = idf_weights([[0, 1, 1], [1], [1, 2]], 4)
-    assert weights[0] == weights[2] > weights[1] > weights[3] == 0

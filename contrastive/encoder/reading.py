@@ -1,0 +1,87 @@
+"""From texts to batches of token ids: which windows of a text are read, and which others they meet.
+
+A window is a text, cut; or what of a long document the model can read at once. A document that is read whole has as
+many as it needs, each with special tokens of its own, so that nothing of it is lost; its prompt is in the first. A step
+of training may do with fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+
+from contrastive.encoder.in_order import Window
+from contrastive.encoder.micro_batches import micro_batches, token_counts
+from contrastive.encoder.tokens import Row, cached_windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TrainingWindows = Literal["first", "random", "all"]
+
+_TEXTS_PER_TOKENIZATION = 4096
+"""Texts whose token ids are held at a time: a few MB, and enough for even micro-batches."""
+
+
+class Text(NamedTuple):
+    """A text with its prompt; `is_query` only where the sides are embedded differently."""
+
+    words: str
+    is_query: bool
+
+
+class Reading(NamedTuple):
+    """How texts become token ids.
+
+    Attributes:
+        tokenizer: What makes them.
+        further: Inputs of the model besides the ids.
+        query_length: Tokens that a query is cut to.
+        document_length: Tokens of a window of a document.
+        windows: Which windows of a document are read: the "first", a "random" one, or "all".
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    further: Sequence[str]
+    query_length: int
+    document_length: int
+    windows: TrainingWindows
+
+    def rows(self, texts: Sequence[Text]) -> list[list[Row]]:
+        """Return the token ids of each text, one row or, of a long document that is read whole, several."""
+        found: dict[int, list[Row]] = {}
+        for is_query in {text.is_query for text in texts}:
+            of_side = [number for number, text in enumerate(texts) if text.is_query == is_query]
+            windows = cached_windows(
+                self.tokenizer,
+                [texts[number].words for number in of_side],
+                max_length=self.query_length if is_query else self.document_length,
+                further=self.further,
+                whole=self.windows != "first" and not is_query,
+            )
+            if self.windows == "random":
+                windows = [[rows[int(torch.randint(len(rows), ()))]] for rows in windows]
+            found |= zip(of_side, windows, strict=True)
+        return [found[number] for number in range(len(texts))]
+
+    def batches(
+        self, texts: Sequence[Text], budget: int | None, *, padding: bool
+    ) -> Iterator[tuple[list[Window], list[Row], list[bool]]]:
+        """Yield micro-batches, see `micro_batches`: which windows are in it, their ids, and which are of queries.
+
+        Longest first: running out of memory shows at once. Characters are a good guess at tokens, so that texts which
+        are tokenised together are of similar length; among them the order is by tokens.
+        """
+        order = list(range(len(texts)))
+        if len(texts) > _TEXTS_PER_TOKENIZATION:
+            order.sort(key=lambda number: len(texts[number].words), reverse=True)
+        for start in range(0, len(order), _TEXTS_PER_TOKENIZATION):
+            chunk = order[start : start + _TEXTS_PER_TOKENIZATION]
+            windows = self.rows([texts[number] for number in chunk])
+            places = [(chunk[place], number) for place, rows in enumerate(windows) for number in range(len(rows))]
+            rows = [row for of_text in windows for row in of_text]
+            for batch in micro_batches(token_counts(rows), budget, padding=padding):
+                here = [places[place] for place in batch]
+                yield here, [rows[place] for place in batch], [texts[number].is_query for number, _ in here]

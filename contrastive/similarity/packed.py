@@ -1,0 +1,166 @@
+"""Comparing many texts at once, whatever an embedding is: one vector, or vectors of tokens or windows.
+
+Whoever ranks, mines or searches calls these, and knows nothing of the representation.
+
+Notable decisions:
+
+- Vectors of tokens are compared document by document, without padding, and those of short ones of the same length
+  together: the products and little else. Of the documents one block at a time is in float32 and where the queries
+  are, so that a corpus may be in half precision, on a disk, or larger than the memory of a device.
+- Scores of token vectors are float32: the products are all of the time, and in float64 take twice as much.
+
+Shape letters: Q queries, K documents, B texts or pairs, D width, N and n vectors of many texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from contrastive.contracts import Similarity
+from contrastive.similarity.max_sim import MaxSimilarity
+from contrastive.similarity.products import ProductSimilarity, full_precision, unit
+from contrastive.similarity.token_vectors import TokenVectors
+
+Embeddings = Tensor | TokenVectors
+"""Of a list of texts: [B, D], or those of their tokens or windows."""
+
+_VECTORS = 2**14
+"""Vectors of documents that are in float32 at a time; a text with more goes alone."""
+
+_PRODUCTS = 2**22
+"""Products of vectors that stand in memory at a time, 16 MiB in float32."""
+
+_TOKENS = 1024
+"""Vectors of queries in a product: enough for its speed, and the products of a text stay close to the processor."""
+
+
+@torch.no_grad()
+def score_texts(similarity: Similarity, queries: Embeddings, documents: Embeddings) -> Tensor:
+    """Score all queries against all documents, [Q, K], without a gradient: float64 of one vector a text, else float32.
+
+    A text without vectors has the score 0 with any other. One similarity that is neither a product nor `max_sim` is
+    given token vectors padded, [B, T, D], all at once.
+
+    Raises:
+        ValueError: If the similarity does not compare embeddings of this kind.
+    """
+    if isinstance(queries, Tensor) and isinstance(documents, Tensor):
+        return similarity(queries.double(), documents.double())
+    if not isinstance(similarity, MaxSimilarity):
+        return similarity(*(side.padded() if isinstance(side, TokenVectors) else side for side in (queries, documents)))
+    asking, answering = _packed(queries), _packed(documents)
+    tokens = similarity.prepare(asking.vectors)
+    lengths = asking.lengths.to(tokens.device)
+    owners = torch.arange(len(asking), device=tokens.device).repeat_interleave(lengths)
+    counts = lengths.clamp_min(1).to(tokens.dtype)
+    shares = 1 / counts if similarity.mean else torch.ones_like(counts)
+    scores = tokens.new_zeros(len(answering), len(asking))
+    for places, length, vectors in _documents(answering, max(1, min(len(tokens), _TOKENS))):
+        vectors = similarity.prepare(vectors.to(tokens.device))
+        largest = tokens.new_empty(len(places), len(tokens))
+        for start in range(0, len(tokens), _TOKENS):
+            columns = slice(start, start + _TOKENS)
+            products = vectors @ tokens[columns].T
+            torch.amax(products.view(len(places), length, -1), 1, out=largest[:, columns])
+        of_queries = tokens.new_zeros(len(asking), len(places)).index_add_(0, owners, largest.T)
+        scores[places.to(tokens.device)] = of_queries.T * shares
+    return scores.T
+
+
+@torch.no_grad()
+def score_text_pairs(
+    similarity: ProductSimilarity,
+    queries: Embeddings,
+    documents: Embeddings,
+    asked: Sequence[int] | Tensor,
+    answered: Sequence[int] | Tensor,
+) -> Tensor:
+    """Score pairs of a query's and a document's row, [B] each: [B], without a gradient, in float32 or better."""
+    asked, answered = (torch.as_tensor(rows, dtype=torch.long) for rows in (asked, answered))
+    if isinstance(queries, Tensor) and isinstance(documents, Tensor):
+        return similarity.of_pairs(queries[asked], documents[answered])
+    asking, answering = _packed(queries), _packed(documents)
+    scores = torch.zeros(len(asked), device=asking.device)
+    lengths = answering.lengths[answered]
+    order = lengths.argsort(stable=True)
+    order = order[(lengths[order] > 0) & (asking.lengths[asked[order]] > 0)]
+    for rows in torch.split(order, max(1, _VECTORS // int(lengths.max()))) if len(order) else ():
+        pairs = asking[asked[rows]].padded(), answering[answered[rows]].to(asking.device).padded()
+        scores[rows.to(scores.device)] = similarity.of_pairs(*pairs).to(scores.dtype)
+    return scores
+
+
+@torch.no_grad()
+def mean_vectors(embeddings: Embeddings) -> Tensor:
+    """Return one vector a text, [B, D], for what is about directions: the mean of its directions, zeros without any.
+
+    Example:
+        >>> mean_vectors(TokenVectors.pack(torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])))
+        tensor([[0.5000, 0.5000],
+                [0.0000, 0.0000]])
+    """
+    if isinstance(embeddings, Tensor):
+        return embeddings
+    means = [torch.zeros(0, embeddings.vectors.shape[1], device=embeddings.device)]
+    for part in _parts(embeddings):
+        vectors = unit(part.vectors)
+        owners = torch.arange(len(part)).repeat_interleave(part.lengths).to(vectors.device)
+        sums = vectors.new_zeros(len(part), vectors.shape[1]).index_add_(0, owners, vectors)
+        means.append(sums / part.lengths.clamp_min(1).to(vectors.device)[:, None])
+    return torch.cat(means)
+
+
+@torch.no_grad()
+def finite_texts(embeddings: Embeddings) -> Tensor:
+    """Tell of each text whether its embedding is finite, [B]."""
+    if isinstance(embeddings, Tensor):
+        return embeddings.isfinite().all(dim=1)
+    finite = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    for start, part in zip(_starts(embeddings), _parts(embeddings), strict=True):
+        bad = (~part.vectors.isfinite().all(dim=1)).nonzero()[:, 0]
+        if len(bad):
+            finite[start + torch.searchsorted(part.offsets.to(bad.device), bad, right=True) - 1] = False
+    return finite
+
+
+def _packed(embeddings: Embeddings) -> TokenVectors:
+    """Return embeddings as token vectors: a vector is a text of one."""
+    if isinstance(embeddings, TokenVectors):
+        return embeddings
+    return TokenVectors(embeddings, torch.arange(len(embeddings) + 1))
+
+
+def _documents(texts: TokenVectors, tokens: int) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """Yield places of documents of equal length, [c], that length, and their vectors [c * length, D], full precision.
+
+    Documents without vectors are left out. A single one is not copied, if it is in full precision.
+    """
+    lengths, order = texts.lengths.sort(stable=True)
+    found, counts = torch.unique_consecutive(lengths, return_counts=True)
+    starts = texts.offsets[:-1]
+    for length, of_length in zip(found.tolist(), torch.split(order, counts.tolist()), strict=True):
+        if not length:
+            continue
+        for places in torch.split(of_length, max(1, min(_VECTORS, _PRODUCTS // tokens) // length)):
+            if len(places) == 1:
+                start = int(starts[places])
+                vectors = texts.vectors[start : start + length]
+            else:
+                rows = (starts[places, None] + torch.arange(length)).flatten()
+                vectors = texts.vectors[rows.to(texts.device)]
+            yield places, length, full_precision(vectors)
+
+
+def _starts(texts: TokenVectors) -> list[int]:
+    """Return where blocks of texts begin that have about so many vectors as are looked at at a time."""
+    blocks = texts.offsets[:-1] // (4 * _VECTORS)
+    return [0, *(1 + (blocks.diff() > 0).nonzero()[:, 0]).tolist()] if len(texts) else []
+
+
+def _parts(texts: TokenVectors) -> Iterator[TokenVectors]:
+    starts = _starts(texts)
+    for start, stop in zip(starts, [*starts[1:], len(texts)], strict=True):
+        yield texts[start:stop]
