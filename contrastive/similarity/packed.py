@@ -83,13 +83,24 @@ def score_text_pairs(
     if isinstance(queries, Tensor) and isinstance(documents, Tensor):
         return similarity.of_pairs(queries[asked], documents[answered])
     asking, answering = _packed(queries), _packed(documents)
-    scores = torch.zeros(len(asked), device=asking.device)
-    lengths = answering.lengths[answered]
-    order = lengths.argsort(stable=True)
-    order = order[(lengths[order] > 0) & (asking.lengths[asked[order]] > 0)]
-    for rows in torch.split(order, max(1, _VECTORS // int(lengths.max()))) if len(order) else ():
-        pairs = asking[asked[rows]].padded(), answering[answered[rows]].to(asking.device).padded()
-        scores[rows.to(scores.device)] = similarity.of_pairs(*pairs).to(scores.dtype)
+    asking = TokenVectors(similarity.prepare(asking.vectors), asking.offsets)
+    scores = asking.vectors.new_zeros(len(asked))
+    by_document = answered.argsort(stable=True)
+    _, counts = torch.unique_consecutive(answered[by_document], return_counts=True)
+    for of_document in torch.split(by_document, counts.tolist()):
+        place = int(answered[of_document[0]])
+        document = answering[place : place + 1].vectors.to(scores.device)
+        if not len(document):
+            continue
+        document = similarity.prepare(document)
+        for rows in torch.split(of_document, max(1, _TOKENS // 16)):
+            tokens = asking[asked[rows]]
+            lengths = tokens.lengths.to(scores.device)
+            owners = torch.arange(len(rows), device=scores.device).repeat_interleave(lengths)
+            largest = (document @ tokens.vectors.T).amax(0)
+            scores[rows.to(scores.device)] = largest.new_zeros(len(rows)).index_add_(
+                0, owners, largest
+            ) / lengths.clamp_min(1)
     return scores
 
 
