@@ -84,10 +84,11 @@ def read_settings(folder: Path) -> FolderSettings:
         return FolderSettings()
     modules = _read_modules(folder)
     transformer = _transformer_config(folder / modules[0]["path"])
-    _check_task(folder, transformer, modules)
     if about.get("model_type") == KIND:
+        _check_task(folder, transformer, modules)
         return _pylate_settings(folder, modules, about, transformer)
     representation, options = _read_head(folder, modules, about)
+    _check_task(folder, transformer, modules)
     lengths, expansion = _lengths(transformer, folder)
     if expansion and representation != "tokens":
         raise ValueError(f"{folder} sets query_expansion, which is not supported of one vector a text")
