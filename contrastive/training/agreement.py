@@ -38,8 +38,13 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
     A loss that does not say how it compares, by its `similarity`, or compares by a callable of the user's, is let pass.
 
     Raises:
-        ValueError: If the two disagree; it names both settings.
+        ValueError: If the two disagree; it names both settings. Or if weights of terms are to be cut.
     """
+    if isinstance(loss, MatryoshkaLoss) and getattr(encoder, "lexical", False):
+        raise ValueError(
+            "expected embeddings whose leading dimensions can stand alone for MatryoshkaLoss, got weights of terms "
+            "(encoder.representation=lexical): choose another loss"
+        )
     compares, own = getattr(loss, "similarity", None), similarity_of(encoder)
     if not isinstance(compares, ProductSimilarity):
         return
