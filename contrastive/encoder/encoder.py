@@ -67,7 +67,7 @@ class Encoder(nn.Module):
     """Embeds texts, [B, D], with gradients when called and without in `encode`.
 
     Args:
-        backbone: Transformer with a `last_hidden_state` [B, T, W].
+        backbone: Transformer whose first output is its `last_hidden_state` [B, T, W], or what it made of that.
         tokenizer: Its tokenizer, which pads on the right from now on.
         head: What makes embeddings of the vectors of tokens.
         representation: Name of the head, see `heads.HEADS`.
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
             ValueError: If the folder holds something else, or asks for something that is not implemented, or an
                 argument cannot be; or if the model embeds a text otherwise each time.
         """
-        opened = open_pretrained(name_or_path)
+        opened = open_pretrained(name_or_path, representation)
         backbone, tokenizer, said = opened.backbone, opened.tokenizer, opened.settings
         representation = representation or said.representation or "pooled"
         said_of_head = said.head if representation == said.representation else {}
@@ -249,6 +249,11 @@ class Encoder(nn.Module):
     def similarity(self) -> SimilarityName:
         """How embeddings are compared."""
         return self.head.similarity
+
+    @property
+    def lexical(self) -> bool:
+        """Whether embeddings weigh the terms of the vocabulary."""
+        return self.head.lexical
 
     @property
     def settings(self) -> dict[str, object]:
@@ -469,7 +474,12 @@ class Encoder(nn.Module):
         self.tokens_seen.real += sum(token_counts(rows))
         inputs = dict(self.head.fill_up({name: given.to(self.device) for name, given in inputs.items()}, is_query))
         self.tokens_seen.padded += inputs["input_ids"].numel()
-        return self.head(self.backbone(**inputs).last_hidden_state, inputs, is_query)
+        if self.head.reads_queries or not is_query.any():
+            return self.head(self.backbone(**inputs)[0], inputs, is_query)
+        if is_query.all():
+            return self.head(torch.zeros(0, 0, 0, device=self.device), inputs, is_query)
+        documents = {name: given[~is_query] for name, given in inputs.items()}
+        return self.head(self.backbone(**documents)[0], inputs, is_query)
 
     def _embed_documents(self, rows: Sequence[Row]) -> Tensor:
         """Embed one batch of documents, [B, D]: of several vectors a text the mean."""

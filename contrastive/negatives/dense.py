@@ -20,8 +20,8 @@ from contrastive.similarity import (
     ProductSimilarity,
     TokenVectors,
     finite_texts,
-    max_sim,
     mean_vectors,
+    of_tokens,
     score_text_pairs,
     score_texts,
     similarity_of,
@@ -74,7 +74,7 @@ class Dense:
         key = embedding_key(check_keyed(encoder), [], side="document")
         similarity = similarity_of(encoder)
         described = {"source": self.name, "encoder": key, "similarity": similarity.name}
-        if similarity is max_sim:
+        if of_tokens(similarity):
             described |= {"exact_products": str(self.exact_products), "candidates": str(self.candidates)}
         return described
 

@@ -54,6 +54,9 @@ class TokensHead(nn.Module):
     """
 
     model_type: ClassVar[str] = "MultiVectorEncoder"
+    transformer: ClassVar[str] = "sentence_transformers.models.Transformer"
+    lexical: ClassVar[bool] = False
+    reads_queries: ClassVar[bool] = True
     normalize: ClassVar[bool] = True
     similarity_in_folder: ClassVar[str] = "maxsim"
 
