@@ -190,7 +190,8 @@ class Encoder(nn.Module):
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
             of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension and windows, see
-                `heads.PooledHead`; of `tokens` dimension, punctuation and windows, see `heads.TokensHead`.
+                `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion, attend_to_expansion
+                and windows, see `heads.TokensHead`.
 
         Raises:
             FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
@@ -269,6 +270,10 @@ class Encoder(nn.Module):
     def tower(self, side: Side) -> Encoder:  # noqa: ARG002
         """Return the encoder of a side, which is this one; see `TwoTowers`."""
         return self
+
+    def length(self, side: Side) -> int:
+        """Return the tokens that a text of a side is cut to, or that a window of a document has."""
+        return self.query_length or self.max_length if side == "query" else self.max_length
 
     def prompt(self, side: Side) -> str:
         """Return the text put before every text of a side.
@@ -450,8 +455,8 @@ class Encoder(nn.Module):
         reading = Reading(
             self.tokenizer,
             self.further_inputs,
-            self.query_length or self.max_length,
-            self.max_length,
+            self.length("query"),
+            self.length("document"),
             "first" if not self.head.windows else self.training_windows if self.training else "all",
         )
         for windows, rows, is_query in reading.batches(texts, budget, padding=self.padding):

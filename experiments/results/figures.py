@@ -22,7 +22,13 @@ BESIDE = {"dev/ndcg@10": {"BM25": "dev/bm25_ndcg@10", "untuned": "dev/untuned_nd
 CURVES = ("train/loss", "train/gradient_norm", "train/learning_rate", "dev/ndcg@10")
 KINDS = {"relevant": "relevant", "random": "random, not relevant", "bm25_hard": "BM25's best not relevant"}
 """The kinds of pairs of `judging.similarities` and their names in the legend."""
-SCORES = {"cosine": "cosine", "dot": "dot product", "euclidean": "minus the distance"}
+SCORES = {
+    "cosine": "cosine",
+    "dot": "dot product",
+    "euclidean": "minus the distance",
+    "max_sim": "mean of the largest cosines",
+    "max_dot": "weighted mean of the largest cosines",
+}
 """What the similarities are called."""
 
 

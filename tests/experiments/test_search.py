@@ -441,6 +441,8 @@ def test_the_order_is_that_of_the_models_hybrid_unless_told_otherwise(
     by_words = json.loads(ask("ktichen", "--json", "--bm25", "--no-passages"))["hits"]
     assert {hit["id"] for hit in by_words} == {"n", "c"}
     assert [side for side, _ in asked] == ["query"]
+    assert ask("xylophones", "--bm25").strip() == ""
+    assert "no document has a word of the query" in caplog.text
     (tmp_path / "mixed" / "hybrid.json").write_text('{"weights": {}}')
     with pytest.raises(SystemExit, match=r"expected .*hybrid\.json to say the hybrid of BM25\+spelling and encoder"):
         ask("kitchen", model=str(tmp_path / "mixed"))
