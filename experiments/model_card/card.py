@@ -28,8 +28,8 @@ TOWERS = ("query", "document")
 # What is no setting of the training, or is told elsewhere in the card.
 NOT_THE_RECIPE = {"folder", "logger", "callbacks", "judge", "before", "query", "trainer", "encoder"}
 OF_THE_TRAINER = ("max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "gradient_clip_val")
-OF_THE_FOLDER = ("pooling", "normalize", "dimension", "query_prompt", "document_prompt", "max_length", "similarity")
-NOT_OF_THE_ENCODER = {*OF_THE_FOLDER, "name_or_path", "tokens_per_batch", "bucketed", "check", "_target_"}
+OF_THE_FOLDER = ("query_prompt", "document_prompt", "max_length", "query_length")
+NOT_OF_THE_ENCODER = {"name_or_path", "tokens_per_batch", "bucketed", "check", "_target_"}
 
 
 def write_card(run: Path, *, repo_id: str | None = None, licence: str | None = None) -> Path:
@@ -136,11 +136,14 @@ def metadata(
 def recipe(config: Mapping[str, Any], report: Mapping[str, Any], model: Path) -> dict[str, str]:
     """Return the settings that the numbers depend on, by the names they have on the command line."""
     settings: dict[str, Any] = {}
+    told = set(NOT_OF_THE_ENCODER)
     for folder in _encoder_folders(model):
         prefix = "encoder" if folder == model else f"encoder.{folder.name}"
-        settings |= {f"{prefix}.{name}": value for name, value in _settings(folder).items() if value != ""}
+        of_the_folder = _settings(folder)
+        told |= of_the_folder.keys()
+        settings |= {f"{prefix}.{name}": value for name, value in of_the_folder.items() if value not in ("", [])}
     of_the_encoder = dict(leaves(config["encoder"], "encoder."))
-    settings |= {key: value for key, value in of_the_encoder.items() if not {*key.split(".")} & NOT_OF_THE_ENCODER}
+    settings |= {key: value for key, value in of_the_encoder.items() if not {*key.split(".")} & told}
     if settings.get("encoder.lora.rank") == 0:
         settings = {key: value for key, value in settings.items() if not key.startswith("encoder.lora.")}
     settings |= dict(leaves({key: value for key, value in config.items() if key not in NOT_THE_RECIPE}))
@@ -175,6 +178,7 @@ def _interval(cell: Mapping[str, Any], form: str) -> Markdown:
 
 def describe_encoders(model: Path, repo_id: str | None = None) -> list[dict[str, Any]]:
     """Return, for the one encoder of a folder or its two towers, what the text and the examples of the card need."""
+    from contrastive.encoder.heads import HEADS
     from contrastive.encoder.loading import read_config
     from contrastive.encoder.model_folder import is_lone_encoder
 
@@ -191,9 +195,12 @@ def describe_encoders(model: Path, repo_id: str | None = None) -> list[dict[str,
                 "auto_class": "AutoModelForTextEncoding" if is_lone_encoder(config) else "AutoModel",
                 "texts": {"": "texts", "query": "queries", "document": "documents"}[tower],
                 "pads": tokenizer.get("pad_token") is not None,
-                "cut": settings["dimension"] is not None,
+                "model_type": HEADS[settings["representation"]].model_type,
+                "cut": settings.get("dimension") is not None,
+                "query_weights": None,
                 **settings,
-                "dimension": settings["dimension"] or config.hidden_size,
+                "terms": config.vocab_size,
+                "dimension": settings.get("dimension") or config.hidden_size,
             }
         )
     return described
@@ -205,12 +212,16 @@ def _encoder_folders(model: Path) -> list[Path]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
+    """Return what decides the embeddings of an encoder beside its weights, as its folder says it."""
+    from contrastive.encoder.heads import make_head
+    from contrastive.encoder.loading import read_config
     from contrastive.encoder.sentence_transformers_format import read_settings
 
     said = read_settings(folder)
-    settings = {**asdict(said), **said.head}
-    settings["similarity"] = settings["similarity"] or "cosine"  # of folders that were saved by an older version
-    return {name: settings[name] for name in OF_THE_FOLDER}
+    representation = said.representation or "pooled"
+    head = make_head(int(read_config(folder).hidden_size), representation, said.head)
+    of_head = {**said.head, "similarity": head.similarity, "windows": head.windows}
+    return {"representation": representation, **of_head, **{name: getattr(said, name) for name in OF_THE_FOLDER}}
 
 
 def _short(target: str) -> str:
