@@ -14,6 +14,7 @@ from contrastive.encoder import Encoder
 from contrastive.training import ContrastiveData, ContrastiveModule
 from contrastive.training.callbacks import LogTraining
 from contrastive.training.optimization import LinearDecayAdamW, planned_steps
+from contrastive.training.sparsity import Sparsity
 
 
 def records(count: int = 8) -> list[Record]:
@@ -47,6 +48,7 @@ def fit(
     *,
     epochs: int = 1,
     dev: RetrievalTask | None = None,
+    sparsity: Sparsity | None = None,
     **trainer_options: object,
 ) -> lightning.Trainer:
     """Train on the records above in batches of 4."""
@@ -65,7 +67,8 @@ def fit(
     )
     data = ContrastiveData(records(), dev, batch_size=4, seed=0)
     steps = planned_steps(len(data.batches), trainer)
-    module = ContrastiveModule(encoder, loss, LinearDecayAdamW(learning_rate=3e-3), total_steps=steps)
+    optimizer = LinearDecayAdamW(learning_rate=3e-3)
+    module = ContrastiveModule(encoder, loss, optimizer, total_steps=steps, sparsity=sparsity)
     trainer.fit(module, data)
     return trainer
 

@@ -7,10 +7,10 @@ Notable decisions:
   network is taken to go with the weights. The device and the sizes of micro-batches, which move the last bits of an
   embedding, are not in it.
 - Long lists are encoded in parts. Each is one call of the encoder, which sorts by length within it.
-- Of several vectors a text, those of documents are kept as directions in half precision, and stay where the processor
-  reads them: they are most of the bytes, and a score is an average of products with errors of 1e-4. They are rounded
-  without a cache too, so that a score does not depend on whether there is one. Their file has the number of vectors of
-  each text after the vectors.
+- Of several vectors a text, those of documents are kept as they are compared, in half precision, and stay where the
+  processor reads them: they are most of the bytes, and a score is an average of products with errors of 1e-4. They are
+  rounded without a cache too, so that a score does not depend on whether there is one. Their file has the number of
+  vectors of each text after the vectors.
 - A file ends in a CRC-32 of all before it, which is compared when it is opened: 1 s for each GB. Zeros where a disk
   lost something are not taken for embeddings. What is not finite is not kept.
 """
@@ -37,7 +37,7 @@ from contrastive.data.store import Found, Store, key_of, user_folder
 from contrastive.data.texts import check_texts
 from contrastive.encoder.micro_batches import positions
 from contrastive.encoder.tokens import fingerprint
-from contrastive.similarity import TokenVectors, finite_texts, max_sim, similarity_of, unit
+from contrastive.similarity import TokenVectors, finite_texts, of_tokens, similarity_of
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def embeddings_of(
     Raises:
         ValueError: If there is a cache, and the encoder is no `KeyedEncoder`.
     """
-    several = similarity_of(encoder) is max_sim
+    several = of_tokens(similarity_of(encoder))
     if cache is None and several and side == "document" and len(texts):
         check_texts(texts)
         found = _in_parts(encoder, texts, side, show_progress, _PART)
@@ -241,7 +241,7 @@ def _in_parts(
         find_or_make: Keeps what is made under a name, one of several parts; None keeps nothing.
     """
     distinct = list(dict.fromkeys(texts))
-    if similarity_of(encoder) is max_sim:
+    if of_tokens(similarity_of(encoder)):
         part_size = max(1, part_size // _VECTORS_A_TEXT)
     several = len(distinct) > part_size
     parts: list[Embeddings] = []
@@ -270,7 +270,9 @@ def _in_parts(
 def _encoded(encoder: TextEncoder, texts: Sequence[str], side: Side, show_progress: bool) -> Embeddings:
     embeddings: Tensor | TokenVectors = encoder.encode(texts, side=side, show_progress=show_progress, as_numpy=False)
     if isinstance(embeddings, TokenVectors):
-        vectors = unit(embeddings.vectors).half() if side == "document" else embeddings.vectors
+        vectors = embeddings.vectors
+        if side == "document":
+            vectors = similarity_of(encoder).prepare(vectors).half()
         return TokenVectors(vectors.cpu(), embeddings.offsets)
     array: NDArray[np.float32] = embeddings.float().cpu().numpy()
     return array
@@ -283,7 +285,7 @@ def _joined(parts: Sequence[Embeddings]) -> Embeddings:
 
 def _none(encoder: KeyedEncoder) -> Embeddings:
     """Return the embeddings of no text."""
-    if similarity_of(encoder) is max_sim:
+    if of_tokens(similarity_of(encoder)):
         return TokenVectors(torch.zeros(0, encoder.dimension), torch.zeros(1, dtype=torch.long))
     return np.zeros((0, encoder.dimension), np.float32)
 

@@ -67,7 +67,7 @@ class Encoder(nn.Module):
     """Embeds texts, [B, D], with gradients when called and without in `encode`.
 
     Args:
-        backbone: Transformer with a `last_hidden_state` [B, T, W].
+        backbone: Transformer whose first output is its `last_hidden_state` [B, T, W], or what it made of that.
         tokenizer: Its tokenizer, which pads on the right from now on.
         head: What makes embeddings of the vectors of tokens.
         representation: Name of the head, see `heads.HEADS`.
@@ -190,7 +190,8 @@ class Encoder(nn.Module):
             check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
                 weights that these do not depend on are frozen. False skips that.
             of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension and windows, see
-                `heads.PooledHead`; of `tokens` dimension, punctuation and windows, see `heads.TokensHead`.
+                `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion, attend_to_expansion
+                and windows, see `heads.TokensHead`.
 
         Raises:
             FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
@@ -198,7 +199,7 @@ class Encoder(nn.Module):
             ValueError: If the folder holds something else, or asks for something that is not implemented, or an
                 argument cannot be; or if the model embeds a text otherwise each time.
         """
-        opened = open_pretrained(name_or_path)
+        opened = open_pretrained(name_or_path, representation)
         backbone, tokenizer, said = opened.backbone, opened.tokenizer, opened.settings
         representation = representation or said.representation or "pooled"
         said_of_head = said.head if representation == said.representation else {}
@@ -250,6 +251,11 @@ class Encoder(nn.Module):
         return self.head.similarity
 
     @property
+    def lexical(self) -> bool:
+        """Whether embeddings weigh the terms of the vocabulary."""
+        return self.head.lexical
+
+    @property
     def settings(self) -> dict[str, object]:
         """What, beside the weights, decides the embedding of a text and how it is compared, as plain values."""
         return {
@@ -269,6 +275,10 @@ class Encoder(nn.Module):
     def tower(self, side: Side) -> Encoder:  # noqa: ARG002
         """Return the encoder of a side, which is this one; see `TwoTowers`."""
         return self
+
+    def length(self, side: Side) -> int:
+        """Return the tokens that a text of a side is cut to, or that a window of a document has."""
+        return self.query_length or self.max_length if side == "query" else self.max_length
 
     def prompt(self, side: Side) -> str:
         """Return the text put before every text of a side.
@@ -450,8 +460,8 @@ class Encoder(nn.Module):
         reading = Reading(
             self.tokenizer,
             self.further_inputs,
-            self.query_length or self.max_length,
-            self.max_length,
+            self.length("query"),
+            self.length("document"),
             "first" if not self.head.windows else self.training_windows if self.training else "all",
         )
         for windows, rows, is_query in reading.batches(texts, budget, padding=self.padding):
@@ -464,7 +474,12 @@ class Encoder(nn.Module):
         self.tokens_seen.real += sum(token_counts(rows))
         inputs = dict(self.head.fill_up({name: given.to(self.device) for name, given in inputs.items()}, is_query))
         self.tokens_seen.padded += inputs["input_ids"].numel()
-        return self.head(self.backbone(**inputs).last_hidden_state, inputs, is_query)
+        if self.head.reads_queries or not is_query.any():
+            return self.head(self.backbone(**inputs)[0], inputs, is_query)
+        if is_query.all():
+            return self.head(torch.zeros(0, 0, 0, device=self.device), inputs, is_query)
+        documents = {name: given[~is_query] for name, given in inputs.items()}
+        return self.head(self.backbone(**documents)[0], inputs, is_query)
 
     def _embed_documents(self, rows: Sequence[Row]) -> Tensor:
         """Embed one batch of documents, [B, D]: of several vectors a text the mean."""

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForTextEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
 from contrastive.data.json_files import read_object
 from contrastive.encoder.adapters import ADAPTER_CONFIG, merge_adapter, merged, write_adapter
 from contrastive.encoder.backbone import check_token_ids
 from contrastive.encoder.finite import check_weights
-from contrastive.encoder.heads import Head
+from contrastive.encoder.heads import HEADS, Head
+from contrastive.encoder.language_head import has_language_head, undecode
 from contrastive.encoder.loading import load_tokenizer, load_weights, quiet, read_config
 from contrastive.encoder.locating import TWO_TOWERS, local_folder
 from contrastive.encoder.sentence_transformers_format import FolderSettings, read_settings, write_settings
@@ -38,11 +46,12 @@ class Pretrained:
     settings: FolderSettings
 
 
-def open_pretrained(name_or_path: str | Path) -> Pretrained:
+def open_pretrained(name_or_path: str | Path, representation: str | None = None) -> Pretrained:
     """Read a sentence-transformers or transformers model, or a LoRA adapter, merged into its base.
 
     Args:
         name_or_path: A local folder, or a name on the hub, which is downloaded.
+        representation: Name of the head that it is for, see `heads.HEADS`; None for that of the folder.
 
     Raises:
         FileNotFoundError: If there is no such folder or hub model, or it lacks a file.
@@ -55,11 +64,13 @@ def open_pretrained(name_or_path: str | Path) -> Pretrained:
             f"{folder / 'query'} and {folder / 'document'}"
         )
     settings = read_settings(folder)
-    inner = folder / settings.backbone
+    inner, representation = folder / settings.backbone, representation or settings.representation
+    head = HEADS.get(representation or "")
     if (inner / ADAPTER_CONFIG).is_file():
-        opened = _open_adapter(inner, settings if (folder / "modules.json").is_file() else None)
+        opened = _open_adapter(inner, settings if (folder / "modules.json").is_file() else None, representation)
     else:
-        opened = Pretrained(load_backbone(inner), load_tokenizer(inner), settings)
+        backbone = load_backbone(inner, lexical=head is not None and head.lexical)
+        opened = Pretrained(backbone, load_tokenizer(inner), settings)
     if opened.settings.lowercase and opened.tokenizer.tokenize("A") != opened.tokenizer.tokenize("a"):
         raise ValueError(f"{folder} lower-cases texts before a cased tokenizer, which is not supported")
     check_token_ids(opened.tokenizer, opened.backbone)
@@ -104,8 +115,8 @@ def write_pretrained(
         )
 
 
-def load_backbone(folder: Path) -> PreTrainedModel:
-    """Load the transformer of a folder in float32 and eval mode.
+def load_backbone(folder: Path, *, lexical: bool = False) -> PreTrainedModel:
+    """Load the transformer of a folder in float32 and eval mode; `lexical`: with its masked-language head, if any.
 
     Raises:
         FileNotFoundError: If the folder has no config.json or no safetensors weights.
@@ -117,13 +128,18 @@ def load_backbone(folder: Path) -> PreTrainedModel:
         raise ValueError(f"{folder} is an encoder-decoder model; expected an encoder or a decoder")
     if not isinstance(getattr(config, "hidden_size", None), int):
         raise ValueError(f"{folder} is a {config.model_type} model of several parts; expected one text encoder")
-    auto_class = AutoModelForTextEncoding if is_lone_encoder(config) else AutoModel
+    has_head = lexical and has_language_head(config)
+    auto_class: Any = AutoModelForTextEncoding if is_lone_encoder(config) else AutoModel
+    if has_head:
+        auto_class = AutoModelForMaskedLM
     # BERT's pooler is never used, and not always there.
     model: PreTrainedModel = load_weights(folder, auto_class, config=config, optional="pooler")
     if model.main_input_name != "input_ids":
         raise ValueError(
             f"{folder} is a {type(model).__name__}, which takes {model.main_input_name}; expected a text encoder"
         )
+    if has_head:
+        undecode(model)
     return model
 
 
@@ -133,13 +149,13 @@ def is_lone_encoder(config: PreTrainedConfig) -> bool:
     return name.endswith("EncoderModel") and name in (config.architectures or ())
 
 
-def _open_adapter(folder: Path, settings: FolderSettings | None) -> Pretrained:
+def _open_adapter(folder: Path, settings: FolderSettings | None, representation: str | None) -> Pretrained:
     """Read an adapter and the base it names; without settings and a tokenizer of its own it has those of the base."""
     name = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ValueError(f"expected {folder / ADAPTER_CONFIG} to name the base model of the adapter, it names none")
     try:
-        base = open_pretrained(name)
+        base = open_pretrained(name, representation)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the adapter in {folder} needs its base model: {error}") from error
     except RecursionError as error:

@@ -22,10 +22,11 @@ from contrastive.encoder.heads import HEADS, Head
 from contrastive.encoder.heads.tokens import projected_to
 from contrastive.encoder.loading import read_tensors
 from contrastive.encoder.module_files import log_unused, read_if_there, write_json
+from contrastive.encoder.routes import unrouted, write_modules
 
 # Settings of the Transformer module that change its output and are not implemented, with their harmless values.
-_HARMLESS = {
-    "transformer_task": (None, "feature-extraction"),
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "transformer_task": (None, "feature-extraction", "fill-mask"),  # see `_check_task`
     "module_output_name": (None, "token_embeddings"),
     "processing_kwargs": (None, {}),
 }
@@ -84,8 +85,10 @@ def read_settings(folder: Path) -> FolderSettings:
     modules = _read_modules(folder)
     transformer = _transformer_config(folder / modules[0]["path"])
     if about.get("model_type") == KIND:
+        _check_task(folder, transformer, modules)
         return _pylate_settings(folder, modules, about, transformer)
     representation, options = _read_head(folder, modules, about)
+    _check_task(folder, transformer, modules)
     lengths, expansion = _lengths(transformer, folder)
     if expansion and representation != "tokens":
         raise ValueError(f"{folder} sets query_expansion, which is not supported of one vector a text")
@@ -121,12 +124,7 @@ def write_settings(
 
     Its `encode_query` and `encode_document` use the prompts; its plain `encode` uses none.
     """
-    types = ["sentence_transformers.models.Transformer", *head.save(folder)]
-    modules = [
-        {"idx": index, "name": str(index), "path": f"{index}_{name.rpartition('.')[2]}" if index else "", "type": name}
-        for index, name in enumerate(types)
-    ]
-    write_json(folder / "modules.json", modules)
+    write_modules(folder, [head.transformer, *head.save(folder)])
     lengths = {"max_seq_length": max_length, "do_lower_case": False}
     write_json(folder / "sentence_bert_config.json", lengths | _query_lengths(head, query_length))
     about = {
@@ -160,7 +158,7 @@ def _query_lengths(head: Head, query_length: int | None) -> dict[str, Any]:
 def _read_modules(folder: Path) -> list[dict[str, Any]]:
     """Read the modules of a folder, each with its type and the path of its files."""
     path = folder / "modules.json"
-    modules = read_objects(path)
+    modules = unrouted(folder, read_objects(path))
     for module in modules:
         for key in ("type", "path"):
             if not isinstance(module.get(key), str):
@@ -255,6 +253,8 @@ def _read_about(path: Path) -> dict[str, Any]:
             path,
             ", ".join(others),
         )
+    if about.get("max_active_dims") is not None:
+        raise ValueError(f"{path.parent} keeps {about['max_active_dims']} terms of a text, which is not supported")
     log_unused(path, about, _OF_THE_WHOLE | (OF_PYLATE if about.get("model_type") == KIND else set()))
     return {**about, "prompts": {name: text for name, text in prompts.items() if text is not None}}
 
@@ -267,11 +267,20 @@ def _transformer_config(folder: Path) -> dict[str, Any]:
         if config.get(key) not in harmless:
             raise ValueError(f"{folder} sets {key} to {config[key]!r}, which is not supported")
     of_text = _inner_settings(_inner_settings(config, "modality_config", folder), "text", folder)
-    output = of_text.get("method_output_name", "last_hidden_state")
-    if output != "last_hidden_state":
-        raise ValueError(f"{folder} embeds from the model's {output!r}; supported is last_hidden_state")
     log_unused(next((path for path in paths if path.is_file()), folder), config, _OF_TRANSFORMER)
-    return config
+    return {**config, "output": of_text.get("method_output_name")}
+
+
+def _check_task(folder: Path, transformer: Mapping[str, Any], modules: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a transformer that gives something else than its head takes: its last vectors, or logits to pool."""
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    is_lexical = "SpladePooling" in kinds and "Dense" not in kinds
+    task, output = ("fill-mask", "logits") if is_lexical else ("feature-extraction", "last_hidden_state")
+    default = "fill-mask" if kinds[0] == "MLMTransformer" else "feature-extraction"
+    if (given := transformer.get("transformer_task") or default) != task:
+        raise ValueError(f"{folder} sets transformer_task to {given!r}, which is not supported: its head takes {task}")
+    if transformer["output"] not in (None, output):
+        raise ValueError(f"{folder} embeds from the model's {transformer['output']!r}; supported is {output}")
 
 
 def _inner_settings(config: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Truncation:
 
     Attributes:
         texts: How many texts were measured.
-        max_length: Tokens that are kept of a text.
+        max_length: Tokens that are kept of a text, or read of it at a time: nothing is cut off a document then.
         median: Tokens of the middle one.
         longest: Tokens of the longest.
         cut: Share of the texts that are longer than `max_length`.
@@ -53,13 +53,14 @@ def truncation(encoder: Any, texts: Sequence[str], side: Side) -> Truncation | N
     tower = tower_of(encoder, side)
     if tower is None or not texts:
         return None
-    most = tower.max_length
+    most = tower.length(side)
+    is_whole = side == "document" and tower.head.windows
     prompted = [tower.prompt(side) + text for text in dict.fromkeys(texts)]
     kept = cached_token_ids(tower.tokenizer, prompted, max_length=most)
     full = [place for place, ids in enumerate(kept) if len(ids) >= most]
     counts = np.array([len(ids) for ids in kept])
     counts[full] = whole_token_counts(tower.tokenizer, [prompted[place] for place in full])
-    cut = np.flatnonzero(counts > most)
+    cut = np.flatnonzero(counts > most)[: 0 if is_whole else None]
     return Truncation(
         texts=len(prompted),
         max_length=most,
@@ -80,11 +81,13 @@ def check_told_apart(encoder: Any, texts: Sequence[str], side: Side) -> None:
     found, tower = truncation(encoder, texts, side), tower_of(encoder, side)
     if tower is None or found is None or found.texts < 2 or found.alike < found.texts - 1:
         return
-    prompt = len(cached_token_ids(tower.tokenizer, [tower.prompt(side)], max_length=tower.max_length)[0])
-    why = f"{side}_prompt alone fills them: shorten it" if prompt >= tower.max_length else "they begin alike"
+    most = tower.length(side)
+    prompt = len(cached_token_ids(tower.tokenizer, [tower.prompt(side)], max_length=most)[0])
+    why = f"{side}_prompt alone fills them: shorten it" if prompt >= most else "they begin alike"
+    option = "query_length" if side == "query" and tower.query_length is not None else "max_length"
     raise ValueError(
-        f"expected {'queries' if side == 'query' else 'documents'} that differ in their first {tower.max_length} "
-        f"tokens, got {found.texts} that do not; {why}, or raise encoder.max_length"
+        f"expected {'queries' if side == 'query' else 'documents'} that differ in their first {most} "
+        f"tokens, got {found.texts} that do not; {why}, or raise encoder.{option}"
         + ("" if (limit := positions_of(tower.backbone)) is None else f" (the model has positions for {limit})")
     )
 

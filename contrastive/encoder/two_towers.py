@@ -69,6 +69,11 @@ class TwoTowers(nn.Module):
         return self.query.normalize and self.document.normalize
 
     @property
+    def lexical(self) -> bool:
+        """Whether embeddings of either weigh the terms of the vocabulary."""
+        return self.query.lexical or self.document.lexical
+
+    @property
     def settings(self) -> dict[str, object]:
         """What, beside the weights, decides embeddings and their scores, as plain values under `<side>.<name>`."""
         return {

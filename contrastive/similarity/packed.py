@@ -41,7 +41,7 @@ _TOKENS = 1024
 def score_texts(similarity: Similarity, queries: Embeddings, documents: Embeddings) -> Tensor:
     """Score all queries against all documents, [Q, K], without a gradient: float64 of one vector a text, else float32.
 
-    A text without vectors has the score 0 with any other. One similarity that is neither a product nor `max_sim` is
+    A text without vectors has the score 0 with any other. A similarity that is neither a product nor `max_sim` is
     given token vectors padded, [B, T, D], all at once.
 
     Raises:
@@ -55,8 +55,7 @@ def score_texts(similarity: Similarity, queries: Embeddings, documents: Embeddin
     tokens = similarity.prepare(asking.vectors)
     lengths = asking.lengths.to(tokens.device)
     owners = torch.arange(len(asking), device=tokens.device).repeat_interleave(lengths)
-    counts = lengths.clamp_min(1).to(tokens.dtype)
-    shares = 1 / counts if similarity.mean else torch.ones_like(counts)
+    shares = 1 / _counted(similarity, lengths).to(tokens.dtype)
     scores = tokens.new_zeros(len(answering), len(asking))
     for places, length, vectors in _documents(answering, max(1, min(len(tokens), _TOKENS))):
         vectors = similarity.prepare(vectors.to(tokens.device))
@@ -83,13 +82,23 @@ def score_text_pairs(
     if isinstance(queries, Tensor) and isinstance(documents, Tensor):
         return similarity.of_pairs(queries[asked], documents[answered])
     asking, answering = _packed(queries), _packed(documents)
-    scores = torch.zeros(len(asked), device=asking.device)
-    lengths = answering.lengths[answered]
-    order = lengths.argsort(stable=True)
-    order = order[(lengths[order] > 0) & (asking.lengths[asked[order]] > 0)]
-    for rows in torch.split(order, max(1, _VECTORS // int(lengths.max()))) if len(order) else ():
-        pairs = asking[asked[rows]].padded(), answering[answered[rows]].to(asking.device).padded()
-        scores[rows.to(scores.device)] = similarity.of_pairs(*pairs).to(scores.dtype)
+    asking = TokenVectors(similarity.prepare(asking.vectors), asking.offsets)
+    scores = asking.vectors.new_zeros(len(asked))
+    by_document = answered.argsort(stable=True)
+    _, counts = torch.unique_consecutive(answered[by_document], return_counts=True)
+    for of_document in torch.split(by_document, counts.tolist()):
+        place = int(answered[of_document[0]])
+        document = answering[place : place + 1].vectors.to(scores.device)
+        if not len(document):
+            continue
+        document = similarity.prepare(document)
+        for rows in torch.split(of_document, max(1, _TOKENS // 16)):
+            tokens = asking[asked[rows]]
+            lengths = tokens.lengths.to(scores.device)
+            owners = torch.arange(len(rows), device=scores.device).repeat_interleave(lengths)
+            largest = (document @ tokens.vectors.T).amax(0)
+            sums = largest.new_zeros(len(rows)).index_add_(0, owners, largest)
+            scores[rows.to(scores.device)] = sums / _counted(similarity, lengths)
     return scores
 
 
@@ -124,6 +133,12 @@ def finite_texts(embeddings: Embeddings) -> Tensor:
         if len(bad):
             finite[start + torch.searchsorted(part.offsets.to(bad.device), bad, right=True) - 1] = False
     return finite
+
+
+def _counted(similarity: Similarity, lengths: Tensor) -> Tensor:
+    """Return by what the sum over the vectors of each query is divided: how many they are, or 1."""
+    is_mean = isinstance(similarity, MaxSimilarity) and similarity.mean
+    return lengths.clamp_min(1) if is_mean else torch.ones_like(lengths)
 
 
 def _packed(embeddings: Embeddings) -> TokenVectors:

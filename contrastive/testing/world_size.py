@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from contrastive.contracts import Memory
 from contrastive.data.batch import EmbeddedBatch, loss_arguments, recall
 from contrastive.losses.core.signature import parameters_of
-from contrastive.similarity import max_sim
+from contrastive.similarity import of_tokens
 from contrastive.testing.formula import difference
 from contrastive.training.distributed import gather as gather_exactly
 
@@ -63,7 +64,7 @@ class WorldSizeCase:
         )
         batch = _made_up_batch(self.num_queries, negatives, self.several_positives, seed)
         for names, setting in ((_EMBEDDINGS, "similarity"), (_GUIDES, "guide_similarity")):
-            if _said(self.loss, setting) in (max_sim, max_sim.name):
+            if of_tokens(_said(self.loss, setting) or "cosine"):  # a loss need not say
                 batch = replace(batch, **{name: _as_tokens(getattr(batch, name)) for name in names})
         return batch
 
@@ -81,9 +82,9 @@ def assert_world_size_invariant(
     Starts so many processes on the CPU (gloo), each with a part of one batch: parts differ in size, from three
     processes on one is empty, the known positives of some queries are other ranks' documents, the text of one query is
     another rank's document, and queries have different numbers of hard negatives. A loss that says that it compares by
-    `max_sim` gets vectors of tokens, of which the ranks have different numbers. Each encodes its part with the same
-    linear encoder, gathers, and calls the loss with those fields its signature names. Compared with one process are the
-    value on every rank, and the gradients of the encoder and of the loss's own parameters after
+    `max_sim` or `max_dot` gets vectors of tokens, of which the ranks have different numbers. Each encodes its part with
+    the same linear encoder, gathers, and calls the loss with those fields its signature names. Compared with one
+    process are the value on every rank, and the gradients of the encoder and of the loss's own parameters after
     DistributedDataParallel.
 
     Losses can be checked together, in the same processes: starting them is what takes time, about 3 s a world size.
@@ -233,7 +234,7 @@ def _made_up_batch(num_queries: int, num_negatives: int, several_positives: bool
     )
 
 
-def _said(loss: nn.Module, setting: str) -> object:
+def _said(loss: nn.Module, setting: str) -> Any:
     """Return what a loss, or the one inside it, says of itself."""
     inner = getattr(loss, "loss", None)
     return getattr(loss, setting, None) or (_said(inner, setting) if isinstance(inner, nn.Module) else None)

@@ -29,7 +29,7 @@ def loss_settings(encoder: object) -> dict[str, object]:
     if name == "dot" and of_length_1:
         name = "cosine"
     normalize = name != "euclidean" or of_length_1
-    return {"similarity": name, "distance": None if name == "dot" else name, "normalize": normalize}
+    return {"similarity": name, "distance": None if name in ("dot", "max_dot") else name, "normalize": normalize}
 
 
 def check_agreement(loss: nn.Module, encoder: object) -> None:
@@ -38,8 +38,13 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
     A loss that does not say how it compares, by its `similarity`, or compares by a callable of the user's, is let pass.
 
     Raises:
-        ValueError: If the two disagree; it names both settings.
+        ValueError: If the two disagree; it names both settings. Or if weights of terms are to be cut.
     """
+    if isinstance(loss, MatryoshkaLoss) and getattr(encoder, "lexical", False):
+        raise ValueError(
+            "expected embeddings whose leading dimensions can stand alone for MatryoshkaLoss, got weights of terms "
+            "(encoder.representation=lexical): choose another loss"
+        )
     compares, own = getattr(loss, "similarity", None), similarity_of(encoder)
     if not isinstance(compares, ProductSimilarity):
         return
@@ -55,7 +60,7 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
         of_cut = " of embeddings that are cut" if cuts else ""
         advice = "choose another encoder.similarity or another loss"
         if of_tokens:
-            advice = "token vectors are compared by max_sim, which every loss can but angle: choose another loss"
+            advice = f"token vectors are compared by {own}, which every loss of scores can: choose another loss"
         raise ValueError(
             f"expected a loss that compares embeddings as the encoder does, got {compares} of {type(inner).__name__}"
             f"{of_cut} ({f'loss.{setting}' if settable else 'it knows no other'}) and {own} of the encoder "

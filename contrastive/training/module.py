@@ -36,6 +36,7 @@ from contrastive.training.finite import check_gradient, check_loss
 from contrastive.training.memory import CrossBatchQueue, MomentumEncoder
 from contrastive.training.optimization import LinearDecayAdamW
 from contrastive.training.precision import check_precision
+from contrastive.training.sparsity import Sparsity, active_terms
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -49,6 +50,7 @@ class ContrastiveModule(lightning.LightningModule):
         cache: Keeps the embeddings of the dev task, so that weights which were validated need not embed it again.
         memory: Keeps the keys of earlier batches as further negatives; the callback `FillMemory` puts them in.
         momentum_encoder: Makes the keys that go into the memory; without it they are the encoder's own.
+        sparsity: What is added to the loss to keep embeddings sparse, for an encoder of sparse ones.
 
     Attributes:
         latest: Embeddings of the latest batch, of all ranks and without a graph.
@@ -71,6 +73,7 @@ class ContrastiveModule(lightning.LightningModule):
         cache: EmbeddingCache | None = None,
         memory: CrossBatchQueue | None = None,
         momentum_encoder: MomentumEncoder | None = None,
+        sparsity: Sparsity | None = None,
     ) -> None:
         super().__init__()
         if memory is None and momentum_encoder is not None:
@@ -83,6 +86,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.cache = cache
         self.memory = memory
         self.momentum_encoder = momentum_encoder
+        self.sparsity = sparsity
         self.health = Health()
         self.latest: EmbeddedBatch | None = None
         self.guide_documents: Tensor | TokenVectors | None = None
@@ -119,6 +123,8 @@ class ContrastiveModule(lightning.LightningModule):
         whole = gather(batch.embedded(queries, keys))
         self.latest = replace(whole, queries=whole.queries.detach(), keys=whole.keys.detach())
         loss = self.judge(recall(whole, self.memory, self.guide_documents))
+        if self.sparsity is not None:
+            loss = loss + self._penalty(self.sparsity, whole)
         check_loss(loss.detach(), queries, keys, batch, self._now)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(whole))
         return loss
@@ -186,6 +192,16 @@ class ContrastiveModule(lightning.LightningModule):
             self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries), sync_dist=True)
         # Lightning takes this for the place in the history: steps that were made, not the number of the last.
         self.log("step", float(self.trainer.global_step), batch_size=len(task.queries), sync_dist=True)
+
+    def _penalty(self, sparsity: Sparsity, batch: EmbeddedBatch) -> Tensor:
+        """Return what sparsity adds to the loss of a batch at this step, and log what it is about."""
+        share = sparsity.share(self.global_step, self.total_steps)
+        penalty = sparsity(batch.queries, batch.keys, share)
+        terms = {"query": active_terms(batch.queries), "document": active_terms(batch.keys)}
+        self.log("train/flops", penalty.detach(), batch_size=len(batch))
+        for side, number in terms.items():
+            self.log(f"train/active_terms_{side}", number, batch_size=len(batch))
+        return penalty
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embed both sides with a graph, also of no rows: a rank without any takes part in the backward pass."""

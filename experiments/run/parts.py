@@ -33,6 +33,8 @@ from experiments.run.training_account import trained_on
 
 log = logging.getLogger(__name__)
 
+_LEAST_TEMPERATURE = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -64,6 +66,7 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     encoder: Encoder = instantiate(config.encoder)  # what it and the loss refuse is known before the data are read
     loss, guide = _loss_and_guide(config, encoder)
     check_agreement(loss, encoder)
+    _warn_of_temperature(loss, encoder)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     data, task = _data_and_task(config)
     encoder.weigh_queries(list(task.corpus.values()))
@@ -85,7 +88,14 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     total_steps = planned_steps(len(datamodule.batches), trainer)
     _fit_validations(trainer, len(datamodule.batches))
     module = ContrastiveModule(
-        encoder, loss, optimizer, total_steps=total_steps, cache=cache, memory=memory, momentum_encoder=momentum_encoder
+        encoder,
+        loss,
+        optimizer,
+        total_steps=total_steps,
+        cache=cache,
+        memory=memory,
+        momentum_encoder=momentum_encoder,
+        sparsity=instantiate(config.sparsity) if encoder.lexical else None,
     )
     if negatives is not None:
         negatives.choose(encoder.to(trainer.strategy.root_device))  # where it will train
@@ -104,6 +114,18 @@ def _loss_and_guide(config: DictConfig, encoder: Encoder) -> tuple[nn.Module, An
     if guide is None and "guide_queries" in parameters_of(loss):
         guide = instantiate(config.guide)
     return loss, guide
+
+
+def _warn_of_temperature(loss: nn.Module, encoder: Encoder) -> None:
+    """Say so if a temperature is meant for cosines, and scores are products of weights of terms."""
+    temperature = getattr(loss, "temperature", None)
+    is_low = isinstance(temperature, float) and temperature < _LEAST_TEMPERATURE
+    if is_low and encoder.lexical:
+        log.warning(
+            "A temperature of %.3g is meant for cosines; scores of encoder.representation=lexical are 10 to 30: "
+            "loss.temperature=1, or experiment=lexical",
+            temperature,
+        )
 
 
 def _data_and_task(config: DictConfig) -> tuple[TextData, RetrievalTask]:

@@ -260,6 +260,8 @@ def print_hits(hits: Sequence[Hit], *, heading: str | None) -> None:
     console = Console()
     if heading is not None:
         console.print(Text(one_line(heading), "underline"), soft_wrap=True)
+    if not hits:  # of BM25 alone: an encoder finds something near everything
+        log.warning("no document has a word of the query")
     for hit in hits:
         place = f"{hit.rank:2}. {hit.score:.3f}  "
         title, id_ = one_line(hit.title), one_line(hit.id)

@@ -264,7 +264,8 @@ def test_nothing_is_said_of_what_we_and_others_write(
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"model_type": "SparseEncoder"}, "is a SparseEncoder; supported is a .* or a SentenceTransformer"),
+        ({"model_type": "CrossEncoder"}, r"is a CrossEncoder; supported is a .* or a SentenceTransformer"),
+        ({"model_type": "SparseEncoder", "max_active_dims": 9}, "keeps 9 terms of a text, which is not supported"),
         (
             {"default_prompt_name": "a", "prompts": {"b": ""}},
             r"default_prompt_name in .* to be one of \['b'\], got 'a'",

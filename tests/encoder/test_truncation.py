@@ -31,6 +31,20 @@ def test_each_side_is_measured_by_its_tower(tiny_encoder: Encoder, tiny_model_fo
     assert [found.cut for found in lengths if found] == [0, 1]
 
 
+def test_a_document_that_is_read_whole_is_not_cut_and_queries_are_at_their_length(tiny_model_folder: Path) -> None:
+    encoder = Encoder.from_pretrained(tiny_model_folder, max_length=6, query_length=4, windows=True)
+    texts = ["the job of the nurse and the chef", "the job of the nurse and the data"]
+    found, asked = truncation(encoder, texts, "document"), truncation(encoder, texts, "query")
+    assert found is not None
+    assert asked is not None
+    assert (found.max_length, found.cut, found.lost, found.alike) == (6, 0, 0, 0)
+    assert found.longest == asked.longest > 6
+    assert (asked.max_length, asked.cut, asked.alike) == (4, 1, 1)
+    check_told_apart(encoder, texts, "document")
+    with pytest.raises(ValueError, match=r"in their first 4 tokens, .* or raise encoder\.query_length"):
+        check_told_apart(encoder, texts, "query")
+
+
 def test_documents_that_begin_alike_are_refused(tiny_encoder: Encoder) -> None:
     tiny_encoder.max_length = 5
     texts = [f"the hospital job nurse chef {i}" for i in range(3)]

@@ -427,20 +427,30 @@ def test_a_choice_of_data_takes_overrides_wherever_they_stand(
 
 
 def test_the_order_is_that_of_the_models_hybrid_unless_told_otherwise(
-    ask: Ask, tiny_model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: list[Any]
+    ask: Ask,
+    tiny_model_folder: Path,
+    tiny_encoder: Encoder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    asked: list[Any],
 ) -> None:
     shutil.copytree(tiny_model_folder, tmp_path / "mixed")
     weights = {"BM25+spelling": 0.5, "encoder": 0.5}
     write_hybrid(tmp_path / "mixed", Hybrid(weights, weights, "encoder", Difference(0.1, 0.05, 0.2, 0.01), "dev", 9))
     plain = ask("kitchen", "--json")
-    mixed = ask("kitchen", "--json", model=str(tmp_path / "mixed"))
-    assert json.loads(mixed)["hits"][0]["id"] == "n"  # which alone has the word but for the chef's first line
+    mixed = json.loads(ask("kitchen", "--json", model=str(tmp_path / "mixed")))["hits"]
+    (expected,) = SearchIndex(tiny_encoder, DOCUMENTS, weights=weights).search(["kitchen"])
+    assert [hit["id"] for hit in mixed] == [hit.id for hit in expected]
+    assert [hit["score"] for hit in mixed] == pytest.approx([hit.score for hit in expected], abs=2e-6)
+    assert [hit["score"] for hit in mixed] != [hit["score"] for hit in json.loads(plain)["hits"]]
     assert "0.50 BM25+spelling + 0.50 encoder" in caplog.text
     assert ask("kitchen", "--json", "--no-hybrid", model=str(tmp_path / "mixed")) == plain
     del asked[:]
     by_words = json.loads(ask("ktichen", "--json", "--bm25", "--no-passages"))["hits"]
     assert {hit["id"] for hit in by_words} == {"n", "c"}
     assert [side for side, _ in asked] == ["query"]
+    assert ask("xylophones", "--bm25").strip() == ""
+    assert "no document has a word of the query" in caplog.text
     (tmp_path / "mixed" / "hybrid.json").write_text('{"weights": {}}')
     with pytest.raises(SystemExit, match=r"expected .*hybrid\.json to say the hybrid of BM25\+spelling and encoder"):
         ask("kitchen", model=str(tmp_path / "mixed"))

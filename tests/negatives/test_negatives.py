@@ -28,6 +28,7 @@ from contrastive.negatives import (
     in_batch,
 )
 from contrastive.negatives.summary import Summary, summarise, suspected_false
+from contrastive.similarity import TokenVectors, max_sim
 
 DOCUMENTS = {
     "d1": "python developer",
@@ -80,6 +81,54 @@ def test_dense_takes_what_is_close_by_cosine() -> None:
     (chosen,) = Mined(Dense(Compass()), filters=Filters(relative_margin=0.05))(pool)
     assert chosen.ids == ("d2", "d3")
     assert chosen.refused == {"known_positive": 1, "relative_margin": 2}
+
+
+class Compasses(Compass):
+    """Embeds a text as the directions said in it."""
+
+    similarity = "max_sim"
+    device = torch.device("cpu")
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Any:
+        words = [text.split() for text in texts]
+        vectors = super().encode([word for of_text in words for word in of_text], **options).float()
+        return TokenVectors.of_lengths(vectors, torch.tensor([len(of_text) for of_text in words]))
+
+
+def test_dense_takes_what_is_close_by_max_sim_with_and_without_a_first_stage() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def directions(texts: int) -> list[str]:
+        return [
+            " ".join(map(str, torch.randint(360, (1 + place % 4,), generator=generator).tolist()))
+            for place in range(texts)
+        ]
+
+    documents, asked = directions(30), directions(6)
+    pairs = [Pair(f"q{place}", text, f"d{place:02}") for place, text in enumerate(asked)]
+    pool = Pool({f"d{place:02}": text for place, text in enumerate(documents)}, pairs)
+    queries, keys = (
+        Compasses().encode(texts, side="", show_progress=False, as_numpy=False) for texts in (asked, documents)
+    )
+    expected = max_sim(queries.padded(), keys.padded())
+    everything = list(Mined(Dense(Compasses()), count=5)(pool))
+    of_all_candidates = list(Mined(Dense(Compasses(), exact_products=0, candidates=30), count=5)(pool))
+    of_few = list(Mined(Dense(Compasses(), exact_products=0, candidates=8), count=5)(pool))
+    for place, exact in enumerate(everything):
+        scores = expected[place].clone()
+        assert exact.positive_score == pytest.approx(scores[place].item(), abs=1e-3)
+        scores[place] = -torch.inf
+        assert exact.scores == pytest.approx(scores.sort(descending=True).values[:5].tolist(), abs=1e-3)
+        assert of_all_candidates[place].ids == exact.ids
+        assert of_few[place].positive_score == pytest.approx(exact.positive_score, abs=1e-6)
+        found = [scores[int(id_[1:])].item() for id_ in of_few[place].ids]
+        assert of_few[place].scores == pytest.approx(found, abs=1e-3)
+        assert len(found) == 5
+
+
+def test_a_first_stage_has_its_bounds() -> None:
+    with pytest.raises(ValueError, match="got -1 and 100"):
+        Dense(exact_products=-1)
 
 
 class OnALine(Compass):

@@ -15,6 +15,7 @@ from contrastive.similarity import (
     cosine,
     euclidean,
     finite_texts,
+    max_dot,
     max_sim,
     mean_vectors,
     packed,
@@ -55,6 +56,10 @@ def test_texts_are_scored_as_loops_score_them_whatever_the_blocks(asking, answer
         asked, answered = (range_.repeat(2) for range_ in (torch.arange(len(asking)), torch.arange(len(asking)) * 0))
         pairs = score_text_pairs(max_sim, queries, documents, asked, answered)
         torch.testing.assert_close(pairs, expected[:, 0].repeat(2), atol=1e-5, rtol=0)
+        sums = max_dot(queries.padded(), documents.padded())
+        torch.testing.assert_close(score_texts(max_dot, queries, documents), sums, atol=1e-4, rtol=0)
+        pairs = score_text_pairs(max_dot, queries, documents, asked, answered)
+        torch.testing.assert_close(pairs, sums[:, 0].repeat(2), atol=1e-4, rtol=0)
         means = [normalize(of, dim=1).mean(0) if len(of) else torch.zeros(3) for of in each(documents)]
         torch.testing.assert_close(mean_vectors(documents), torch.stack(means))
         bad = documents.vectors.clone()

@@ -41,7 +41,12 @@ REFUSED = {
         **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
         "angle": COSINE_ONLY,
     },
-    ("max_sim", True): {"angle": r"got cosine of AnglELoss \(it knows no other\).*every loss can but angle"},
+    ("max_sim", True): {"angle": r"got cosine of AnglELoss \(it knows no other\).*which every loss of scores can"},
+    ("max_dot", False): {
+        **dict.fromkeys(["contrastive", "online_contrastive", "triplet"], NO_DISTANCE),
+        **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
+        "angle": COSINE_ONLY,
+    },
     ("euclidean", False): {
         **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
         "angle": COSINE_ONLY,
@@ -56,7 +61,11 @@ REFUSED = {
 
 @pytest.mark.parametrize(
     ("similarity", "normalize"),
-    [("max_sim", True), *((name, normalize) for name in ("cosine", "dot", "euclidean") for normalize in (False, True))],
+    [
+        ("max_sim", True),
+        ("max_dot", False),
+        *((name, normalize) for name in ("cosine", "dot", "euclidean") for normalize in (False, True)),
+    ],
 )
 def test_every_loss_takes_the_similarity_of_the_encoder_or_is_refused(similarity: str, normalize: bool) -> None:
     of, refused = encoder(similarity, normalize), REFUSED.get((similarity, normalize), {})

@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from contrastive.encoder.heads.lexical import LexicalHead
 from contrastive.encoder.heads.pooled import PooledHead
 from contrastive.encoder.heads.tokens import TokensHead
 from contrastive.encoder.in_order import Pieces
 from contrastive.similarity import SimilarityName, TokenVectors
 
-__all__ = ["HEADS", "Head", "PooledHead", "TokensHead"]
+__all__ = ["HEADS", "Head", "LexicalHead", "PooledHead", "TokensHead"]
 
 
 class Head(Protocol):
@@ -33,9 +34,14 @@ class Head(Protocol):
         similarity_in_folder: The word for it in a folder of sentence-transformers.
         sides_differ: Whether a query is embedded otherwise than a document.
         windows: Whether a document longer than the maximum length is read whole, in windows, and not cut.
+        transformer: Dotted type of sentence-transformers' module for the transformer before it.
+        lexical: Whether an embedding weighs the terms of the vocabulary: the checkpoint is opened with its
+            masked-language head, if it has one, and training keeps embeddings sparse.
+        reads_queries: Whether queries go through the model.
     """
 
     model_type: ClassVar[str]
+    lexical: ClassVar[bool]
     windows: bool
     similarity: SimilarityName
 
@@ -47,6 +53,10 @@ class Head(Protocol):
     def similarity_in_folder(self) -> str: ...  # noqa: D102
     @property
     def sides_differ(self) -> bool: ...  # noqa: D102
+    @property
+    def reads_queries(self) -> bool: ...  # noqa: D102
+    @property
+    def transformer(self) -> str: ...  # noqa: D102
 
     def __init__(self, width: int, **options: Any) -> None: ...
 
@@ -76,7 +86,7 @@ class Head(Protocol):
         """Embed one padded batch of windows, in float32 or better: [B, D], or [B, T, D] with zeros for absent tokens.
 
         Args:
-            hidden: Token vectors, [B, T, W].
+            hidden: Token vectors, [B, T, W]; without the rows of queries where it does not read those.
             inputs: What the backbone was given, `attention_mask` [B, T] among it, 1 for a real token.
             is_query: Which of them are queries, bool [B].
         """
@@ -109,7 +119,7 @@ class Head(Protocol):
         ...
 
 
-HEADS: Mapping[str, type[Head]] = {"tokens": TokensHead, "pooled": PooledHead}
+HEADS: Mapping[str, type[Head]] = {"tokens": TokensHead, "lexical": LexicalHead, "pooled": PooledHead}
 """Heads by representation. Each in turn is asked to read a folder: `pooled`, which refuses what it cannot, is last."""
 
 

@@ -66,6 +66,9 @@ class PooledHead(nn.Module):
     """
 
     model_type: ClassVar[str] = "SentenceTransformer"
+    transformer: ClassVar[str] = "sentence_transformers.models.Transformer"
+    lexical: ClassVar[bool] = False
+    reads_queries: ClassVar[bool] = True
     sides_differ: ClassVar[bool] = False
     is_weighed: ClassVar[bool] = True
 

@@ -5,6 +5,7 @@ Shape letters: B texts, T tokens of the longest, W width of a token's vector, D 
 
 from __future__ import annotations
 
+import logging
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from contrastive.similarity import SimilarityName, TokenVectors, full_precision
 _KINDS = ("Transformer", "Dense", "MultiVectorMask", "Normalize")
 _MIDDLES: Sequence[Sequence[str]] = ([], ["Dense"], ["MultiVectorMask"], ["Dense", "MultiVectorMask"])
 _IDENTITY = "torch.nn.modules.linear.Identity"
+_log = logging.getLogger(__name__)
 
 
 class TokensHead(nn.Module):
@@ -52,6 +54,9 @@ class TokensHead(nn.Module):
     """
 
     model_type: ClassVar[str] = "MultiVectorEncoder"
+    transformer: ClassVar[str] = "sentence_transformers.models.Transformer"
+    lexical: ClassVar[bool] = False
+    reads_queries: ClassVar[bool] = True
     normalize: ClassVar[bool] = True
     similarity_in_folder: ClassVar[str] = "maxsim"
 
@@ -118,12 +123,12 @@ class TokensHead(nn.Module):
         """Look up the tokens that are left out of documents, and the one that fills queries up.
 
         Raises:
-            ValueError: If there is no such token, or the model has no positions for it.
+            ValueError: If there is none that fills up, or the model has no positions for it.
         """
         ids = {word: tokenizer.convert_tokens_to_ids(word) for word in self._words_left_out}
         unknown = {tokenizer.unk_token_id, None}
         if wrong := [word for word in self.left_out if ids[word] in unknown]:
-            raise ValueError(f"expected left_out to be tokens of the model's vocabulary, got {wrong}")
+            _log.warning("documents are to be left without %s, which the vocabulary does not have", ", ".join(wrong))
         self.ids_left_out = torch.tensor(sorted(set(ids.values()) - unknown), dtype=torch.long)
         if self.query_weights is not None:
             self.weights = word_weights(tokenizer)

@@ -59,7 +59,7 @@ def _rounding(compare: ProductSimilarity, rows: Tensor, columns: Tensor, least: 
     if compare.lengths_matter:
         return 1e-4 * least.abs()
     if isinstance(compare, MaxSimilarity):
-        return torch.full_like(least, 1e-6)
+        return 1e-6 * least.abs().clamp_min(1)
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
     longest = torch.linalg.vector_norm(columns.nan_to_num(), dim=1)  # NaN is that of a queued key
     return 1e-6 * lengths * torch.cat([longest, longest.new_zeros(1)]).amax()

@@ -21,7 +21,7 @@ class LossOptions(TypedDict, total=False):
 
     Attributes:
         similarity: Scores of queries and keys, higher is closer: a callable, or 'cosine' (default), 'dot', 'euclidean',
-            or 'max_sim' of token vectors, queries [Q, Tq, D] and keys [K, Tk, D], zeros for absent tokens.
+            or 'max_sim' or 'max_dot' of token vectors, queries [Q, Tq, D] and keys [K, Tk, D], zeros for absent tokens.
         symmetric: Whether to average over both directions, positives looking for their query among all queries too.
             Hard negatives look for nothing; a query with several positives counts as their mean.
         same_side: Whether texts of a row's own side count too: queries against other queries and, if symmetric,

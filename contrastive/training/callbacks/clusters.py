@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from contrastive.contracts import TextEncoder
 from contrastive.data.batching.clusters import k_means
+from contrastive.similarity import mean_vectors
 from contrastive.training.data_module import ContrastiveData
 from contrastive.training.module import ContrastiveModule
 
@@ -67,12 +68,14 @@ class ClusterQueries(Callback):
     def recluster(self, encoder: TextEncoder, trainer: lightning.Trainer | None = None) -> None:
         """Make clusters of the queries as an encoder sees them, which takes as long as encoding all queries once.
 
+        Of several vectors a query, their mean counts.
+
         All processes get those of the first, so that they agree.
         """
         started = time.perf_counter()
         queries = [record.query for record in self.data.records]
         embeddings = encoder.encode(queries, side="query", show_progress=False, as_numpy=False)
-        found = k_means(embeddings.cpu().numpy(), self.clusters, seed=self.data.batches.seed).tolist()
+        found = k_means(mean_vectors(embeddings).cpu().numpy(), self.clusters, seed=self.data.batches.seed).tolist()
         if trainer is not None:
             found = trainer.strategy.broadcast(found)
         self.data.batches.regroup(found)

@@ -11,6 +11,11 @@ from contrastive.encoder import Encoder
 from contrastive.encoder.heads import HEADS
 from contrastive.similarity import TokenVectors, similarity_of
 
+OPTIONS: dict[str, dict[str, object]] = {
+    "pooled": {"normalize": True, "dimension": 20},
+    "tokens": {"dimension": 20},
+    "lexical": {"query_weights": "learnt", "activation": "log1p_relu"},
+}
 TEXTS = ["python developer", "the nurse of the hospital, 6 years", "", "chef", "chef"]
 
 pytestmark = pytest.mark.parametrize("name", HEADS)
@@ -39,7 +44,7 @@ def test_a_text_is_embedded_alike_in_every_batch_and_order(tiny_model_folder: Pa
 def test_a_saved_folder_says_its_representation_and_gives_the_same_scores(
     tiny_model_folder: Path, tmp_path: Path, name: str
 ) -> None:
-    encoder = Encoder.from_pretrained(tiny_model_folder, representation=name, dimension=20)
+    encoder = Encoder.from_pretrained(tiny_model_folder, representation=name, **OPTIONS[name])
     encoder.save_pretrained(tmp_path)
     loaded = Encoder.from_pretrained(tmp_path)
     assert loaded.settings == encoder.settings
@@ -50,7 +55,7 @@ def test_a_saved_folder_says_its_representation_and_gives_the_same_scores(
 def test_settings_make_the_head_again(tiny_model_folder: Path, name: str) -> None:
     head = Encoder.from_pretrained(tiny_model_folder, representation=name).head
     assert HEADS[name](32, **head.settings).settings == head.settings
-    assert {"dimension", "similarity"} <= head.settings.keys()
+    assert "similarity" in head.settings
 
 
 def test_a_representation_that_is_not_known_is_refused(tiny_model_folder: Path, name: str) -> None:
