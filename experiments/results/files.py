@@ -122,7 +122,9 @@ def print_table(title: str, systems: Mapping[str, Results], console: Console) ->
     for name, results in systems.items():
         cells = (results.intervals[metric] for metric in HEADLINE)
         # Rows have two lines: a name of two parts takes both, since 80 columns leave it eight characters.
-        table.add_row(name.replace("+", " +\n"), *(f"{cell.mean:.3f}\n[{cell.low:.3f}, {cell.high:.3f}]" for cell in cells))
+        table.add_row(
+            name.replace("+", " +\n"), *(f"{cell.mean:.3f}\n[{cell.low:.3f}, {cell.high:.3f}]" for cell in cells)
+        )
     console.print(table)
 
 

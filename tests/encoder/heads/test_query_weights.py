@@ -56,7 +56,9 @@ def test_a_query_is_the_vectors_of_its_words_and_their_lengths_are_its_shares(ti
     assert alone.norm().item() == pytest.approx(1)
     marks = vectors_of(encoder, [", ."])[0]  # nothing weighs anything: all the same
     torch.testing.assert_close(marks, vectors_of(plain, [", ."])[0] / 4)
-    for theirs, ours in zip(vectors_of(plain, CORPUS, "document"), vectors_of(encoder, CORPUS, "document"), strict=True):
+    for theirs, ours in zip(
+        vectors_of(plain, CORPUS, "document"), vectors_of(encoder, CORPUS, "document"), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -72,10 +74,14 @@ def test_idf_is_of_the_tokens_that_are_read_of_a_corpus(tiny_model_folder: Path,
         assert weights[number[word]].item() == pytest.approx(math.sqrt(math.log(1 + (5.5 - count) / (count + 0.5))))
     assert not weights[words == 0].any()
     lengths = vectors_of(encoder, ["the python"])[0].norm(dim=1)
-    assert (lengths[0] / lengths[1]).item() == pytest.approx((weights[number["the"]] / weights[number["python"]]).item())
+    assert (lengths[0] / lengths[1]).item() == pytest.approx(
+        (weights[number["the"]] / weights[number["python"]]).item()
+    )
 
 
-def test_an_encoder_is_weighed_once_and_keeps_its_weights_in_its_folder(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_is_weighed_once_and_keeps_its_weights_in_its_folder(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
     encoder = load(tiny_model_folder, query_weights="idf")
     assert not encoder.head.is_weighed
     encoder.weigh_queries(CORPUS)
@@ -119,10 +125,15 @@ def test_scores_of_a_corpus_are_those_of_a_batch_and_of_loops(tiny_model_folder:
     encoder = load(tiny_model_folder, query_weights="idf", punctuation=False)
     encoder.weigh_queries(CORPUS)
     expected = [
-        [sum((token @ document.T).max().item() for token in query) for document in vectors_of(encoder, CORPUS, "document")]
+        [
+            sum((token @ document.T).max().item() for token in query)
+            for document in vectors_of(encoder, CORPUS, "document")
+        ]
         for query in vectors_of(encoder, QUERIES)
     ]
-    queries, documents = (encoder.encode(texts, side=side) for texts, side in ((QUERIES, "query"), (CORPUS, "document")))  # type: ignore[call-overload]
+    queries, documents = (
+        encoder.encode(texts, side=side) for texts, side in ((QUERIES, "query"), (CORPUS, "document"))
+    )  # type: ignore[call-overload]
     torch.testing.assert_close(score_texts(max_dot, queries, documents), torch.tensor(expected))
     torch.testing.assert_close(max_dot(queries.padded(), documents.padded()), torch.tensor(expected))
 
@@ -130,7 +141,11 @@ def test_scores_of_a_corpus_are_those_of_a_batch_and_of_loops(tiny_model_folder:
 def test_what_cannot_be_is_refused(tiny_model_folder: Path) -> None:
     with pytest.raises(ValueError, match="expected query_weights null, words or idf, got 'learnt'"):
         load(tiny_model_folder, query_weights="learnt")
-    with pytest.raises(ValueError, match="expected similarity max_dot of token vectors with query_weights idf, got 'max_s"):
+    with pytest.raises(
+        ValueError, match="expected similarity max_dot of token vectors with query_weights idf, got 'max_s"
+    ):
         load(tiny_model_folder, query_weights="idf", similarity="max_sim")
-    with pytest.raises(ValueError, match="expected similarity max_sim of token vectors with query_weights None, got 'max_d"):
+    with pytest.raises(
+        ValueError, match="expected similarity max_sim of token vectors with query_weights None, got 'max_d"
+    ):
         load(tiny_model_folder, similarity="max_dot")
