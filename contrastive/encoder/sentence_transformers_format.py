@@ -133,6 +133,7 @@ def write_settings(
         "default_prompt_name": None,
         "similarity_fn_name": head.similarity_in_folder,
     }
+    (folder / _OWN).unlink(missing_ok=True)  # of another model that was saved here
     if head.windows or query_length is not None:
         write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length})
     write_json(folder / "config_sentence_transformers.json", about)

@@ -140,7 +140,7 @@ def _least(lowest_score: float | None, options: SoftmaxOptions) -> float:
     if lowest_score is None and similarity not in (cosine, max_sim):
         raise ValueError(
             f"expected lowest_score with similarity {similarity!r}, the least score there can be: -1 for dot products "
-            "of vectors of length 1, -2 for their Euclidean distances; got none"
+            "of vectors of length 1 or of tokens whose weights sum up to 1, -2 for their Euclidean distances; got none"
         )
     lowest = -1.0 if lowest_score is None else lowest_score
     if not math.isfinite(lowest):

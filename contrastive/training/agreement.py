@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 from contrastive.losses import MatryoshkaLoss
-from contrastive.similarity import MaxSimilarity, ProductSimilarity, cosine, similarity_of
+from contrastive.similarity import MaxSimilarity, ProductSimilarity, cosine, max_dot, similarity_of
 
 
 def loss_settings(encoder: object) -> dict[str, object]:
@@ -38,7 +38,8 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
     A loss that does not say how it compares, by its `similarity`, or compares by a callable of the user's, is let pass.
 
     Raises:
-        ValueError: If the two disagree; it names both settings. Or if weights of terms are to be cut.
+        ValueError: If the two disagree; it names both settings. Or if what is no vector of
+            leading dimensions is to be cut: weights of terms, or token vectors whose lengths are weights.
     """
     if isinstance(loss, MatryoshkaLoss) and getattr(encoder, "lexical", False):
         raise ValueError(
@@ -46,6 +47,11 @@ def check_agreement(loss: nn.Module, encoder: object) -> None:
             "(encoder.representation=lexical): choose another loss"
         )
     compares, own = getattr(loss, "similarity", None), similarity_of(encoder)
+    if isinstance(loss, MatryoshkaLoss) and own is max_dot:
+        raise ValueError(
+            "expected token vectors of one length each for MatryoshkaLoss, got those of encoder.query_weights, whose "
+            "lengths are weights that cutting would change: choose another loss, or leave query_weights null"
+        )
     if not isinstance(compares, ProductSimilarity):
         return
     of_tokens = isinstance(own, MaxSimilarity)

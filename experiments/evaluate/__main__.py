@@ -56,6 +56,7 @@ def evaluate(options: argparse.Namespace) -> float:
     if task is None:
         raise ValueError(f"expected data {data.name!r} to have a {options.split} split, it has none")
     encoder = cli.on_device(instantiate(config.encoder), options.device)
+    encoder.weigh_queries(list(task.corpus.values()))  # where it is to, and was not by its training
     hybrid = hybrid_of(options.model)
     folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,9 @@ def mine(options: argparse.Namespace) -> None:
     pool = Pool.of_records(data.train)
     sizes = f"{len(pool):,} pairs, {len(pool.documents):,} documents"
     log.info("mining %s for %s: %s", options.strategy, data.name, sizes)
-    moment = Moment(cli.on_device(instantiate(config.encoder), options.device), cache=EmbeddingCache(default_folder()))
+    encoder = cli.on_device(instantiate(config.encoder), options.device)
+    encoder.weigh_queries(pool.documents)  # where it is to, and was not by its training
+    moment = Moment(encoder, cache=EmbeddingCache(default_folder()))
     negatives = Kept(strategy)(pool, moment)
     write(options.out, pool, negatives)
     console = Console()

@@ -121,7 +121,10 @@ def print_table(title: str, systems: Mapping[str, Results], console: Console) ->
         table.add_column(metric, justify="right", no_wrap=True)
     for name, results in systems.items():
         cells = (results.intervals[metric] for metric in HEADLINE)
-        table.add_row(name, *(f"{cell.mean:.3f}\n[{cell.low:.3f}, {cell.high:.3f}]" for cell in cells))
+        # Rows have two lines: a name of two parts takes both, since 80 columns leave it eight characters.
+        table.add_row(
+            name.replace("+", " +\n"), *(f"{cell.mean:.3f}\n[{cell.low:.3f}, {cell.high:.3f}]" for cell in cells)
+        )
     console.print(table)
 
 

@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
-from contrastive.encoder import Encoder
+from contrastive.encoder import Encoder, TwoTowers
 from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
 from contrastive.losses.core.signature import parameters_of
 from contrastive.negatives import Kept
-from contrastive.similarity import MaxSimilarity, similarity_of
+from contrastive.similarity import MaxSimilarity, max_dot, similarity_of
 from contrastive.training import ContrastiveData, ContrastiveModule
 from contrastive.training.agreement import check_agreement, loss_settings
 from contrastive.training.callbacks import ClusterQueries, EmbedByGuide, FillMemory, LogTraining, MineNegatives
@@ -69,7 +69,9 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
     _warn_of_temperature(loss, encoder)
     memory, momentum_encoder = instantiate(config.memory, encoder=encoder)
     data, task = _data_and_task(config)
-    encoder.weigh_queries(list(task.corpus.values()))
+    for each in (encoder, guide):
+        if isinstance(each, Encoder | TwoTowers):
+            each.weigh_queries(list(task.corpus.values()))
     datamodule = _datamodule(config, data)
     cache = embedding_cache(config.cache)
     guided = None if guide is None else EmbedByGuide(datamodule, guide, cache)
@@ -193,10 +195,12 @@ def build_loss(config: DictConfig, encoder: object, guide: object = None) -> nn.
     for node in _losses(config):
         for name in settings.keys() & node.keys():
             if node[name] is None and settings[name] is None:
+                of_weights = similarity_of(encoder) is max_dot
+                how = "encoder.query_weights null" if of_weights else "encoder.similarity=cosine or euclidean"
                 raise ValueError(
                     f"expected an encoder with a distance for {node._target_.rpartition('.')[2]}, got "
                     f"{similarity_of(encoder)} (encoder.similarity), which is none: choose a loss of scores, such as "
-                    "loss=infonce, or encoder.similarity=cosine or euclidean"
+                    f"loss=infonce, or {how}"
                 )
             if node[name] is None:
                 node[name] = settings[name]

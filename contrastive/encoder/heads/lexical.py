@@ -35,7 +35,7 @@ from contrastive.encoder.language_head import decoder_of, tied_decoder
 from contrastive.encoder.loading import read_tensors
 from contrastive.encoder.module_files import kind_of, log_unused, read_if_there, write_json
 from contrastive.encoder.trial import TEXTS
-from contrastive.similarity import SimilarityName, check_similarity_name
+from contrastive.similarity import SimilarityName, check_similarity_name, of_tokens
 
 QueryWeights = Literal["encoder", "learnt"]
 """Who weighs the terms of a query: the encoder, as it does those of a document, or one learnt number a term."""
@@ -88,8 +88,8 @@ class LexicalHead(nn.Module):
             raise ValueError(f"expected activation to be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
         if query_weights not in get_args(QueryWeights):
             raise ValueError(f"expected query_weights to be one of encoder, learnt, got {query_weights!r}")
-        if similarity == "max_sim":
-            raise ValueError("expected dot, cosine or euclidean similarity of one vector a text, got max_sim")
+        if of_tokens(check_similarity_name(similarity)):
+            raise ValueError(f"expected dot, cosine or euclidean similarity of one vector a text, got {similarity}")
         self.width = width
         self.activation = activation
         self.query_weights: QueryWeights = query_weights

@@ -24,7 +24,7 @@ from contrastive.encoder.heads.pooling import POOLINGS, Pooling, check_pooling
 from contrastive.encoder.in_order import Pieces, tokens_in_order, vectors_in_order
 from contrastive.encoder.loading import read_tensors
 from contrastive.encoder.module_files import kind_of, log_unused, read_if_there, write_json
-from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name, max_sim
+from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name, max_sim, of_tokens
 
 _OLD_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -91,8 +91,8 @@ class PooledHead(nn.Module):
         self.dimension = width if dimension is None else dimension
         if windows and similarity not in ("cosine", max_sim.name):
             raise ValueError(f"expected similarity cosine of documents in windows, got {similarity!r}")
-        if similarity == max_sim.name and not windows:
-            raise ValueError("expected cosine, dot or euclidean similarity of one vector a text, got max_sim")
+        if not windows and of_tokens(check_similarity_name(similarity)):
+            raise ValueError(f"expected cosine, dot or euclidean similarity of one vector a text, got {similarity}")
         self.windows = windows
         self.similarity: SimilarityName = max_sim.name if windows else check_similarity_name(similarity)
 

@@ -205,6 +205,7 @@ class TokensHead(nn.Module):
         number = len(types) + 1
         write_json(folder / f"{number}_MultiVectorMask/config.json", mask)
         write_json(folder / f"{number + 1}_Normalize/config.json", _OF_TOKENS)
+        (folder / WEIGHTS).unlink(missing_ok=True)  # of another model that was saved here
         if self.query_weights is not None:
             values: dict[str, Tensor] = {str(self.query_weights): self.weights.detach().cpu().contiguous()}
             save_file(values, folder / WEIGHTS, metadata={"format": "pt"})

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from contrastive.contracts import MaskLike, Reduction
+from contrastive.contracts import MaskLike, Reduction, Similarity
 from contrastive.losses.core.blocks import Comparison, Formula, judge_each, loss_of_rows
 from contrastive.losses.core.choice import Choice, Rows, Selection
 from contrastive.losses.core.columns import fits, loss_of_both
@@ -25,7 +25,7 @@ from contrastive.losses.core.log_sums import Judged
 from contrastive.losses.core.options import Direction, SoftmaxOptions, complete
 from contrastive.losses.core.reduction import or_one, reduce_rows
 from contrastive.masks import MASK_ROWS
-from contrastive.similarity import named
+from contrastive.similarity import MaxSimilarity, SimilarityName, named
 
 
 def cross_entropy(rows: Rows) -> Judged:
@@ -64,9 +64,25 @@ def ranking_loss(
         both_sides: list[list[Direction]] = [["query_to_key", "query_to_query"], ["key_to_query", "key_to_key"]]
         ways = both_sides if told["same_side"] else [way[:1] for way in both_sides]
         partitions = ways if told["symmetric"] else ways[:1]
+    _check_sides(told["similarity"], partitions)
     with torch.autocast(keys.device.type, enabled=False):
         sides = Sides.of(queries, keys, told, also_exclude or {})
         return _mean_of_partitions(formula, sides, told, partitions, by_log_sums=by_log_sums, parameters=parameters)
+
+
+def _check_sides(similarity: Similarity | SimilarityName, partitions: Sequence[Sequence[Direction]]) -> None:
+    """Refuse texts of one side with each other by a sum over tokens: the score of two documents is not that of a query.
+
+    Raises:
+        ValueError: If there are such, which grow with the length of a text, and shrink with the weights of both.
+    """
+    same = [way for ways in partitions for way in ways if way in ("query_to_query", "key_to_key")]
+    if same and isinstance(similarity, MaxSimilarity) and not similarity.mean:
+        raise ValueError(
+            f"expected queries and keys that are compared with each other alone by {similarity!r}, a sum over the "
+            f"tokens of a query, got {' and '.join(same)}: same_side=False, of gist contrast_queries=False and "
+            "contrast_positives=False, or query tokens without weights (encoder.query_weights)"
+        )
 
 
 def _mean_of_partitions(
