@@ -16,7 +16,7 @@ from contrastive.statistics import Difference
 HYBRID_FILE = "hybrid.json"
 
 WORDS, ENCODER = "BM25+spelling", "encoder"
-"""What is mixed: BM25 with misspelt words of a query put right, and the model of the folder."""
+"""What is mixed: BM25 and the model of the folder, both asked with the unknown words of a query put right."""
 
 _SCALE = {"scale": "min-max of each query's best", "depth": DEPTH}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from contrastive.evaluation.words import WORD, words
 
 
 def most_edits(word: str) -> int:
@@ -35,6 +38,25 @@ class Spelling:
             if word.isalpha():
                 self._by_first_letter[word[0]].append(word)
         self._found: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, documents: Iterable[str]) -> Spelling:
+        """Return that of a corpus."""
+        return cls(Counter(word for found in words(documents) for word in set(found)))
+
+    def put_right_text(self, text: str) -> str:
+        """Return a text with its words put right, and all else as it is.
+
+        Example:
+            >>> Spelling({"nurse": 3}).put_right_text("Nusre, night-shifts!")
+            'nurse, night-shifts!'
+        """
+
+        def right(found: re.Match[str]) -> str:
+            word = found[0].lower()
+            return found[0] if (nearest := self.put_right(word)) == word else nearest
+
+        return re.sub(f"(?i:{WORD.pattern})", right, text)
 
     def put_right(self, word: str) -> str:
         """Return the word itself if the corpus has it or nothing near it, or else the nearest that it has."""

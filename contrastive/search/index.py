@@ -113,7 +113,8 @@ class SearchIndex:
         blank = next((place for place, query in enumerate(queries) if not query.strip()), None)
         if blank is not None:
             raise ValueError(f"expected queries with text, got {queries[blank]!r} at position {blank}")
-        embedded = self.encoder.encode(queries, side="query", show_progress=False, as_numpy=False)
+        asked = queries if self._words is None else [self._words.put_right_text(query) for query in queries]
+        embedded = self.encoder.encode(asked, side="query", show_progress=False, as_numpy=False)
         names = [str(place) for place in range(len(queries))]
         rankings = self._rank(dict(zip(names, queries, strict=True)), embedded, k)
         best = self._best_passages(embedded, rankings) if passages else {}

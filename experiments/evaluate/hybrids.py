@@ -21,7 +21,7 @@ def judge_hybrid(
     Args:
         hybrid: As fitted, on another task.
         words: Of `WORDS` on the task.
-        encoder: Of the encoder on the task.
+        encoder: Of the encoder on the task, which has it asked with words put right too.
         task: Says what is relevant.
         user_query: A further query, which both parts were asked.
         num_top: Documents to keep for it.
@@ -29,10 +29,10 @@ def judge_hybrid(
     Raises:
         ValueError: If a part was not asked the user's query.
     """
-    if words.asked is None or encoder.asked is None:
+    if words.asked is None or encoder.put_right is None:
         raise ValueError("expected judgements of parts that rank the user's query, got one without")
-    rankings = fuse({WORDS: words.rankings, ENCODER: encoder.rankings}, hybrid.weights)
-    asked = fuse({WORDS: words.asked, ENCODER: encoder.asked}, hybrid.weights)
+    rankings = fuse({WORDS: words.rankings, ENCODER: encoder.put_right[0]}, hybrid.weights)
+    asked = fuse({WORDS: words.asked, ENCODER: encoder.put_right[1]}, hybrid.weights)
     return Judgement(
         rankings,
         evaluate_rankings(rankings, task),

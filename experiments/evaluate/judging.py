@@ -24,6 +24,7 @@ from contrastive.evaluation import (
     uniformity,
 )
 from contrastive.evaluation.fusion import DEPTH
+from contrastive.evaluation.spelling import Spelling
 from contrastive.masks import normalise_text
 from contrastive.similarity import mean_vectors, score_text_pairs, similarity_of
 from contrastive.statistics import paired_difference
@@ -74,6 +75,7 @@ def judge_encoder(
         depth=DEPTH,
         similarity=embeddings.similarity,
     )
+    right = put_right(encoder, embeddings, task, rankings, {USER_QUERY: user_query})
     negatives = {"random": random_negatives(task), "bm25_hard": hard_negatives(task, bm25)}
     return Judgement(
         rankings,
@@ -84,7 +86,40 @@ def judge_encoder(
         similarities(embeddings, task, negatives),
         similarity_of(encoder).name,
         asked,
+        (right, right if USER_QUERY in right.documents else asked),
     )
+
+
+def put_right(
+    encoder: KeyedEncoder,
+    embeddings: TaskEmbeddings,
+    task: RetrievalTask,
+    rankings: Rankings,
+    further: Mapping[str, str] | None = None,
+) -> Rankings:
+    """Return an encoder's rankings of queries whose unknown words are put right by those of the corpus.
+
+    Args:
+        encoder: What the embeddings are from.
+        embeddings: Of the task.
+        task: Its queries and corpus.
+        rankings: Of the queries as they are, which those without such words keep.
+        further: Text of further queries by id; of these only such as have such words are ranked.
+    """
+    spelling, queries = Spelling.of(task.corpus.values()), {**task.queries, **(further or {})}
+    fixed = {id_: right for id_, text in queries.items() if (right := spelling.put_right_text(text)) != text}
+    if not fixed:
+        return rankings
+    found = retrieve(
+        encoder.encode(list(fixed.values()), side="query", show_progress=False, as_numpy=False),
+        embeddings.documents,
+        list(fixed),
+        embeddings.document_ids,
+        depth=DEPTH,
+        similarity=embeddings.similarity,
+        exclude=self_answers(task),
+    )
+    return Rankings({**rankings.documents, **found.documents}, {**rankings.scores, **found.scores})
 
 
 def embedding_health(

@@ -21,6 +21,7 @@ class Judgement:
         similarities: Scores of the pairs (query, document) of each kind, in no order; see `judging.similarities`.
         similarity: What those are: the name of the encoder's similarity.
         asked: The ranking of the user's query, as deep as the others; None where no other system needs it.
+        put_right: Both rankings of an encoder that is asked with unknown words put right, as the hybrid asks it.
     """
 
     rankings: Rankings
@@ -31,6 +32,7 @@ class Judgement:
     similarities: dict[str, list[float]] = field(default_factory=dict)
     similarity: str = "cosine"
     asked: Rankings | None = None
+    put_right: tuple[Rankings, Rankings] | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return means, 95 % intervals, health and, if known, the grades of `top`, as plain values for a JSON file."""

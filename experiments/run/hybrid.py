@@ -12,6 +12,7 @@ from contrastive.data import RetrievalTask
 from contrastive.evaluation import Hybrid, Rankings, embed, fit_hybrid, rank_embedded, write_hybrid
 from contrastive.evaluation.hybrid_file import ENCODER, WORDS
 from experiments.evaluate.baselines import WORD_MATCHING, bm25_once
+from experiments.evaluate.judging import put_right
 from experiments.results.judgement import Judgement
 from experiments.run.parts import Parts
 
@@ -35,7 +36,8 @@ def leave_hybrid(
         log.info("There is no dev split to fit a hybrid on.")
         return None
     if parts.task is dev:
-        systems = {WORDS: judged[WORDS].rankings, ENCODER: judged["after"].rankings}
+        asked = judged["after"].put_right
+        systems = {WORDS: judged[WORDS].rankings, ENCODER: judged["after"].rankings if asked is None else asked[0]}
     else:
         systems = {WORDS: _words(parts, dev, user_query), ENCODER: _encoder(parts, dev)}
     hybrid = fit_hybrid(systems, dev)
@@ -51,4 +53,5 @@ def _words(parts: Parts, task: RetrievalTask, user_query: str) -> Rankings:
 
 def _encoder(parts: Parts, task: RetrievalTask) -> Rankings:
     encoder = parts.encoder.to(parts.trainer.strategy.root_device)
-    return rank_embedded(embed(encoder, task, cache=parts.cache), task)
+    embeddings = embed(encoder, task, cache=parts.cache)
+    return put_right(encoder, embeddings, task, rank_embedded(embeddings, task))

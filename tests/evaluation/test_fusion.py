@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from contrastive.data import RetrievalTask
-from contrastive.evaluation import Rankings, evaluate_rankings
+from contrastive.evaluation import Rankings, evaluate_rankings, fusion
 from contrastive.evaluation.fusion import fit_hybrid, fuse
 
 DOCUMENTS = [f"d{i}" for i in range(30)]
@@ -124,12 +125,16 @@ def test_the_fit_is_the_best_of_all_weights_judged_one_by_one(count: int, task: 
     assert fit_hybrid(parts, task) == hybrid
 
 
-def test_the_gain_is_of_queries_that_the_weights_were_not_fitted_on(task: RetrievalTask) -> None:
+def test_the_gain_is_of_queries_that_the_weights_were_not_fitted_on(
+    task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "_CUTS", 1)
     parts = {"a": system(1, task, signal=0.3), "b": system(2, task, signal=0.3)}
     judged = sorted(task.qrels)
+    folds = torch.randperm(40, generator=torch.Generator().manual_seed(0)) % 5
     gains = []
     for fold in range(5):
-        inside = {query: task.qrels[query] for query in judged[fold::5]}
+        inside = {judged[place]: task.qrels[judged[place]] for place in (folds == fold).nonzero()[:, 0].tolist()}
         rest = {query: grades for query, grades in task.qrels.items() if query not in inside}
         weights = fit_hybrid(parts, replace(task, qrels=rest)).tried
         scores, alone = (
@@ -149,14 +154,21 @@ def test_a_useless_system_has_no_weight_and_the_hybrid_says_that_it_is_the_other
     assert str(hybrid) == "words alone: no mixture is better on the 40 queries of small-dev"
 
 
-def test_a_gain_that_may_be_luck_is_not_taken(task: RetrievalTask) -> None:
+def test_a_gain_that_may_be_luck_is_called_so_and_a_loss_is_not_taken(task: RetrievalTask) -> None:
     few = replace(task, qrels={query: task.qrels[query] for query in ("q0", "q1", "q2")})
     parts = {"a": system(0, task, signal=0.4, found=30), "b": system(1, task, signal=0.4, found=30)}
-    assert fit_hybrid(parts, task).weights == fit_hybrid(parts, task).tried  # on 40 queries it is a gain
-    hybrid = fit_hybrid(parts, few)
-    assert hybrid.gain.low <= 0
-    assert hybrid.weights[hybrid.best_part] == 1.0
-    assert "which is not surely a gain" in str(hybrid)
+    sure = fit_hybrid(parts, task)
+    assert sure.gain.low > 0
+    assert sure.weights == sure.tried
+    assert "luck" not in str(sure)
+    hybrids = [
+        fit_hybrid({"a": system(seed, task, signal=0.4, found=30), "b": parts["b"]}, few) for seed in range(2, 12)
+    ]
+    for hybrid in hybrids:
+        mixed = max(hybrid.weights.values()) < 1
+        assert mixed == (hybrid.gain.mean > 0)
+        assert ("which may be luck" in str(hybrid)) == (mixed and hybrid.gain.low <= 0)
+    assert len({max(hybrid.weights.values()) < 1 for hybrid in hybrids}) == 2  # both happened
     one = fit_hybrid(parts, replace(task, qrels={"q0": task.qrels["q0"]}))
     assert (one.gain.mean, one.weights[one.best_part]) == (0.0, 1.0)
 

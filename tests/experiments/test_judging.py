@@ -56,14 +56,14 @@ def test_a_hybrid_is_judged_by_its_parts_and_answers_the_users_query() -> None:
     words = judge_bm25(TASK, "a nursing job", spelling=True)
     ranked = {"q": ["b", "a"], "r": ["c", "b"], USER_QUERY: ["b", "c"]}
     scores = {query: [0.9, 0.8] for query in ranked}
-    encoder = replace(words, rankings=Rankings(ranked, scores), asked=Rankings(ranked, scores))
+    encoder = replace(words, put_right=(Rankings(ranked, scores), Rankings(ranked, scores)))
     hybrid = Hybrid({"BM25+spelling": 0.4, "encoder": 0.6}, {}, "encoder", Difference(0, 0, 0, 1), "dev", 3)
     judgement = judge_hybrid(hybrid, words, encoder, TASK, "a nursing job", num_top=2)
     assert judgement.rankings.top("q", 3) == [("b", 0.6), ("a", 0.4)]
     assert judgement.top == [(0.6, "chef"), (0.4, "nursing home")]
     assert judgement.summary()["embedding_health"] == {}
     with pytest.raises(ValueError, match="expected judgements of parts that rank the user's query"):
-        judge_hybrid(hybrid, words, replace(encoder, asked=None), TASK, "a nursing job")
+        judge_hybrid(hybrid, words, replace(encoder, put_right=None), TASK, "a nursing job")
 
 
 def test_unknown_words_are_put_right_with_spelling_alone() -> None:
@@ -149,3 +149,18 @@ def test_the_gain_is_paired_by_query_and_not_by_order() -> None:
     assert change["mrr@10"]["low"] == pytest.approx(mean + (-2 / 3 - mean) * widened)
     assert change["mrr@10"]["high"] == pytest.approx(mean + (1 / 2 - mean) * widened)
     assert change["mrr@10"]["p_value"] == pytest.approx(1)
+
+
+def test_an_encoder_is_asked_with_unknown_words_put_right_too(tiny_encoder: Encoder) -> None:
+    def judge(task: RetrievalTask, query: str) -> Judgement:
+        return judge_encoder(tiny_encoder, task, judge_bm25(task, query).rankings, query, show_progress=False)
+
+    right = judge(replace(TASK, queries={"q": "nusring", "r": "nursing"}), "nusring home")
+    assert right.put_right is not None
+    queries, user = right.put_right
+    assert queries.scores["q"] == queries.scores["r"] == right.rankings.scores["r"]
+    assert queries.scores["q"] != right.rankings.scores["q"]  # as it was asked
+    known = judge(TASK, "nursing home")
+    assert known.asked is not None
+    assert user.scores[USER_QUERY] == known.asked.scores[USER_QUERY]
+    assert known.put_right == (known.rankings, known.asked)
