@@ -17,12 +17,13 @@ from transformers import T5Config, T5EncoderModel
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.two_towers import TwoTowers
-from contrastive.similarity import similarity_of
+from contrastive.similarity import score_texts, similarity_of
 from experiments.model_card import __main__ as program
 from experiments.model_card import card as model_card
 from experiments.results.provenance import base_models, generated, hub_data_sets, portable
 
 PLACEHOLDER = "path/to/this/folder"
+QUERY_AND_DOCUMENTS: Any = (["a query"], "query"), (["a document", "another"], "document")
 
 
 def load(run: Path, **options: Any) -> ModelCard:
@@ -76,6 +77,56 @@ def test_the_examples_compare_as_the_encoder_does(
         np.testing.assert_allclose([float(number) for number in printed], expected[0], rtol=1e-3)
     assert "cosine" not in card.text
     assert f"| encoder.similarity | {similarity} |" in card.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"representation": "tokens", "punctuation": False, "dimension": 8, "query_length": 12, "max_length": 20},
+            (
+                "late interaction",
+                "a vector of\n8 numbers",
+                "Queries are cut after 12 tokens",
+                "Documents are cut after 20",
+            ),
+        ),
+        (
+            {"representation": "tokens", "query_weights": "words", "windows": True, "max_length": 20},
+            ("read whole, in windows of 20 tokens", "does not know the weights", "does not know windows"),
+        ),
+        (
+            {"windows": True, "max_length": 20},
+            ("each window of a document", "read whole, in windows of 20 tokens", "does not know windows"),
+        ),
+    ],
+    ids=["tokens", "weighed", "windows"],
+)
+def test_the_card_says_what_a_text_becomes_and_what_loads_it(
+    settings: dict[str, Any],
+    said: tuple[str, ...],
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    encoder = Encoder.from_pretrained(tiny_model_folder, **settings)
+    run = finished_run(tmp_path / "run", encoder)
+    card = load(run)
+    for words in said:
+        assert words in card.text
+    of_tokens = "representation" in settings
+    assert f"| encoder.representation | {'tokens' if of_tokens else 'pooled'} |" in card.text
+    ours, theirs, *plain = examples(card)
+    assert len(plain) == (0 if of_tokens else 1)
+    printed = []
+    for code in (ours, theirs):
+        exec(code.replace(PLACEHOLDER, str(run / "model")), {})
+        printed.append([float(number) for number in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)])
+    sides = (encoder.encode(texts, side=side) for texts, side in QUERY_AND_DOCUMENTS)
+    np.testing.assert_allclose(printed[0], score_texts(similarity_of(encoder), *sides)[0], atol=1e-4)
+    if "query_weights" not in settings:  # sums, of which ours are means; short documents, which are one window
+        ratio = np.divide(printed[1], printed[0])
+        np.testing.assert_allclose(ratio, len(encoder.tokenizer("a query")["input_ids"]) if of_tokens else 1, rtol=1e-3)
 
 
 @pytest.mark.parametrize("padding", [{"padding_side": "left"}, {"pad_token": None, "eos_token": "[SEP]"}])

@@ -73,8 +73,8 @@ def test_losses_that_it_does_not_fit_say_so() -> None:
     with pytest.raises(ValueError, match=r"expected distance to be one of .*, got 'max_dot'"):
         losses.TripletLoss("max_dot")  # type: ignore[arg-type]
     for loss in (losses.nt_xent, lambda *sides, **options: losses.info_nce(*sides, same_side=True, **options)):
-        with pytest.raises(ValueError, match="with each other alone by max_dot.*got query_to_query.*query_weights"):
+        with pytest.raises(ValueError, match=r"with each other alone by max_dot.*got query_to_query.*query_weights"):
             loss(queries, keys, similarity="max_dot")
     guides = {"guide_queries": queries[:, 0], "guide_keys": keys[:, 0]}
-    with pytest.raises(ValueError, match="got query_to_query and key_to_key.*contrast_positives=False"):
+    with pytest.raises(ValueError, match=r"got query_to_query and key_to_key.*contrast_positives=False"):
         losses.gist(queries, keys, similarity="max_dot", **guides)
