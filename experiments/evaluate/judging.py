@@ -193,9 +193,7 @@ def texts_of_top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[
 
 def _of_task(ranked: Rankings, task: RetrievalTask) -> Rankings:
     """Return rankings of the task's queries alone, without the user's."""
-    return Rankings(
-        *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
-    )
+    return Rankings(*({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores)))
 
 
 def _relevant_pairs(task: RetrievalTask) -> list[tuple[str, str]]:
