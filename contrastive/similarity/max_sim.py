@@ -255,7 +255,8 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, of_prepared: Tensor) -> tuple[Tensor]:
         """Return what of the gradient turns the vectors, by their lengths."""
         prepared, lengths = ctx.saved_tensors
-        along = torch.linalg.vecdot(of_prepared, prepared)[..., None]
+        with torch.autocast(prepared.device.type, enabled=False):  # a backward pass may run under it too
+            along = torch.linalg.vecdot(of_prepared, prepared)[..., None]
         return (torch.addcmul(of_prepared, prepared, along, value=-1).div_(lengths),)
 
 
