@@ -47,9 +47,7 @@ def judge_bm25(
             "%s: %d documents are not ranked for a query, of %d, that is their text", task.name, documents, len(own)
         )
     ranked = bm25_once(task, user_query, cache, spelling=spelling)
-    rankings = Rankings(
-        *({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores))
-    )
+    rankings = _of_task(ranked, task)
     top, grades = texts_of_top(ranked, task, num_top), grades_of_top(ranked, task, user_query, num_top)
     return Judgement(rankings, evaluate_rankings(rankings, task), top, grades, asked=ranked)
 
@@ -86,7 +84,7 @@ def judge_encoder(
         similarities(embeddings, task, negatives),
         similarity_of(encoder).name,
         asked,
-        (right, right if USER_QUERY in right.documents else asked),
+        (_of_task(right, task), right if USER_QUERY in right.documents else asked),
     )
 
 
@@ -191,6 +189,11 @@ def grades_of_top(rankings: Rankings, task: RetrievalTask, user_query: str, num_
 def texts_of_top(rankings: Rankings, task: RetrievalTask, num_top: int) -> list[tuple[float, str]]:
     """Return the best documents for the user's query, as (score, text)."""
     return [(score, task.corpus[id_]) for id_, score in rankings.top(USER_QUERY, num_top)]
+
+
+def _of_task(ranked: Rankings, task: RetrievalTask) -> Rankings:
+    """Return rankings of the task's queries alone, without the user's."""
+    return Rankings(*({query: values[query] for query in task.queries} for values in (ranked.documents, ranked.scores)))
 
 
 def _relevant_pairs(task: RetrievalTask) -> list[tuple[str, str]]:

@@ -160,6 +160,7 @@ def test_an_encoder_is_asked_with_unknown_words_put_right_too(tiny_encoder: Enco
     queries, user = right.put_right
     assert queries.scores["q"] == queries.scores["r"] == right.rankings.scores["r"]
     assert queries.scores["q"] != right.rankings.scores["q"]  # as it was asked
+    assert set(queries.documents) == {"q", "r"}  # the user's query is no query of the task
     known = judge(TASK, "nursing home")
     assert known.asked is not None
     assert user.scores[USER_QUERY] == known.asked.scores[USER_QUERY]

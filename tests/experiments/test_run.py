@@ -24,7 +24,8 @@ from test_tracking import read_back
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.finite import NotFiniteError
-from contrastive.evaluation import Rankings, evaluate_rankings, fuse, read_hybrid, write_hybrid
+from contrastive.evaluation import Rankings, evaluate_rankings, fuse, rank, read_hybrid, write_hybrid
+from contrastive.evaluation.spelling import Spelling
 from contrastive.training import ContrastiveModule
 from experiments.composing import check_known
 from experiments.data import __main__ as data
@@ -667,21 +668,29 @@ def test_the_hybrid_of_a_run_is_fitted_on_dev_and_evaluated_and_searched_again(
     assert fitted == json.loads(json.dumps({**asdict(hybrid), "said": str(hybrid)}))
     assert (hybrid.task, hybrid.queries) == ("jobs-dev", 4)
     assert f"hybrid: {hybrid}" in capsys.readouterr().out
-    assert hybrid.weights[hybrid.best_part] == 1  # four queries show no gain
-    part = "after" if hybrid.best_part == "encoder" else hybrid.best_part
-    assert systems["hybrid"]["metrics"] == systems[part]["metrics"]
+    alone = {name: float(name == hybrid.best_part) for name in hybrid.weights}
+    assert hybrid.weights == (hybrid.tried if hybrid.gain.mean > 0 else alone)
+    task = jobs(train_pairs=8, dev_queries=4, test_queries=4).test
+    spelling = Spelling.of(task.corpus.values())
+    right = replace(task, queries={id_: spelling.put_right_text(text) for id_, text in task.queries.items()})
+    assert right.queries != task.queries
+    asked_right = rank(Encoder.from_pretrained(folder / "model"), right)
+    of_run = {"BM25+spelling": Rankings.read_trec(folder / "BM25+spelling.trec"), "encoder": asked_right}
+    judged = evaluate_rankings(fuse(of_run, hybrid.weights), task)
+    assert Rankings.read_trec(folder / "hybrid.trec").documents.keys() == task.queries.keys()
+    assert systems["hybrid"]["metrics"]["ndcg@10"]["mean"] == pytest.approx(judged.means["ndcg@10"])
 
     half = replace(hybrid, weights={"BM25+spelling": 0.5, "encoder": 0.5})
     write_hybrid(folder / "model", half)
     output = tmp_path / "evaluation"
     evaluate.main(["--model", str(folder), "--data", "jobs", "--output", str(output), "--query", "nurse", *SMALL[:3]])
-    parts = {name: Rankings.read_trec(output / f"{name}.trec") for name in half.weights}
+    parts = {"BM25+spelling": Rankings.read_trec(output / "BM25+spelling.trec"), "encoder": asked_right}
     mixed = Rankings.read_trec(output / "hybrid.trec")
     assert mixed.documents == fuse(parts, half.weights).documents
     assert mixed.documents not in [ranked.documents for ranked in parts.values()]
 
     monkeypatch.setattr("contrastive.data.store.user_folder", lambda _: tmp_path / "kept")
-    query_id, query = next(iter(jobs(train_pairs=8, dev_queries=4, test_queries=4).test.queries.items()))
+    query_id, query = next(iter(task.queries.items()))
     capsys.readouterr()
     search.main([query, "--model", str(folder), "--json", "-k", "10", "--no-cache", "--no-passages"])
     hits = json.loads(capsys.readouterr().out)["hits"]
