@@ -63,8 +63,8 @@ def product_similarity(name: str) -> ProductSimilarity:
 
 
 def of_tokens(similarity: Similarity | SimilarityName) -> bool:
-    """Whether a similarity, or its name, is of vectors of tokens."""
-    return isinstance(named(similarity), MaxSimilarity)
+    """Whether a similarity, or its name, is of vectors of tokens; a name that is not known is not."""
+    return isinstance(_KNOWN.get(similarity) if isinstance(similarity, str) else similarity, MaxSimilarity)
 
 
 def similarity_of(encoder: object) -> ProductSimilarity:

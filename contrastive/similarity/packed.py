@@ -51,7 +51,12 @@ def score_texts(similarity: Similarity, queries: Embeddings, documents: Embeddin
         return similarity(queries.double(), documents.double())
     if not isinstance(similarity, MaxSimilarity):
         return similarity(*(side.padded() if isinstance(side, TokenVectors) else side for side in (queries, documents)))
-    asking, answering = _packed(queries), _packed(documents)
+    with torch.autocast(queries.device.type, enabled=False):  # as in a validation within a training of mixed precision
+        return _scores_of_tokens(similarity, _packed(queries), _packed(documents))
+
+
+def _scores_of_tokens(similarity: MaxSimilarity, asking: TokenVectors, answering: TokenVectors) -> Tensor:
+    """Score vectors of tokens, [Q, K], in float32."""
     tokens = similarity.prepare(asking.vectors)
     lengths = asking.lengths.to(tokens.device)
     owners = torch.arange(len(asking), device=tokens.device).repeat_interleave(lengths)

@@ -60,7 +60,8 @@ class TokenVectors:
     def join(cls, parts: Sequence[TokenVectors]) -> TokenVectors:
         """Put the texts of several one after the other, at least of one."""
         lengths = torch.cat([part.lengths for part in parts])
-        return cls(torch.cat([part.vectors for part in parts]), _offsets(lengths))
+        with torch.autocast(parts[0].device.type, enabled=False):  # which knows no cat of float16 on a CPU
+            return cls(torch.cat([part.vectors for part in parts]), _offsets(lengths))
 
     @property
     def lengths(self) -> Tensor:

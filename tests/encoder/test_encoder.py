@@ -681,5 +681,7 @@ def test_a_similarity_that_is_not_known_is_refused_unless_another_is_said(
     with pytest.raises(ValueError, match=r"similarity_fn_name of .* one of cosine.*, got 'manhattan'"):
         Encoder.from_pretrained(tmp_path)
     assert Encoder.from_pretrained(tmp_path, similarity="dot").similarity == "dot"
-    with pytest.raises(ValueError, match="expected similarity to be one of cosine, dot, euclidean, max_sim, max_dot, got 'l1'"):
+    with pytest.raises(
+        ValueError, match="expected similarity to be one of cosine, dot, euclidean, max_sim, max_dot, got 'l1'"
+    ):
         Encoder.from_pretrained(tiny_model_folder, similarity="l1")  # type: ignore[arg-type]

@@ -400,7 +400,7 @@ def test_a_gpu_has_larger_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tiles_of_a_mere_callable_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected cosine, dot or euclidean similarity with tiled=True, got"):
+    with pytest.raises(ValueError, match=r"expected cosine, dot, euclidean or max_sim similarity with tiled=True, got"):
         losses.info_nce(*embeddings(), similarity=lambda a, b: a @ b.T, tiled=True)
 
 

@@ -160,9 +160,8 @@ def test_order_of_queries_does_not_matter(name: str, options: dict[str, Any]) ->
 @pytest.mark.parametrize(("name", "options"), UNIT, ids=label)
 def test_length_of_embeddings_does_not_matter(name: str, options: dict[str, Any]) -> None:
     queries, keys = BATCHES["negatives"].embeddings(options)
-    torch.testing.assert_close(
-        call(name, options, queries * 3, (keys.T * torch.arange(1, 13)).T), call(name, options, queries, keys)
-    )
+    lengths = torch.arange(1, 13).view(-1, *[1] * (keys.ndim - 1))
+    torch.testing.assert_close(call(name, options, queries * 3, keys * lengths), call(name, options, queries, keys))
 
 
 @every_loss

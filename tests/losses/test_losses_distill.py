@@ -412,7 +412,9 @@ def test_settings_that_cannot_be_are_refused(name: str) -> None:
             build(temperature=float("inf"))
         with pytest.raises(ValueError, match="'mean', 'sum', 'none', got 'avg'"):
             build(reduction="avg")
-        with pytest.raises(ValueError, match="'cosine', 'dot', 'euclidean' or a callable, got 'l1'"):
+        with pytest.raises(
+            ValueError, match="'cosine', 'dot', 'euclidean', 'max_sim', 'max_dot' or a callable, got 'l1'"
+        ):
             build(similarity="l1")
         if name == "distill_kl":
             with pytest.raises(ValueError, match="finite teacher_temperature above 0, got -1"):

@@ -242,7 +242,7 @@ def test_gist_wants_a_guide_for_every_text_and_one_positive_a_query() -> None:
         losses.GISTLoss()(QUERIES, KEYS)
     with pytest.raises(ValueError, match="finite margin, got nan"):
         losses.GISTLoss(margin=math.nan)
-    with pytest.raises(ValueError, match="similarity to be one of cosine, dot, euclidean, got 'l1'"):
+    with pytest.raises(ValueError, match="similarity to be one of cosine, dot, euclidean, max_sim, max_dot, got 'l1'"):
         losses.GISTLoss(guide_similarity="l1")
     with pytest.raises(ValueError, match="finite temperature above 0, got inf"):
         losses.GISTLoss(math.inf)

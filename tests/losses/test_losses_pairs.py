@@ -292,7 +292,7 @@ def test_settings_that_cannot_be_are_refused(name: str) -> None:
             build(margin=5, distance="euclidean")
         with pytest.raises(ValueError, match="expected a finite margin of at least 0, got -1"):
             build(margin=-1, **RAW)
-        with pytest.raises(ValueError, match="distance to be one of 'cosine', 'euclidean', got 'manhattan'"):
+        with pytest.raises(ValueError, match="distance to be one of 'cosine', 'euclidean', 'max_sim', got 'manhattan'"):
             build(distance="manhattan")
         with pytest.raises(ValueError, match="'mean', 'sum', 'none', got 'avg'"):
             build(reduction="avg")

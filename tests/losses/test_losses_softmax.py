@@ -196,7 +196,7 @@ def test_temperatures_that_are_none_are_refused() -> None:
         MultipleNegativesRankingLoss(temperature=0.05, scale=20)
     with pytest.raises(ValueError, match=r"expected temperature or scale"):
         multiple_negatives_ranking(queries, keys, temperature=0.05, scale=20)
-    with pytest.raises(ValueError, match="'cosine', 'dot', 'euclidean' or a callable, got 'l1'"):
+    with pytest.raises(ValueError, match="'cosine', 'dot', 'euclidean', 'max_sim', 'max_dot' or a callable, got 'l1'"):
         InfoNCELoss(similarity="l1")  # type: ignore[arg-type]
 
 

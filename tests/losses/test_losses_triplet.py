@@ -154,7 +154,7 @@ def test_margins_out_of_reach_are_refused(build) -> None:
         build(margin=float("inf"), **RAW)
     with pytest.raises(ValueError, match="expected average='all' with a soft margin"):
         build(soft_margin=True, average="active")
-    with pytest.raises(ValueError, match="distance to be one of 'cosine', 'euclidean', got 'manhattan'"):
+    with pytest.raises(ValueError, match="distance to be one of 'cosine', 'euclidean', 'max_sim', got 'manhattan'"):
         build(distance="manhattan")
     with pytest.raises(ValueError, match=r"mining to be one of 'explicit', 'hardest', .*, got 'hard'"):
         build(mining="hard")

@@ -36,7 +36,9 @@ def test_is_known_by_name_and_survives_pickling(chosen: ProductSimilarity) -> No
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="'cosine', 'dot', 'euclidean', 'max_sim', 'max_dot' or a callable, got 'manhattan'"):
+    with pytest.raises(
+        ValueError, match="'cosine', 'dot', 'euclidean', 'max_sim', 'max_dot' or a callable, got 'manhattan'"
+    ):
         named("manhattan")  # type: ignore[arg-type]
 
 
@@ -62,5 +64,7 @@ def test_the_similarity_of_an_encoder_is_what_it_says_and_else_cosine() -> None:
     assert similarity_of(Says()) is dot
     assert similarity_of(object()) is cosine
     Says.similarity = "manhattan"
-    with pytest.raises(ValueError, match="similarity to be one of cosine, dot, euclidean, max_sim, max_dot, got 'manhattan'"):
+    with pytest.raises(
+        ValueError, match="similarity to be one of cosine, dot, euclidean, max_sim, max_dot, got 'manhattan'"
+    ):
         similarity_of(Says())

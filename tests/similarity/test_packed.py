@@ -75,6 +75,14 @@ def test_half_precision_is_read_a_block_at_a_time_and_scored_in_full():
     assert torch.equal(scores, score_texts(max_sim, queries, documents.to(torch.float32)))
 
 
+def test_autocast_changes_nothing():
+    queries, documents = texts_of([2, 3], 0, 64), texts_of([40, 1, 40, 7], 1, 64).to(torch.float16)
+    expected = score_texts(max_sim, queries, documents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        joined = TokenVectors.join([documents[:1], documents[1:]])
+        assert torch.equal(score_texts(max_sim, queries, joined), expected)
+
+
 def test_a_vector_a_text_is_compared_in_float64_and_with_windows_as_a_text_of_one():
     queries, documents = torch.randn(3, 4), texts_of([2, 1], 0, 4)
     assert torch.equal(score_texts(cosine, queries, queries), cosine(queries.double(), queries.double()))

@@ -46,6 +46,8 @@ REFUSED = {
         **dict.fromkeys(["contrastive", "online_contrastive", "triplet"], NO_DISTANCE),
         **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
         "angle": COSINE_ONLY,
+        **dict.fromkeys(["gist", "ntxent"], "with each other alone by max_dot"),
+        "matryoshka": "lengths are weights that cutting would change",
     },
     ("euclidean", False): {
         **dict.fromkeys(["debiased", "hard_weighted"], NO_LEAST),
