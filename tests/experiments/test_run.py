@@ -195,7 +195,7 @@ def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
     train_and_judge(config)
     assert report(config)["data"]["judged_on"] == "jobs-dev"
     rankings = [path.read_text() for path in Path(config.folder).glob("*.trec")]
-    assert len(rankings) == 4
+    assert len(rankings) == 5
     assert all("dev-q" in ranking and "test-q" not in ranking for ranking in rankings)
 
 
