@@ -86,7 +86,7 @@ def test_a_mixture_is_searched_as_it_is_evaluated(task: RetrievalTask, tiny_enco
     parts = {"BM25+spelling": bm25_rankings(task, spelling=True), "encoder": rank(tiny_encoder, right)}
     mixed = fuse(parts, weights)
     found = SearchIndex(tiny_encoder, task.corpus, weights=weights).search(list(task.queries.values()), 7)
-    plain = SearchIndex(tiny_encoder, task.corpus).search(list(task.queries.values()), 7)
+    plain = SearchIndex(tiny_encoder, task.corpus).search(list(right.queries.values()), 7)
     passages = {(place, hit.id): hit.passage for place, hits in enumerate(plain) for hit in hits}
     for place, (query_id, hits) in enumerate(zip(task.queries, found, strict=True)):
         assert [(hit.id, hit.score) for hit in hits] == mixed.top(query_id, 7)
