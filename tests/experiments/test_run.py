@@ -195,7 +195,7 @@ def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
     train_and_judge(config)
     assert report(config)["data"]["judged_on"] == "jobs-dev"
     rankings = [path.read_text() for path in Path(config.folder).glob("*.trec")]
-    assert len(rankings) == 4
+    assert len(rankings) == 5
     assert all("dev-q" in ranking and "test-q" not in ranking for ranking in rankings)
 
 
@@ -762,12 +762,12 @@ def test_nothing_is_embedded_twice(configure: Configure, tmp_path: Path, monkeyp
     monkeypatch.setattr(Encoder, "encode", noting)
     once = ("judge=dev", f"cache={tmp_path}/cache", "trainer.val_check_interval=1.0")
     train_and_judge(configure(*once))
-    queries, corpus, asked = 4, 10, 1
+    queries, corpus, asked, right = 4, 10, 1, 1  # of all queries the user's alone has words to put right
     # Before; the validation, whose weights are those judged after; and the user's query, under both.
-    assert encoded == [queries, corpus, asked, queries, corpus, asked]
+    assert encoded == [queries, corpus, asked, right, queries, corpus, asked, right]
     encoded.clear()
     train_and_judge(configure(*once, "seed=1", f"folder={tmp_path}/second"))
-    assert encoded == [asked, queries, corpus, asked]  # the untuned encoder is that of the run before
+    assert encoded == [asked, right, queries, corpus, asked, right]  # the untuned encoder is that of the run before
     encoded.clear()
     train_and_judge(configure("judge=dev", "cache=null", once[2], f"folder={tmp_path}/third"))
-    assert encoded == [queries, corpus, asked, queries, corpus, queries, corpus, asked]
+    assert encoded == [queries, corpus, asked, right, queries, corpus, queries, corpus, asked, right]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from contrastive.data import RetrievalTask, TextData
 from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.evaluation import Hybrid, bm25_rankings, fuse, rank, write_hybrid
+from contrastive.evaluation.spelling import Spelling
 from contrastive.search import SearchIndex
 from contrastive.search.passages import one_line, split_passages
 from contrastive.similarity import cosine, similarity_of
@@ -79,10 +81,12 @@ def test_ties_are_broken_by_id_and_a_query_finds_its_own_text(tiny_encoder: Enco
 
 def test_a_mixture_is_searched_as_it_is_evaluated(task: RetrievalTask, tiny_encoder: Encoder) -> None:
     weights = {"BM25+spelling": 0.6, "encoder": 0.4}
-    parts = {"BM25+spelling": bm25_rankings(task, spelling=True), "encoder": rank(tiny_encoder, task)}
+    spelling = Spelling.of(task.corpus.values())
+    right = replace(task, queries={id_: spelling.put_right_text(text) for id_, text in task.queries.items()})
+    parts = {"BM25+spelling": bm25_rankings(task, spelling=True), "encoder": rank(tiny_encoder, right)}
     mixed = fuse(parts, weights)
     found = SearchIndex(tiny_encoder, task.corpus, weights=weights).search(list(task.queries.values()), 7)
-    plain = SearchIndex(tiny_encoder, task.corpus).search(list(task.queries.values()), 7)
+    plain = SearchIndex(tiny_encoder, task.corpus).search(list(right.queries.values()), 7)
     passages = {(place, hit.id): hit.passage for place, hits in enumerate(plain) for hit in hits}
     for place, (query_id, hits) in enumerate(zip(task.queries, found, strict=True)):
         assert [(hit.id, hit.score) for hit in hits] == mixed.top(query_id, 7)
