@@ -46,7 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     data, cache = beir(options.data), EmbeddingCache(options.cache) if options.cache else None
     systems, hybrids = judged(options.runs, data, options.split, cache)
-    commands = {str(run.name): json.loads((run / "metrics.json").read_text()).get("command") for run in options.runs}
+    paths = ("data.path=", "cache=", "folder=")
+    commands = {name_of(run): [word for word in command_of(run) if not word.startswith(paths)] for run in options.runs}
     content = {
         "date": date.today().isoformat(),
         **machine(),
@@ -82,7 +83,7 @@ def judged(
         embeddings = embed(encoder, data.dev, cache=cache)
         of_encoder = put_right(encoder, embeddings, data.dev, rank_embedded(embeddings, data.dev))
         hybrid = fit_hybrid({WORDS: on_dev[WORDS].rankings, ENCODER: of_encoder}, data.dev)
-        hybrids[run.name] = {**asdict(hybrid), "said": str(hybrid)}
+        hybrids[name_of(run)] = {**asdict(hybrid), "said": str(hybrid)}
         judgement = judge_encoder(encoder, task, words["BM25"].rankings, query, cache=cache)
         assert judgement.put_right is not None
         mixed = judge_hybrid(hybrid, words[WORDS], judgement, task, query)
@@ -90,9 +91,20 @@ def judged(
         for rows, results in zip(by_seed.values(), (judgement.results, right, mixed.results), strict=True):
             rows.append(per_query(results))
     for name, rows in by_seed.items():
-        systems |= {f"{name}, {run.name}": of_run for run, of_run in zip(runs, rows, strict=True)}
+        systems |= {f"{name}, {name_of(run)}": of_run for run, of_run in zip(runs, rows, strict=True)}
         systems[f"{name}, mean of {len(rows)}"] = mean_of(rows)
     return systems, hybrids
+
+
+def name_of(run: Path) -> str:
+    """Return a run's seed."""
+    return f"seed {yaml.safe_load((run / 'config.yaml').read_text())['seed']}"
+
+
+def command_of(run: Path) -> list[str]:
+    """Return the words of a run's command."""
+    command: list[str] = json.loads((run / "metrics.json").read_text()).get("command") or []
+    return command
 
 
 def per_query(results: Results) -> PerQuery:

@@ -96,7 +96,7 @@ def test_a_filter_is_right_about_what_the_grades_call_relevant() -> None:
     records = [
         Record("nurse", "nurse", (), "q1", "d1", grades={"d1": 2, "d2": 1, "d3": 1, "d5": 0}),
         Record("chef", "nurse at night", (), "q2", "d2"),
-        Record("cook", "nurse who likes a long walk in a town by the sea", (), "q3", "d3"),
+        Record("cook", "nurse" + " who likes a long walk in a town by the sea" * 12, (), "q3", "d3"),
         Record("bake", "nurse in a house", (), "q4", "d4"),
         Record("sing", "nurse and her dog", (), "q5", "d5"),
     ]

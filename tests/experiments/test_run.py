@@ -295,7 +295,7 @@ def test_batches_and_guides_from_the_command_line(
     train_and_judge(config)
     assert report(config)["status"] == "finished"
     kept = list((tmp_path / "cache").glob("*.npy"))
-    assert len(kept) == (4 if "gist" in str(overrides) else 2)  # the guide's queries and documents
+    assert len(kept) == (6 if "gist" in str(overrides) else 4)  # of test, of dev for the hybrid, and of the guide
 
 
 @pytest.mark.parametrize(
