@@ -1,6 +1,7 @@
 """Run the recipes of the main path and put their results side by side.
 
     python -m benchmarks.main_path default               # data=jobs, 3 seeds and two other losses; test split
+    python -m benchmarks.main_path tokens               # the same postings, a vector a token, one seed; test split
     python -m benchmarks.main_path real --data DIR       # 500 pairs of real postings: 3 seeds, the usual recipe; test
     python -m benchmarks.main_path transfer --data DIR   # the default models on postings they never saw; dev split
     python -m benchmarks.main_path corpus --data DIR     # the postings alone against their given queries; test split
@@ -33,6 +34,7 @@ SEEDS = {f"infonce, seed {seed}": ["loss=infonce", "logger=csv", f"seed={seed}"]
 PLAIN = ["loss=infonce", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]
 RECIPES: dict[str, dict[str, list[str]]] = {
     "default": SEEDS | {loss: [f"loss={loss}", "logger=csv"] for loss in ("mnrl", "triplet")},
+    "tokens": {"tokens, seed 0": [*PLAIN, "encoder=tokens", "seed=0"]},
     "real": {
         "infonce, seed 0": [*SOURCE, *OURS, "seed=0"],
         "infonce, seed 1": [*SOURCE, *OURS, "seed=1", "before=false"],
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="RECIPE", help='some of the recipes, such as "infonce, seed 0"')
     options = parser.parse_args()
     recipes = {name: recipe for name, recipe in RECIPES[options.what].items() if name in (options.only or [name])}
-    if options.what != "default" and options.data is None:
+    if options.what not in ("default", "tokens") and options.data is None:
         parser.error(f"{options.what} needs --data")
     source = [f"data.path='{options.data.resolve()}'"] if options.what in ("real", "corpus") else []
     folders = {}
@@ -99,6 +101,8 @@ def judged(folders: dict[str, Path]) -> dict[str, PerQuery]:
     systems = {name: read(first / f"{name}.per_query.csv") for name in WORD_MATCHING}
     systems["untuned"] = read(first / "before.per_query.csv")
     systems |= {name: read(folder / "after.per_query.csv") for name, folder in folders.items()}
+    if len(folders) == 1 and (first / "hybrid.per_query.csv").exists():
+        systems["hybrid"] = read(first / "hybrid.per_query.csv")
     return with_mean(systems)
 
 
@@ -150,7 +154,7 @@ def intervals(rows: PerQuery) -> dict[str, Any]:
 def differences(systems: dict[str, PerQuery]) -> dict[str, Any]:
     """Return the paired differences of every trained system from the untuned encoder and from the other recipes."""
     trained = [name for name in systems if name not in (*WORD_MATCHING, "untuned")]
-    pairs = [(name, "untuned") for name in trained]
+    pairs = [(name, baseline) for name in trained for baseline in ("untuned", *WORD_MATCHING) if baseline in systems]
     first = trained[0]
     pairs += [(name, first) for name in trained[1:] if ", seed" not in name and recipe_of(name) != recipe_of(first)]
     if "tutorial" in trained and len(trained) > 2:

@@ -308,7 +308,12 @@ def rows(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("heading", "result"),
-    [("The default run", "default"), ("Real postings", "real"), ("Postings without queries", "corpus")],
+    [
+        ("The default run", "default"),
+        ("A vector a token", "tokens"),
+        ("Real postings", "real"),
+        ("Postings without queries", "corpus"),
+    ],
 )
 def test_tables_of_quality_are_the_results_that_are_kept(heading: str, result: str) -> None:
     section = TEXTS["docs/measurements.md"].split(f"\n## {heading}\n")[1].split("\n## ")[0]
