@@ -57,10 +57,6 @@ class BM25Index:
         """Return the words of a query as they are looked for: those that are not known put right, with `spelling`."""
         return [word if self._spelling is None else self._spelling.put_right(word) for word in query]
 
-    def put_right_text(self, text: str) -> str:
-        """Return a query with its words put right, with `spelling`, as an encoder is best asked it too."""
-        return text if self._spelling is None else self._spelling.put_right_text(text)
-
     def _frequencies(self) -> dict[str, int]:
         """Return in how many documents each word is."""
         if self._index is None:

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from contrastive.evaluation.words import WORD, words
+from contrastive.evaluation.words import WORD, stop_words, words
 
 
 def most_edits(word: str) -> int:
@@ -45,7 +45,7 @@ class Spelling:
         return cls(Counter(word for found in words(documents) for word in set(found)))
 
     def put_right_text(self, text: str) -> str:
-        """Return a text with its words put right, and all else as it is.
+        """Return a text with its words put right, and all else as it is; stop words, which no corpus has, stay too.
 
         Example:
             >>> Spelling({"nurse": 3}).put_right_text("Nusre, night-shifts!")
@@ -54,7 +54,8 @@ class Spelling:
 
         def right(found: re.Match[str]) -> str:
             word = found[0].lower()
-            return found[0] if (nearest := self.put_right(word)) == word else nearest
+            nearest = word if word in stop_words() else self.put_right(word)
+            return found[0] if nearest == word else nearest
 
         return re.sub(f"(?i:{WORD.pattern})", right, text)
 

@@ -29,8 +29,8 @@ def words(texts: Iterable[str], word: re.Pattern[str] = WORD) -> list[list[str]]
         >>> words(["C++, C# and .NET, 6 years of R", "the CI/CD"])
         [['c++', 'c#', '.net', 'years', 'r'], ['ci', 'cd']]
     """
-    stop_words = _stop_words()
-    return [[found for found in word.findall(text.lower()) if found not in stop_words] for text in texts]
+    ignored = stop_words()
+    return [[found for found in word.findall(text.lower()) if found not in ignored] for text in texts]
 
 
 def import_bm25s() -> ModuleType:
@@ -43,5 +43,6 @@ def import_bm25s() -> ModuleType:
 
 
 @cache
-def _stop_words() -> frozenset[str]:
+def stop_words() -> frozenset[str]:
+    """Return the English words that do not count, in lower case."""
     return frozenset(import_bm25s().stopwords.STOPWORDS_EN)

@@ -13,6 +13,7 @@ from contrastive.evaluation import Rankings, fuse, retrieve
 from contrastive.evaluation.bm25 import BM25Index, rank_by_words
 from contrastive.evaluation.fusion import DEPTH, check_weights
 from contrastive.evaluation.hybrid_file import ENCODER, WORDS
+from contrastive.evaluation.spelling import Spelling
 from contrastive.search.passages import split_passages, title_and_body
 from contrastive.similarity import Embeddings, score_texts, similarity_of
 
@@ -51,8 +52,9 @@ class SearchIndex:
         documents: Text of each document by id, its title as the first line.
         cache: Where the embeddings are kept between programs; None embeds the documents anew.
         show_progress: Show a progress bar while the documents are embedded.
-        weights: Of BM25 (`WORDS`) and the encoder (`ENCODER`), as of a `Hybrid`; None ranks by the encoder alone. If
-            the encoder has none, only passages are embedded.
+        weights: Of BM25 (`WORDS`) and the encoder (`ENCODER`), as of a `Hybrid`, whose parts are asked with the unknown
+            words of a query put right; None ranks by the encoder alone, asked as it is. If the encoder has no weight,
+            only passages are embedded.
 
     Raises:
         TypeError: If a document is not a string.
@@ -84,7 +86,8 @@ class SearchIndex:
         check_weights(self.weights, dict.fromkeys((WORDS, ENCODER)))
         self._ids = tuple(self.documents)
         texts = list(self.documents.values())
-        self._words = BM25Index(texts, spelling=True) if self.weights.get(WORDS) else None
+        self._spelling = None if weights is None else Spelling.of(texts)
+        self._words = BM25Index(texts) if self.weights.get(WORDS) else None
         if not self.weights.get(ENCODER):
             return
         started = time.perf_counter()
@@ -113,10 +116,10 @@ class SearchIndex:
         blank = next((place for place, query in enumerate(queries) if not query.strip()), None)
         if blank is not None:
             raise ValueError(f"expected queries with text, got {queries[blank]!r} at position {blank}")
-        asked = queries if self._words is None else [self._words.put_right_text(query) for query in queries]
+        asked = queries if self._spelling is None else [self._spelling.put_right_text(query) for query in queries]
         embedded = self.encoder.encode(asked, side="query", show_progress=False, as_numpy=False)
         names = [str(place) for place in range(len(queries))]
-        rankings = self._rank(dict(zip(names, queries, strict=True)), embedded, k)
+        rankings = self._rank(dict(zip(names, asked, strict=True)), embedded, k)
         best = self._best_passages(embedded, rankings) if passages else {}
         return [
             [

@@ -82,6 +82,12 @@ def test_edits(word: str, expected: str) -> None:
     assert Spelling(vocabulary).put_right(word) == expected
 
 
+def test_a_text_is_put_right_word_by_word_and_its_stop_words_are_words() -> None:
+    spelling = Spelling.of(["A wish for wells: nurse, C++, thus"])
+    assert spelling.put_right_text("Nusre with C++ and this will!") == "nurse with C++ and this will!"
+    assert spelling.put_right_text("") == ""
+
+
 DOCUMENTS = st.lists(st.text(alphabet="abc. ", max_size=12), max_size=5)
 
 

@@ -94,6 +94,20 @@ def test_a_mixture_is_searched_as_it_is_evaluated(task: RetrievalTask, tiny_enco
     assert mixed.documents != parts["encoder"].documents
 
 
+def test_a_hybrid_that_is_its_encoder_alone_asks_it_with_words_put_right(
+    tiny_encoder: Encoder, asked: list[tuple[str, list[str]]]
+) -> None:
+    """As its row was judged: what `hybrid.json` says holds, whatever the weight of BM25."""
+    documents = {"a": "Nurse\nNight shifts.", "b": "Chef\nSoups."}
+    for weights, expected in (
+        ({"BM25+spelling": 0.0, "encoder": 1.0}, "nurse with shifts"),
+        (None, "nusre with shfits"),
+    ):
+        asked.clear()
+        SearchIndex(tiny_encoder, documents, weights=weights).search(["nusre with shfits"], passages=False)
+        assert [texts for side, texts in asked if side == "query"] == [[expected]]
+
+
 def test_word_matching_alone_embeds_no_document(
     task: RetrievalTask, tiny_encoder: Encoder, asked: list[tuple[str, list[str]]]
 ) -> None:
