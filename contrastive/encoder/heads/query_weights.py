@@ -2,7 +2,7 @@
 
 Late interaction asks every token of a query alike, so that a comma and [SEP], which find something close in any
 document, count as much as the name of a skill. Leaving them out, and weighing the others by the square root of their
-idf, is worth more than fine-tuning is: see docs/measurements.md.
+idf, was worth more than fine-tuning on real postings: experiments/LOG.md, 2026-11-29.
 
 Shape letters: B texts, T tokens of the longest, V tokens of the vocabulary.
 """
