@@ -221,7 +221,10 @@ def weights_of(options: argparse.Namespace) -> Mapping[str, float] | None:
     hybrid = None if options.no_hybrid else hybrid_of(options.model)
     if hybrid is None:
         return None
-    log.info("ranking by the model's hybrid.json: %s; --no-hybrid ranks by the encoder alone", mixture(hybrid.weights))
+    log.info(
+        "ranking by the model's hybrid.json: %s, unknown words put right; --no-hybrid: the encoder, words as they are",
+        mixture(hybrid.weights),
+    )
     return hybrid.weights
 
 

@@ -70,6 +70,7 @@ def test_a_word_is_put_right_by_the_nearest_of_the_vocabulary(word: str, vocabul
         ("nur", "nur"),  # too short
         ("nusrte", "nusrte"),  # two edits need eight letters
         ("expierience", "experience"),
+        ("exeriencx", "experience"),  # one missing and another
         ("purse", "purse"),  # begins with another
         ("nurse1", "nurse1"),
         ("c#", "c#"),

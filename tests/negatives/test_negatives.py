@@ -124,6 +124,7 @@ def test_dense_takes_what_is_close_by_max_sim_with_and_without_a_first_stage() -
         found = [scores[int(id_[1:])].item() for id_ in of_few[place].ids]
         assert of_few[place].scores == pytest.approx(found, abs=1e-3)
         assert len(found) == 5
+    assert [chosen.ids for chosen in of_few] != [chosen.ids for chosen in everything]  # what is not looked at is missed
 
 
 def test_a_first_stage_has_its_bounds() -> None:
