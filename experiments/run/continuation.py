@@ -128,8 +128,11 @@ class SaveToContinue(Callback):
             if isinstance(logger, History):
                 logger.keep(kept["rows"])
         callback, best = trainer.checkpoint_callback, best_of(Path(str(trainer.ckpt_path)))
-        if isinstance(callback, ModelCheckpoint) and best.exists():
-            _link(best, Path(checkpoint["callbacks"][callback.state_key]["best_model_path"]))
+        if isinstance(callback, ModelCheckpoint):
+            state = checkpoint["callbacks"][callback.state_key]
+            callback.current_score = state["current_score"]  # it forgets that alone
+            if best.exists():
+                _link(best, Path(state["best_model_path"]))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
         """End as a signal asked that came after the last step began."""

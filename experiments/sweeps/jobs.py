@@ -110,8 +110,8 @@ def state(folder: Path) -> State:
 def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False, capture: bool = False) -> float:
     """Run a job in this process, unless it is finished; return its monitored metric.
 
-    What was interrupted goes on, unless `callbacks` want to see it from its beginning; what else an earlier attempt left
-    is deleted. Whatever ends the job is written into its folder before it is raised.
+    What was interrupted goes on, unless `callbacks` want to see it from its beginning; what else an earlier attempt
+    left is deleted. Whatever ends the job is written into its folder before it is raised.
 
     Args:
         job: The job.
