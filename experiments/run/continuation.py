@@ -47,7 +47,7 @@ class SaveToContinue(Callback):
 
     Args:
         folder: For the checkpoints.
-        seconds: How often to write one; less often if that takes more than a twentieth of the time.
+        seconds: How often to write one; less often if that takes more than a twentieth of the time. 0 is every step.
         patience: Seconds that a signal waits for the end of a step. After that the run ends where it is, and continues
             from the checkpoint before.
 
@@ -151,7 +151,8 @@ class SaveToContinue(Callback):
             self._signals.end()
 
     def _is_due(self) -> bool:
-        return time.monotonic() - self._written >= max(self.seconds, self._took / SHARE)
+        least = self._took / SHARE if self.seconds else 0.0
+        return time.monotonic() - self._written >= max(self.seconds, least)
 
     def _agreed(self, number: int, trainer: lightning.Trainer) -> int:
         """Return the largest number that any process has."""
