@@ -294,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if trials[-1]["outcome"] == "lost":
                 print((root / "log").read_text()[-2000:], flush=True)
     outcomes = Counter(each["outcome"] for each in trials)
-    counts = {"runs": len(trials), "kills": sum(len(each["kills"]) for each in trials)}
+    counts = {"runs": len(trials), "kills": sum(status != 0 for each in trials for status in each["statuses"])}
     counts |= {name: outcomes[name] for name in ("lost", "different", "same")}
     write_json(options.keep, {**machine(), "date": date.today().isoformat(), **counts, "trials": trials})
     print(counts)

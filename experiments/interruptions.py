@@ -116,7 +116,7 @@ class Postponed:
             self._pass_on(number)
             return
         self.asked = number
-        self._timer = threading.Timer(self.seconds, _thread.interrupt_main, [number])
+        self._timer = threading.Timer(self.seconds, _remind, [number])
         self._timer.daemon = True
         self._timer.start()
 
@@ -125,6 +125,14 @@ class Postponed:
         for each, listener in self._listeners.items():
             signal.signal(each, listener)
         signal.raise_signal(number)
+
+
+def _remind(number: int) -> None:
+    """Send the main thread a signal, which ends its waiting where the system can do that."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
