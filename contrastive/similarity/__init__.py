@@ -4,6 +4,7 @@ A text is one vector, compared by `cosine`, `dot` or `euclidean` (`products`), o
 (`token_vectors`), compared by `max_sim`. Only these know which; whoever compares texts takes them all (`packed`).
 """
 
+from contrastive.similarity.codec import Codec
 from contrastive.similarity.max_sim import MaxSimilarity, max_dot, max_sim
 from contrastive.similarity.naming import (
     check_similarity_name,
@@ -30,6 +31,7 @@ from contrastive.similarity.token_vectors import TokenVectors, concatenate
 
 __all__ = [
     "AddGradients",
+    "Codec",
     "Embeddings",
     "MaxSimilarity",
     "ProductSimilarity",

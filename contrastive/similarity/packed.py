@@ -6,7 +6,7 @@ Notable decisions:
 
 - Vectors of tokens are compared document by document, without padding, and those of short ones of the same length
   together: the products and little else. Of the documents one block at a time is in float32 and where the queries
-  are, so that a corpus may be in half precision, on a disk, or larger than the memory of a device.
+  are, so that a corpus may be in half precision or a few bits, on a disk, or larger than the memory of a device.
 - Scores of token vectors are float32: the products are all of the time, and in float64 take twice as much.
 
 Shape letters: Q queries, K documents, B texts or pairs, D width, N and n vectors of many texts.
@@ -14,14 +14,14 @@ Shape letters: Q queries, K documents, B texts or pairs, D width, N and n vector
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from contrastive.contracts import Similarity
 from contrastive.similarity.max_sim import MaxSimilarity
-from contrastive.similarity.products import ProductSimilarity, full_precision, unit
+from contrastive.similarity.products import ProductSimilarity, unit
 from contrastive.similarity.token_vectors import TokenVectors
 
 Embeddings = Tensor | TokenVectors
@@ -62,8 +62,9 @@ def _scores_of_tokens(similarity: MaxSimilarity, asking: TokenVectors, answering
     owners = torch.arange(len(asking), device=tokens.device).repeat_interleave(lengths)
     shares = 1 / _counted(similarity, lengths).to(tokens.dtype)
     scores = tokens.new_zeros(len(answering), len(asking))
+    tokens, read = _met(similarity, tokens, answering)
     for places, length, vectors in _documents(answering, max(1, min(len(tokens), _TOKENS))):
-        vectors = similarity.prepare(vectors.to(tokens.device))
+        vectors = read(vectors)
         largest = tokens.new_empty(len(places), len(tokens))
         for start in range(0, len(tokens), _TOKENS):
             columns = slice(start, start + _TOKENS)
@@ -87,16 +88,17 @@ def score_text_pairs(
     if isinstance(queries, Tensor) and isinstance(documents, Tensor):
         return similarity.of_pairs(queries[asked], documents[answered])
     asking, answering = _packed(queries), _packed(documents)
-    asking = TokenVectors(similarity.prepare(asking.vectors), asking.offsets)
+    asked_vectors, read = _met(similarity, similarity.prepare(asking.vectors), answering)
+    asking = TokenVectors(asked_vectors, asking.offsets)
     scores = asking.vectors.new_zeros(len(asked))
     by_document = answered.argsort(stable=True)
     _, counts = torch.unique_consecutive(answered[by_document], return_counts=True)
     for of_document in torch.split(by_document, counts.tolist()):
         place = int(answered[of_document[0]])
-        document = answering[place : place + 1].vectors.to(scores.device)
+        document = answering[place : place + 1].vectors
         if not len(document):
             continue
-        document = similarity.prepare(document)
+        document = read(document)
         for rows in torch.split(of_document, max(1, _TOKENS // 16)):
             tokens = asking[asked[rows]]
             lengths = tokens.lengths.to(scores.device)
@@ -118,9 +120,9 @@ def mean_vectors(embeddings: Embeddings) -> Tensor:
     """
     if isinstance(embeddings, Tensor):
         return embeddings
-    means = [torch.zeros(0, embeddings.vectors.shape[1], device=embeddings.device)]
+    means = [embeddings[:0].restored().vectors.float()]
     for part in _parts(embeddings):
-        vectors = unit(part.vectors)
+        vectors = unit(part.restored().vectors)
         owners = torch.arange(len(part)).repeat_interleave(part.lengths).to(vectors.device)
         sums = vectors.new_zeros(len(part), vectors.shape[1]).index_add_(0, owners, vectors)
         means.append(sums / part.lengths.clamp_min(1).to(vectors.device)[:, None])
@@ -140,6 +142,16 @@ def finite_texts(embeddings: Embeddings) -> Tensor:
     return finite
 
 
+def _met(
+    similarity: ProductSimilarity, tokens: Tensor, answering: TokenVectors
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return prepared vectors of queries as they meet those of documents, and what reads a block of the latter."""
+    if answering.codec is None:
+        return tokens, lambda vectors: similarity.prepare(vectors.to(tokens.device))
+    codec = answering.codec.to(tokens.device)  # which was given prepared vectors
+    return codec.asking(tokens), lambda codes: codec.decode(codes.to(tokens.device))
+
+
 def _counted(similarity: Similarity, lengths: Tensor) -> Tensor:
     """Return by what the sum over the vectors of each query is divided: how many they are, or 1."""
     is_mean = isinstance(similarity, MaxSimilarity) and similarity.mean
@@ -154,9 +166,9 @@ def _packed(embeddings: Embeddings) -> TokenVectors:
 
 
 def _documents(texts: TokenVectors, tokens: int) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Yield places of documents of equal length, [c], that length, and their vectors [c * length, D], full precision.
+    """Yield places of documents of equal length, [c], that length, and their vectors [c * length, D] as they are kept.
 
-    Documents without vectors are left out. A single one is not copied, if it is in full precision.
+    Documents without vectors are left out. A single one is not copied.
     """
     lengths, order = texts.lengths.sort(stable=True)
     found, counts = torch.unique_consecutive(lengths, return_counts=True)
@@ -171,7 +183,7 @@ def _documents(texts: TokenVectors, tokens: int) -> Iterator[tuple[Tensor, int, 
             else:
                 rows = (starts[places, None] + torch.arange(length)).flatten()
                 vectors = texts.vectors[rows.to(texts.device)]
-            yield places, length, full_precision(vectors)
+            yield places, length, vectors
 
 
 def _starts(texts: TokenVectors) -> list[int]:
