@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from contrastive.similarity import Codec, TokenVectors, of_tokens, similarity_of, unit
+from contrastive.similarity import Codec, ProductSimilarity, TokenVectors, of_tokens, similarity_of, unit
 from contrastive.similarity.codec import BITS
 
 _SAMPLE = 2**16
@@ -61,9 +61,7 @@ class Compression:
 
     def __post_init__(self) -> None:
         if self.pooling < 1 or (self.dimensions is not None and self.dimensions < 1):
-            raise ValueError(
-                f"expected pooling and dimensions of at least 1, got {self.pooling} and {self.dimensions}"
-            )
+            raise ValueError(f"expected pooling and dimensions of at least 1, got {self.pooling} and {self.dimensions}")
         if self.bits not in BITS:
             raise ValueError(f"expected bits to be one of {', '.join(map(str, BITS))}, got {self.bits}")
 
@@ -77,7 +75,9 @@ class Compression:
         found = _WORDS.fullmatch(words)
         read = cls(**{name: int(value) for name, value in found.groupdict().items() if value}) if found else cls()
         if not words or str(read) != words:
-            raise ValueError(f'expected compression such as "8bit", "pca128-1bit" or "pool2-pca128-2bit", got {words!r}')
+            raise ValueError(
+                f'expected compression such as "8bit", "pca128-1bit" or "pool2-pca128-2bit", got {words!r}'
+            )
         return read
 
     def __str__(self) -> str:
@@ -102,11 +102,11 @@ def compression_of(encoder: object) -> Compression | None:
     """
     compression: Compression | None = getattr(encoder, "compression", None)
     if compression is not None:
-        check_compressible(compression, similarity_of(encoder).name)
+        check_compressible(compression, similarity_of(encoder))
     return compression
 
 
-def check_compressible(compression: Compression, similarity: str) -> None:
+def check_compressible(compression: Compression, similarity: ProductSimilarity) -> None:
     """Refuse to compress what is one vector a text.
 
     Raises:

@@ -43,6 +43,7 @@ from contrastive.encoder.backbone import (
     keep_markers_whole,
     settle_padding,
 )
+from contrastive.encoder.compression import Compression, check_compressible
 from contrastive.encoder.cpu_dropout import use_fast_dropout
 from contrastive.encoder.heads import Head, make_head
 from contrastive.encoder.in_order import Window
@@ -57,7 +58,7 @@ from contrastive.encoder.model_folder import open_pretrained, write_pretrained
 from contrastive.encoder.reading import Reading, Text, TrainingWindows
 from contrastive.encoder.tokens import Row, cached_windows, further_inputs, padding_id, token_rows
 from contrastive.encoder.trial import trial_rows, try_out
-from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name
+from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name, product_similarity
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -77,13 +78,15 @@ class Encoder(nn.Module):
         max_length: Tokens a text is cut to, special ones included; of a document whose head reads `windows`, tokens of
             a window.
         query_length: The same for queries; None for `max_length`.
+        compression: How a corpus of several vectors a text is kept, in words such as "pool2-pca128-1bit", see
+            `compression.Compression`; None, or "none", for half precision. `encode` does not know of it.
         training_windows: Which windows of a long document a training step reads: the "first", a "random" one, or "all".
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
 
     Raises:
-        ValueError: If `max_length` or `tokens_per_batch` cannot be.
+        ValueError: If `max_length`, `tokens_per_batch` or `compression` cannot be.
 
     Example:
         >>> from contrastive.encoder import embedded_minilm
@@ -107,6 +110,7 @@ class Encoder(nn.Module):
         document_prompt: str = "",
         max_length: int = 256,
         query_length: int | None = None,
+        compression: str | None = None,
         training_windows: TrainingWindows = "first",
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
@@ -134,6 +138,9 @@ class Encoder(nn.Module):
         self.document_prompt = document_prompt
         self.max_length = max_length
         self.query_length = query_length
+        self.compression = None if compression in (None, "none") else Compression.of(compression)
+        if self.compression is not None:
+            check_compressible(self.compression, product_similarity(head.similarity))
         self.training_windows: TrainingWindows = training_windows
         self.tokens_per_batch = tokens_per_batch
         self.bucketed = bucketed
@@ -152,6 +159,7 @@ class Encoder(nn.Module):
         document_prompt: str | None = None,
         max_length: int | None = None,
         query_length: int | None = None,
+        compression: str | None = None,
         training_windows: TrainingWindows = "first",
         similarity: SimilarityName | None = None,
         tokens_per_batch: int | None = None,
@@ -176,6 +184,8 @@ class Encoder(nn.Module):
             document_prompt: Text put before every document.
             max_length: Tokens a text is cut to.
             query_length: Tokens a query is cut to, if those are others.
+            compression: How a corpus of several vectors a text is kept; "none" for half precision whatever the folder
+                says.
             training_windows: Which windows of a long document a training step reads.
             similarity: How embeddings are compared, see `contrastive.similarity`.
             tokens_per_batch: Most tokens of a micro-batch.
@@ -216,6 +226,9 @@ class Encoder(nn.Module):
             document_prompt=(said.document_prompt or "") if document_prompt is None else document_prompt,
             max_length=default_max_length(backbone, tokenizer, said.max_length) if max_length is None else max_length,
             query_length=said.query_length if query_length is None else query_length,
+            compression=said.compression
+            if compression is None and representation == said.representation
+            else compression,
             training_windows=training_windows,
             tokens_per_batch=tokens_per_batch,
             bucketed=bucketed,
@@ -265,6 +278,7 @@ class Encoder(nn.Module):
             "document_prompt": self.document_prompt,
             "max_length": self.max_length,
             "query_length": self.query_length,
+            **({} if self.compression is None else {"compression": str(self.compression)}),
         }
 
     @property
@@ -424,6 +438,7 @@ class Encoder(nn.Module):
             document_prompt=self.document_prompt,
             max_length=self.max_length,
             query_length=self.query_length,
+            compression=None if self.compression is None else str(self.compression),
         )
 
     @property

@@ -37,7 +37,7 @@ _OF_TRANSFORMER = {*_HARMLESS, *_LENGTHS, "modality_config", "max_seq_length", "
 _OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _OWN = "contrastive.json"
-"""What sentence-transformers has no word for: whether long documents are read in windows, and the length of queries."""
+"""What sentence-transformers has no word for: windows of long documents, the length of queries, how a corpus is kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class FolderSettings:
     max_length: int | None = None
     lowercase: bool = False
     query_length: int | None = None
+    compression: str | None = None
     load_head: Callable[[Head], None] | None = field(default=None, compare=False)
 
 
@@ -107,6 +108,7 @@ def read_settings(folder: Path) -> FolderSettings:
         max_length=lengths["document"],
         lowercase=bool(transformer.get("do_lower_case")),
         query_length=own.get("query_length") or lengths["query"],
+        compression=own.get("compression"),
         load_head=lambda head: head.load(folder, modules),
     )
 
@@ -119,6 +121,7 @@ def write_settings(
     document_prompt: str,
     max_length: int,
     query_length: int | None = None,
+    compression: str | None = None,
 ) -> None:
     """Make a transformers folder loadable by sentence-transformers too.
 
@@ -134,8 +137,9 @@ def write_settings(
         "similarity_fn_name": head.similarity_in_folder,
     }
     (folder / _OWN).unlink(missing_ok=True)  # of another model that was saved here
-    if head.windows or query_length is not None:
-        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length})
+    if head.windows or query_length is not None or compression is not None:
+        kept = {} if compression is None else {"compression": compression}
+        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length, **kept})
     write_json(folder / "config_sentence_transformers.json", about)
 
 

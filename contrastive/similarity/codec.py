@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding, pad
 
 from contrastive.similarity.products import full_precision
 
@@ -127,7 +128,7 @@ class Codec:
         levels = turned.new_tensor(_LEVELS[self.bits])
         places = torch.bucketize(turned, (levels[1:] + levels[:-1]) / 2)
         a_byte = 8 // self.bits
-        places = torch.nn.functional.pad(places, (0, -places.shape[1] % a_byte)).unflatten(1, (-1, a_byte))
+        places = pad(places, (0, -places.shape[1] % a_byte)).view(len(places), -1, a_byte)
         return (places << self._shifts(places.device)).sum(-1).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ class Codec:
             return codes.float() / _BYTE
         places = torch.arange(256, device=codes.device)[:, None] >> self._shifts(codes.device)
         of_byte = torch.tensor(_LEVELS[self.bits], device=codes.device)[places % 2**self.bits]
-        return torch.nn.functional.embedding(codes.int(), of_byte).flatten(1)[:, : self.of_queries.shape[1]]
+        return embedding(codes.int(), of_byte).flatten(1)[:, : self.of_queries.shape[1]]
 
     def asking(self, vectors: Tensor) -> Tensor:
         """Bring vectors of queries, [N, D], to what they are compared with, [N, d]."""

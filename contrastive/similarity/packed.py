@@ -21,11 +21,12 @@ from torch import Tensor
 
 from contrastive.contracts import Similarity
 from contrastive.similarity.max_sim import MaxSimilarity
-from contrastive.similarity.products import ProductSimilarity, unit
+from contrastive.similarity.products import ProductSimilarity, dot, unit
+from contrastive.similarity.term_weights import TermWeights
 from contrastive.similarity.token_vectors import TokenVectors
 
-Embeddings = Tensor | TokenVectors
-"""Of a list of texts: [B, D], or those of their tokens or windows."""
+Embeddings = Tensor | TokenVectors | TermWeights
+"""Of a list of texts: [B, D], those of their tokens or windows, or, of documents, the terms that weigh something."""
 
 _VECTORS = 2**14
 """Vectors of documents that are in float32 at a time; a text with more goes alone."""
@@ -47,12 +48,26 @@ def score_texts(similarity: Similarity, queries: Embeddings, documents: Embeddin
     Raises:
         ValueError: If the similarity does not compare embeddings of this kind.
     """
+    queries = _without_terms(queries)
+    if isinstance(queries, Tensor) and isinstance(documents, TermWeights):
+        return _scores_of_terms(similarity, queries.double(), documents)
+    documents = _without_terms(documents)
     if isinstance(queries, Tensor) and isinstance(documents, Tensor):
         return similarity(queries.double(), documents.double())
     if not isinstance(similarity, MaxSimilarity):
         return similarity(*(side.padded() if isinstance(side, TokenVectors) else side for side in (queries, documents)))
     with torch.autocast(queries.device.type, enabled=False):  # as in a validation within a training of mixed precision
         return _scores_of_tokens(similarity, _packed(queries), _packed(documents))
+
+
+def _scores_of_terms(similarity: Similarity, queries: Tensor, documents: TermWeights) -> Tensor:
+    """Score weights of terms, [Q, K]: by their products, or a matrix at a time where the similarity is another."""
+    documents = documents.to(queries.device)
+    if similarity is dot:
+        return documents.products(queries)
+    scores = [queries.new_zeros(len(queries), 0)]
+    scores += [similarity(queries, part.double()) for _, part in documents.parts()]
+    return torch.cat(scores, dim=1)
 
 
 def _scores_of_tokens(similarity: MaxSimilarity, asking: TokenVectors, answering: TokenVectors) -> Tensor:
@@ -85,8 +100,13 @@ def score_text_pairs(
 ) -> Tensor:
     """Score pairs of a query's and a document's row, [B] each: [B], without a gradient, in float32 or better."""
     asked, answered = (torch.as_tensor(rows, dtype=torch.long) for rows in (asked, answered))
+    queries = _without_terms(queries)
     if isinstance(queries, Tensor) and isinstance(documents, Tensor):
         return similarity.of_pairs(queries[asked], documents[answered])
+    if isinstance(queries, Tensor) and isinstance(documents, TermWeights):
+        found = documents[answered].to(queries.device)
+        pairs = [similarity.of_pairs(queries[asked[rows]], part) for rows, part in found.parts()]
+        return torch.cat([queries.new_zeros(0), *pairs])
     asking, answering = _packed(queries), _packed(documents)
     asked_vectors, read = _met(similarity, similarity.prepare(asking.vectors), answering)
     asking = TokenVectors(asked_vectors, asking.offsets)
@@ -109,6 +129,15 @@ def score_text_pairs(
     return scores
 
 
+def size_of(similarity: Similarity, queries: Embeddings, documents: Embeddings) -> float:
+    """Return the power of two nearest to the largest score there could be, see `ProductSimilarity.size`; 1 of tokens."""
+    if isinstance(documents, TermWeights):
+        documents = (documents.longest() if similarity is dot else documents).dense()
+    if isinstance(similarity, ProductSimilarity) and isinstance(queries, Tensor) and isinstance(documents, Tensor):
+        return similarity.size(queries, documents)
+    return 1.0
+
+
 @torch.no_grad()
 def mean_vectors(embeddings: Embeddings) -> Tensor:
     """Return one vector a text, [B, D], for what is about directions: the mean of its directions, zeros without any.
@@ -118,6 +147,7 @@ def mean_vectors(embeddings: Embeddings) -> Tensor:
         tensor([[0.5000, 0.5000],
                 [0.0000, 0.0000]])
     """
+    embeddings = _without_terms(embeddings)
     if isinstance(embeddings, Tensor):
         return embeddings
     means = [embeddings[:0].restored().vectors.float()]
@@ -134,6 +164,12 @@ def finite_texts(embeddings: Embeddings) -> Tensor:
     """Tell of each text whether its embedding is finite, [B]."""
     if isinstance(embeddings, Tensor):
         return embeddings.isfinite().all(dim=1)
+    if isinstance(embeddings, TermWeights):
+        counts = embeddings.offsets.diff().to(embeddings.device)
+        owners = torch.arange(len(embeddings), device=embeddings.device).repeat_interleave(counts)
+        finite = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
+        finite[owners[~embeddings.weights.isfinite()]] = False
+        return finite
     finite = torch.ones(len(embeddings), dtype=torch.bool, device=embeddings.device)
     for start, part in zip(_starts(embeddings), _parts(embeddings), strict=True):
         bad = (~part.vectors.isfinite().all(dim=1)).nonzero()[:, 0]
@@ -158,8 +194,14 @@ def _counted(similarity: Similarity, lengths: Tensor) -> Tensor:
     return lengths.clamp_min(1) if is_mean else torch.ones_like(lengths)
 
 
+def _without_terms(embeddings: Embeddings) -> Tensor | TokenVectors:
+    """Return weights of terms with their zeros, and others as they are."""
+    return embeddings.dense() if isinstance(embeddings, TermWeights) else embeddings
+
+
 def _packed(embeddings: Embeddings) -> TokenVectors:
     """Return embeddings as token vectors: a vector is a text of one."""
+    embeddings = _without_terms(embeddings)
     if isinstance(embeddings, TokenVectors):
         return embeddings
     return TokenVectors(embeddings, torch.arange(len(embeddings) + 1))

@@ -114,7 +114,13 @@ class TermWeights:
         places = torch.stack([self._rows(), self.terms.long()])
         weights = self.weights.to(queries.dtype)
         matrix = torch.sparse_coo_tensor(places, weights, self.shape, is_coalesced=True, check_invariants=False)
-        return torch.sparse.mm(matrix, queries.T.contiguous()).T
+        products: Tensor = torch.sparse.mm(matrix, queries.T.contiguous())
+        return products.T
+
+    def longest(self) -> TermWeights:
+        """Return the text whose weights have the largest sum of squares, if there is any."""
+        squares = self.weights.double().square()
+        return self[squares.new_zeros(len(self)).index_add_(0, self._rows(), squares).topk(min(1, len(self))).indices]
 
     def _rows(self) -> Tensor:
         return torch.arange(len(self)).repeat_interleave(self.offsets.diff()).to(self.device)
