@@ -37,7 +37,7 @@ _OF_TRANSFORMER = {*_HARMLESS, *_LENGTHS, "modality_config", "max_seq_length", "
 _OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _OWN = "contrastive.json"
-"""What sentence-transformers has no word for: windows of long documents, the length of queries, how a corpus is kept."""
+"""What sentence-transformers has no word for: windows of documents, the length of queries, how a corpus is kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class FolderSettings:
         max_length: Tokens a text is cut to, special ones included.
         lowercase: Whether texts must be lower-cased before they are tokenised.
         query_length: Tokens a query is cut to, if those are others.
+        compression: How a corpus is kept, in words, see `compression`.
         load_head: Reads the weights of the head, if it has any.
     """
 

@@ -130,7 +130,7 @@ def score_text_pairs(
 
 
 def size_of(similarity: Similarity, queries: Embeddings, documents: Embeddings) -> float:
-    """Return the power of two nearest to the largest score there could be, see `ProductSimilarity.size`; 1 of tokens."""
+    """Return the power of two nearest to the largest score there can be, see `ProductSimilarity.size`; 1 of tokens."""
     if isinstance(documents, TermWeights):
         documents = (documents.longest() if similarity is dot else documents).dense()
     if isinstance(similarity, ProductSimilarity) and isinstance(queries, Tensor) and isinstance(documents, Tensor):

@@ -1,8 +1,8 @@
 """Vectors of tokens: a text is as many vectors as it has tokens, in a batch padded, in a corpus one after the other.
 
 In a batch they are a tensor [B, T, D], like any embeddings to whoever cuts, joins or gathers them; a vector of zeros is
-no token. A corpus has texts of very different lengths, and would be mostly zeros: there they are packed, and may be kept
-in fewer bits (`codec`).
+no token. A corpus has texts of very different lengths, and would be mostly zeros: there they are packed, and may be
+kept in fewer bits (`codec`).
 """
 
 from __future__ import annotations
