@@ -204,6 +204,8 @@ def embedding_key(encoder: KeyedEncoder, texts: Iterable[str], *, side: Side) ->
         "padding": [getattr(tower, "padding", True) for tower in towers],  # done without where it changes embeddings
         "tokenizers": [fingerprint(tower.tokenizer) for tower in towers if hasattr(tower, "tokenizer")],
     }
+    if side == "document" and getattr(encoder, "lexical", False):
+        described["kept"] = "terms that weigh something"
     return key_of(described, chain(weight_parts(encoder.state_dict()), texts))
 
 

@@ -128,7 +128,8 @@ class Codec:
         levels = turned.new_tensor(_LEVELS[self.bits])
         places = torch.bucketize(turned, (levels[1:] + levels[:-1]) / 2)
         a_byte = 8 // self.bits
-        places = pad(places, (0, -places.shape[1] % a_byte)).view(len(places), -1, a_byte)
+        places = pad(places, (0, -places.shape[1] % a_byte))
+        places = places.view(len(places), places.shape[1] // a_byte, a_byte)
         return (places << self._shifts(places.device)).sum(-1).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
