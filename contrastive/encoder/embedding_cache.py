@@ -196,7 +196,7 @@ def embedding_key(encoder: KeyedEncoder, texts: Iterable[str], *, side: Side) ->
     apart = {"similarity"} if side == "document" else {"similarity", "compression"}
     settings = {name: value for name, value in encoder.settings.items() if name.split(".")[-1] not in apart}
     towers = [getattr(encoder, tower, encoder) for tower in ("query", "document")]
-    described = {
+    described: dict[str, object] = {
         "version": 3,
         "side": side,
         "dimension": encoder.dimension,
