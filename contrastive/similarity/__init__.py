@@ -26,7 +26,7 @@ from contrastive.similarity.products import (
     full_precision,
     unit,
 )
-from contrastive.similarity.token_vectors import TokenVectors, concatenate
+from contrastive.token_vectors import TokenVectors, concatenate
 
 __all__ = [
     "AddGradients",

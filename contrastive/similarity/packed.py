@@ -22,7 +22,7 @@ from torch import Tensor
 from contrastive.contracts import Similarity
 from contrastive.similarity.max_sim import MaxSimilarity
 from contrastive.similarity.products import ProductSimilarity, full_precision, unit
-from contrastive.similarity.token_vectors import TokenVectors
+from contrastive.token_vectors import TokenVectors
 
 Embeddings = Tensor | TokenVectors
 """Of a list of texts: [B, D], or those of their tokens or windows."""
