@@ -5,7 +5,7 @@ A text is one vector, compared by `cosine`, `dot` or `euclidean` (`products`), o
 know which; whoever compares texts takes them all (`packed`).
 """
 
-from contrastive.similarity.codec import Codec
+from contrastive.codec import Codec
 from contrastive.similarity.max_sim import MaxSimilarity, max_dot, max_sim
 from contrastive.similarity.naming import (
     check_similarity_name,
@@ -29,7 +29,7 @@ from contrastive.similarity.products import (
     unit,
 )
 from contrastive.similarity.term_weights import TermWeights
-from contrastive.similarity.token_vectors import TokenVectors, concatenate
+from contrastive.token_vectors import TokenVectors, concatenate
 
 __all__ = [
     "AddGradients",

@@ -23,7 +23,7 @@ from contrastive.contracts import Similarity
 from contrastive.similarity.max_sim import MaxSimilarity
 from contrastive.similarity.products import ProductSimilarity, dot, unit
 from contrastive.similarity.term_weights import TermWeights
-from contrastive.similarity.token_vectors import TokenVectors
+from contrastive.token_vectors import TokenVectors
 
 Embeddings = Tensor | TokenVectors | TermWeights
 """Of a list of texts: [B, D], those of their tokens or windows, or, of documents, the terms that weigh something."""

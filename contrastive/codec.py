@@ -25,8 +25,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, pad
 
-from contrastive.similarity.products import full_precision
-
 BITS = (16, 8, 2, 1)
 """Bits of a dimension that there are."""
 
@@ -80,7 +78,7 @@ class Codec:
         Raises:
             ValueError: If there is no vector, or they have fewer dimensions.
         """
-        vectors = full_precision(vectors)
+        vectors = vectors.float()
         if vectors.ndim != 2 or not len(vectors):
             raise ValueError(f"expected at least one vector [N, D] to fit to, got {list(vectors.shape)}")
         width = vectors.shape[1]
@@ -120,7 +118,7 @@ class Codec:
     @torch.no_grad()
     def encode(self, vectors: Tensor) -> Tensor:
         """Write vectors [N, D]: [N, d] in float16 or int8, or [N, bytes] in uint8, several dimensions a byte."""
-        turned = full_precision(vectors) @ self.of_documents
+        turned = vectors.float() @ self.of_documents
         if self.bits == 16:
             return turned.half()
         if self.bits == 8:
@@ -135,7 +133,7 @@ class Codec:
     def decode(self, codes: Tensor) -> Tensor:
         """Read what was written, [N, d] in float32: for products with `asking`."""
         if self.bits == 16:
-            return full_precision(codes)
+            return codes.float()
         if self.bits == 8:
             return codes.float() / _BYTE
         places = torch.arange(256, device=codes.device)[:, None] >> self._shifts(codes.device)
@@ -144,7 +142,7 @@ class Codec:
 
     def asking(self, vectors: Tensor) -> Tensor:
         """Bring vectors of queries, [N, D], to what they are compared with, [N, d]."""
-        return full_precision(vectors) @ self.of_queries
+        return vectors.float() @ self.of_queries
 
     def restored(self, codes: Tensor) -> Tensor:
         """Return vectors [N, D] whose products with those of queries are those of what was written."""
