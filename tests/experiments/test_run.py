@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,16 +49,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "
 Configure = Callable[..., DictConfig]
 
 
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        quiet = [f"folder={folder}/run", "logger=csv", "trainer.enable_progress_bar=false"]
+        return compose("config", overrides=[*quiet, *SMALL, *overrides])
+
+
 @pytest.fixture
 def configure(tiny_model_folder: Path, tmp_path: Path) -> Configure:
     """Compose the configuration of a tiny run with further overrides."""
-
-    def composed(*overrides: str) -> DictConfig:
-        tiny = ["encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}", "trainer.enable_progress_bar=false"]
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            return compose("config", overrides=[f"folder={tmp_path}/run", "logger=csv", *tiny, *SMALL, *overrides])
-
-    return composed
+    return partial(composed, tmp_path, "encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}")
 
 
 def report(config: DictConfig) -> dict[str, Any]:
@@ -95,10 +96,14 @@ def test_a_run_leaves_everything_it_promises(
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")))
-def test_every_recipe_runs(recipe: str, configure: Configure) -> None:
-    config = configure(f"experiment={recipe}", "before=false")
+def test_every_recipe_runs(recipe: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+    smaller = [f"+tiny={tiny_model_folder}", "encoder.name_or_path=${tiny}", "encoder.max_length=64"]
+    config = composed(tmp_path, f"experiment={recipe}", *smaller, "before=false")
     train_and_judge(config)
     assert report(config)["status"] == "finished"
+    trained = Encoder.from_pretrained(Path(config.folder) / "model")
+    assert trained.representation == {"best": "tokens", "lexical": "lexical"}.get(recipe, "pooled")
+    assert trained.head.windows == (recipe == "best")
 
 
 def test_files_of_a_run_agree_with_each_other(configure: Configure, tiny_model_folder: Path) -> None:
@@ -651,6 +656,11 @@ def test_evaluate_repeats_the_numbers_of_the_run(configure: Configure, tmp_path:
     ndcg = evaluate.main(["--model", str(config.folder), *common])
     assert ndcg == pytest.approx(report(config)["systems"]["after"]["metrics"]["ndcg@10"]["mean"], abs=1e-6)
     assert (tmp_path / "evaluation" / "encoder.trec").exists()
+    kept = tmp_path / "kept"
+    evaluate.main(["--model", str(config.folder), *common, "--cache", str(kept), "--no-cache"])
+    assert not kept.exists()
+    assert evaluate.main(["--model", str(config.folder), *common, "--cache", str(kept)]) == ndcg
+    assert len(list(kept.glob("*.npy"))) == 2  # of documents and of queries
 
 
 def test_the_hybrid_of_a_run_is_fitted_on_dev_and_evaluated_and_searched_again(
