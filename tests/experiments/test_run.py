@@ -120,14 +120,14 @@ def test_a_run_leaves_everything_it_promises(
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")))
 def test_every_recipe_runs(recipe: str, tiny_model_folder: Path, tmp_path: Path) -> None:
-    smaller = [f"+tiny={tiny_model_folder}", "encoder.name_or_path=${tiny}", "encoder.max_length=64"]
+    smaller = [f"+tiny={tiny_model_folder}", "encoder.name_or_path=${tiny}", "encoder.max_length=32"]
     config = composed(tmp_path, f"experiment={recipe}", *smaller, "before=false")
     train_and_judge(config)
     assert report(config)["status"] == "finished"
     assert set(report(config)["systems"]) == {"BM25", "BM25+spelling", "after", "hybrid"}  # without the untuned encoder
     trained = Encoder.from_pretrained(Path(config.folder) / "model")
     assert trained.representation == {"best": "tokens", "lexical": "lexical"}.get(recipe, "pooled")
-    assert trained.head.windows == (recipe == "best")
+    assert trained.head.windows == (recipe in ("best", "passages"))
 
 
 def test_files_of_a_run_agree_with_each_other(finished: DictConfig, tiny_model_folder: Path) -> None:
