@@ -36,6 +36,7 @@ from contrastive.contracts import Side
 from contrastive.data.texts import check_texts, parts_of
 from contrastive.encoder.adapters import plain
 from contrastive.encoder.backbone import check_max_length, keep_markers_whole, settle_padding
+from contrastive.encoder.compression import Compression, check_compressible
 from contrastive.encoder.heads import Head
 from contrastive.encoder.in_order import Window
 from contrastive.encoder.micro_batches import (
@@ -50,7 +51,7 @@ from contrastive.encoder.pretrained import load_pretrained
 from contrastive.encoder.reading import Reading, Text, TrainingWindows
 from contrastive.encoder.tokens import Row, cached_windows, further_inputs, padding_id, token_rows
 from contrastive.encoder.trial import trial_rows, try_out
-from contrastive.similarity import SimilarityName, TokenVectors
+from contrastive.similarity import SimilarityName, TokenVectors, product_similarity
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -73,13 +74,15 @@ class Encoder(nn.Module):
         max_length: Tokens a text is cut to, special ones included; of a document whose head reads `windows`, tokens of
             a window.
         query_length: The same for queries; None for `max_length`.
+        compression: How a corpus of several vectors a text is kept, in words such as "pool2-pca128-1bit", see
+            `compression.Compression`; None, or "none", for half precision. `encode` does not know of it.
         training_windows: Which windows of a long document a training step reads: the "first", a "random" one, or "all".
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
 
     Raises:
-        ValueError: If `max_length` or `tokens_per_batch` cannot be.
+        ValueError: If `max_length`, `tokens_per_batch` or `compression` cannot be.
 
     Example:
         >>> from contrastive.encoder import embedded_minilm
@@ -103,6 +106,7 @@ class Encoder(nn.Module):
         document_prompt: str = "",
         max_length: int = 256,
         query_length: int | None = None,
+        compression: str | None = None,
         training_windows: TrainingWindows = "first",
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
@@ -130,6 +134,9 @@ class Encoder(nn.Module):
         self.document_prompt = document_prompt
         self.max_length = max_length
         self.query_length = query_length
+        self.compression = None if compression in (None, "none") else Compression.of(compression)
+        if self.compression is not None:
+            check_compressible(self.compression, product_similarity(head.similarity))
         self.training_windows: TrainingWindows = training_windows
         self.tokens_per_batch = tokens_per_batch
         self.bucketed = bucketed
@@ -176,6 +183,7 @@ class Encoder(nn.Module):
             "document_prompt": self.document_prompt,
             "max_length": self.max_length,
             "query_length": self.query_length,
+            **({} if self.compression is None else {"compression": str(self.compression)}),
         }
 
     @property
@@ -335,6 +343,7 @@ class Encoder(nn.Module):
             document_prompt=self.document_prompt,
             max_length=self.max_length,
             query_length=self.query_length,
+            compression=None if self.compression is None else str(self.compression),
         )
 
     @property

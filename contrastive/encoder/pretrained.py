@@ -53,6 +53,7 @@ def load_pretrained(
     document_prompt: str | None = None,
     max_length: int | None = None,
     query_length: int | None = None,
+    compression: str | None = None,
     training_windows: TrainingWindows = "first",
     similarity: SimilarityName | None = None,
     tokens_per_batch: int | None = None,
@@ -78,6 +79,7 @@ def load_pretrained(
         document_prompt: Text put before every document.
         max_length: Tokens a text is cut to.
         query_length: Tokens a query is cut to, if those are others.
+        compression: How a corpus of several vectors a text is kept; "none" for half precision whatever the folder says.
         training_windows: Which windows of a long document a training step reads.
         similarity: How embeddings are compared, see `contrastive.similarity`.
         tokens_per_batch: Most tokens of a micro-batch.
@@ -91,9 +93,9 @@ def load_pretrained(
             faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
         check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
             weights that these do not depend on are frozen. False skips that.
-        of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension and windows, see
-            `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion, attend_to_expansion
-            and windows, see `heads.TokensHead`.
+        of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension, windows and
+            query_parts, see `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion,
+            attend_to_expansion and windows, see `heads.TokensHead`.
 
     Raises:
         FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
@@ -117,6 +119,7 @@ def load_pretrained(
         document_prompt=(said.document_prompt or "") if document_prompt is None else document_prompt,
         max_length=default_max_length(backbone, tokenizer, said.max_length) if max_length is None else max_length,
         query_length=said.query_length if query_length is None else query_length,
+        compression=said.compression if compression is None and of_same_head else compression,
         training_windows=training_windows,
         tokens_per_batch=tokens_per_batch,
         bucketed=bucketed,
