@@ -77,7 +77,7 @@ class Codec:
         Raises:
             ValueError: If there is no vector, or they have fewer dimensions.
         """
-        vectors = vectors.float()
+        vectors = _full_precision(vectors)
         if vectors.ndim != 2 or not len(vectors):
             raise ValueError(f"expected at least one vector [N, D] to fit to, got {list(vectors.shape)}")
         width = vectors.shape[1]
@@ -117,7 +117,7 @@ class Codec:
     @torch.no_grad()
     def encode(self, vectors: Tensor) -> Tensor:
         """Write vectors [N, D]: [N, d] in float16 or int8, or [N, bytes] in uint8, several dimensions a byte."""
-        turned = vectors.float() @ self.of_documents
+        turned = _full_precision(vectors) @ self.of_documents
         if self.bits == 16:
             return turned.half()
         if self.bits == 8:
@@ -132,7 +132,7 @@ class Codec:
     def decode(self, codes: Tensor) -> Tensor:
         """Read what was written, [N, d] in float32: for products with `asking`."""
         if self.bits == 16:
-            return codes.float()
+            return _full_precision(codes)
         if self.bits == 8:
             return codes.float() / _BYTE
         places = torch.arange(256, device=codes.device)[:, None] >> self._shifts(codes.device)
@@ -141,7 +141,7 @@ class Codec:
 
     def asking(self, vectors: Tensor) -> Tensor:
         """Bring vectors of queries, [N, D], to what they are compared with, [N, d]."""
-        return vectors.float() @ self.of_queries
+        return _full_precision(vectors) @ self.of_queries
 
     def restored(self, codes: Tensor) -> Tensor:
         """Return vectors [N, D] whose products with those of queries are those of what was written."""
@@ -149,3 +149,7 @@ class Codec:
 
     def _shifts(self, device: torch.device) -> Tensor:
         return torch.arange(0, 8, self.bits, device=device)
+
+
+def _full_precision(vectors: Tensor) -> Tensor:
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))

@@ -93,9 +93,9 @@ def load_pretrained(
             faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
         check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
             weights that these do not depend on are frozen. False skips that.
-        of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension and windows, see
-            `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion, attend_to_expansion
-            and windows, see `heads.TokensHead`.
+        of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension, windows and
+            query_parts, see `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion,
+            attend_to_expansion and windows, see `heads.TokensHead`.
 
     Raises:
         FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
@@ -119,7 +119,7 @@ def load_pretrained(
         document_prompt=(said.document_prompt or "") if document_prompt is None else document_prompt,
         max_length=default_max_length(backbone, tokenizer, said.max_length) if max_length is None else max_length,
         query_length=said.query_length if query_length is None else query_length,
-        compression=compression or (said.compression if of_same_head else None),
+        compression=said.compression if compression is None and of_same_head else compression,
         training_windows=training_windows,
         tokens_per_batch=tokens_per_batch,
         bucketed=bucketed,

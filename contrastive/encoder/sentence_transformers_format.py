@@ -37,7 +37,7 @@ _OF_TRANSFORMER = {*_HARMLESS, *_LENGTHS, "modality_config", "max_seq_length", "
 _OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _OWN = "contrastive.json"
-"""What sentence-transformers has no word for: windows of documents, parts of queries, their length, kept how."""
+"""What sentence-transformers has no word for: windows, parts and length of queries, how a corpus is kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -139,9 +139,9 @@ def write_settings(
     }
     (folder / _OWN).unlink(missing_ok=True)  # of another model that was saved here
     if head.windows or query_length is not None or compression is not None:
-        parts = {"query_parts": True} if head.query_parts else {}
-        kept = {} if compression is None else {"compression": compression}
-        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length, **parts, **kept})
+        further = {"query_parts": head.query_parts or None, "compression": compression}
+        own = {name: value for name, value in further.items() if value is not None}
+        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length, **own})
     write_json(folder / "config_sentence_transformers.json", about)
 
 
