@@ -33,8 +33,14 @@ def found(index: Any, **options: Any) -> list[list[tuple[str, float]]]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"representation": "tokens"}, {"windows": True, "max_length": 5}, {"similarity": "dot"}],
-    ids=["pooled", "tokens", "windows", "dot"],
+    [
+        {},
+        {"representation": "tokens"},
+        {"windows": True, "max_length": 5},
+        {"similarity": "dot"},
+        {"representation": "lexical"},
+    ],
+    ids=["pooled", "tokens", "windows", "dot", "lexical"],
 )
 def test_its_ranking_is_that_of_evaluation(options: Any, tiny_model_folder: Path, tmp_path: Path) -> None:
     encoder = Encoder.from_pretrained(tiny_model_folder, **options)
@@ -116,8 +122,8 @@ def test_a_damaged_file_is_said_and_a_build_makes_it_anew(file: str, tiny_encode
         open_index(tmp_path, tiny_encoder)
 
 
-def test_another_model_is_refused(tiny_encoder: Encoder, tiny_model_folder: Path, tmp_path: Path) -> None:
-    build_index(tmp_path, tiny_encoder, POSTINGS)
+def test_another_model_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    build_index(tmp_path, Encoder.from_pretrained(tiny_model_folder), POSTINGS)
     for options, message in (
         (
             {"representation": "tokens"},
@@ -127,7 +133,7 @@ def test_another_model_is_refused(tiny_encoder: Encoder, tiny_model_folder: Path
         ({"similarity": "dot"}, "similarity cosine, got .* similarity dot"),
         ({"document_prompt": "job "}, "expected the model that the index .* was built with, got another one"),
     ):
-        other = Encoder.from_pretrained(tiny_model_folder, **{"normalize": True, **options})  # type: ignore[arg-type]
+        other = Encoder.from_pretrained(tiny_model_folder, **options)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=message + ".* --model theirs builds it anew"):
             open_index(tmp_path, other, model="theirs")
         with pytest.raises(ValueError, match=message):
