@@ -6,8 +6,8 @@
 Judged on the dev split alone. Documents are compressed as an encoder with that `compression` has them, but for the
 sample that a codec is fitted to, which is spread over the whole corpus and not over its first part. Differences are
 paired over the queries, from token vectors in half precision. Seconds are of scoring the whole corpus exactly for one
-query, without encoding it, the median of several queries asked one by one; of compressing, for one document. The result
-is kept in benchmarks/results/, after each row.
+query, without encoding it: the median of several queries, each asked of all rows by turns. The result is kept in
+benchmarks/results/, after each row; `--seconds` takes the time alone again, and keeps the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 from benchmarks.machine import machine
 from benchmarks.main_path import PerQuery, cell
 from contrastive.data import RetrievalTask, beir
+from contrastive.data.json_files import read_object
 from contrastive.encoder import EmbeddingCache, load_encoder
 from contrastive.encoder.compression import Compression, compress, pool
 from contrastive.evaluation import TaskEmbeddings, embed, evaluate_rankings, rank_embedded
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder in the BEIR layout")
     parser.add_argument("--cache", type=Path, help="folder of embeddings that its run has used")
     parser.add_argument("--name", help="end of the result's name (that of the data)")
+    parser.add_argument("--seconds", action="store_true", help="time the rows of a result that is there")
     options = parser.parse_args()
     encoder = load_encoder(options.model, compression="none")
     task = beir(options.data).dev
@@ -61,31 +64,44 @@ def main() -> None:
     content = {"date": date.today().isoformat(), **machine(), "split": "dev", "documents": len(task.corpus)}
     content["settings"] = {name: str(value) for name, value in encoder.settings.items()}
     path = Path(__file__).parent / "results" / f"compression-{options.name or options.data.resolve().name}.json"
-    measure(embeddings, task, content, path)
+    kept = {PLAIN: embeddings.documents}
+    if options.seconds:
+        content = read_object(path)
+        kept |= {words: documents for words, documents in compressed(embeddings.documents) if words in content["rows"]}
+    else:
+        kept |= measure(embeddings, task, content, path)
+    for words, seconds in seconds_a_query(embeddings, kept).items():
+        content["rows"][words]["seconds_a_query"] = seconds
+    write_json(path, content)
 
 
-def measure(embeddings: TaskEmbeddings, task: RetrievalTask, content: dict[str, Any], path: Path) -> None:
-    """Compress and judge by turns, and write the result after each row."""
+def compressed(documents: TokenVectors) -> Iterator[tuple[str, TokenVectors]]:
+    """Yield each compression and what it makes of documents."""
+    for factor, all_words in WORDS.items():
+        pooled = pool(documents, factor)
+        for words in all_words:
+            yield words, compress(pooled, replace(Compression.of(words), pooling=1))
+
+
+def measure(
+    embeddings: TaskEmbeddings, task: RetrievalTask, content: dict[str, Any], path: Path
+) -> dict[str, TokenVectors]:
+    """Compress and judge by turns, write the result after each row, and return what was kept."""
     assert isinstance(embeddings.documents, TokenVectors)
     plain = per_query(embeddings, task)
     content["rows"] = {PLAIN: row(embeddings, plain, plain)}
-    for factor, all_words in WORDS.items():
-        started = time.perf_counter()
-        pooled = pool(embeddings.documents, factor)
-        of_pooling = time.perf_counter() - started
-        for words in all_words:
-            started = time.perf_counter()
-            documents = compress(pooled, replace(Compression.of(words), pooling=1))
-            seconds = (of_pooling + time.perf_counter() - started) / len(documents)
-            compressed = replace(embeddings, documents=documents)
-            found = row(compressed, per_query(compressed, task), plain)
-            content["rows"][words] = {**found, "seconds_a_document": seconds}
-            print(words, content["rows"][words], flush=True)
-            write_json(path, content)
+    kept = {}
+    for words, documents in compressed(embeddings.documents):
+        kept[words] = documents
+        of_words = replace(embeddings, documents=documents)
+        content["rows"][words] = row(of_words, per_query(of_words, task), plain)
+        print(words, content["rows"][words], flush=True)
+        write_json(path, content)
+    return kept
 
 
 def row(embeddings: TaskEmbeddings, found: PerQuery, plain: PerQuery) -> dict[str, Any]:
-    """Return means with their intervals, differences from half precision, bytes and seconds."""
+    """Return means with their intervals, differences from half precision, and bytes."""
     assert isinstance(embeddings.documents, TokenVectors)
     means, differences = {}, {}
     for metric in METRICS:
@@ -96,7 +112,6 @@ def row(embeddings: TaskEmbeddings, found: PerQuery, plain: PerQuery) -> dict[st
         **means,
         "difference": differences,
         "bytes_a_document": embeddings.documents.vectors.nbytes / len(embeddings.documents),
-        "seconds_a_query": seconds_a_query(embeddings),
     }
 
 
@@ -106,14 +121,15 @@ def per_query(embeddings: TaskEmbeddings, task: RetrievalTask) -> PerQuery:
     return {query: {metric: values[metric] for metric in METRICS} for query, values in results.per_query.items()}
 
 
-def seconds_a_query(embeddings: TaskEmbeddings) -> float:
-    """Return what it takes to score the corpus for one query, the median of several."""
-    seconds = []
+def seconds_a_query(embeddings: TaskEmbeddings, kept: Mapping[str, TokenVectors]) -> dict[str, float]:
+    """Return what it takes to score each corpus for one query, the median of several."""
+    seconds: dict[str, list[float]] = {words: [] for words in kept}
     for place in range(min(TIMED, len(embeddings.queries))):
-        started = time.perf_counter()
-        score_texts(embeddings.similarity, embeddings.queries[place : place + 1], embeddings.documents)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+        for words, documents in kept.items():
+            started = time.perf_counter()
+            score_texts(embeddings.similarity, embeddings.queries[place : place + 1], documents)
+            seconds[words].append(time.perf_counter() - started)
+    return {words: statistics.median(found) for words, found in seconds.items()}
 
 
 if __name__ == "__main__":

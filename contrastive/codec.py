@@ -9,9 +9,8 @@ Notable decisions:
 - Dimensions are the leading principal axes of a sample of the corpus, about zero and not about its mean, as products
   are: what is left of a product is as much of it as can be.
 - Principal axes, and all dimensions in one or two bits, are made as wide as each other in documents, and stay as they
-  are in queries: small dimensions count for more than in the vectors, which is worth more than what is lost by leaving
-  dimensions out and by rounding (docs/representations.md has the numbers). One factor brings scores to the size of a
-  cosine.
+  are in queries, so that small dimensions count for more than in the vectors: of the ways tried on one set of real
+  postings the one that lost least (docs/representations.md). One factor brings scores to the size of a cosine.
 - Two bits have the four levels that lose least of a normal variable (Max, "Quantizing for minimum distortion", 1960).
 
 Shape letters: N vectors, D width, d dimensions kept.

@@ -2,7 +2,7 @@
 
 In a batch they are a tensor [B, T, D], like any embeddings to whoever cuts, joins or gathers them; a vector of zeros is
 no token. A corpus has texts of very different lengths, and would be mostly zeros: there they are packed, and may be
-kept in fewer bits (`codec`).
+kept in fewer bits (`contrastive.codec`).
 """
 
 from __future__ import annotations

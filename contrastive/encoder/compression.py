@@ -9,7 +9,7 @@ Notable decisions:
   direction of its mean: Clavié, Chaffin and Adams, "Reducing the Footprint of Multi-Vector Retrieval with Minimal
   Performance Impact via Token Pooling", 2024, https://arxiv.org/abs/2409.14683. Distances are Euclidean, for which
   Ward's criterion is defined, and not cosines. Their first token, which they keep alone, is like any other here.
-- The codec (`similarity.codec`) is fitted to a sample of the first documents that are compressed, and stays with what
+- The codec (`contrastive.codec`) is fitted to a sample of the first documents that are compressed, and stays with what
   it wrote: documents that come later are compressed with it.
 """
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 _DENSE = 2**26
 """Weights that stand in memory as a matrix at a time, 256 MiB in float32."""
@@ -111,11 +112,9 @@ class TermWeights:
 
     def products(self, queries: Tensor) -> Tensor:
         """Return the dot product of queries [Q, V] with each text, [Q, B], exactly, in the precision of the queries."""
-        places = torch.stack([self._rows(), self.terms.long()])
-        weights = self.weights.to(queries.dtype)
-        matrix = torch.sparse_coo_tensor(places, weights, self.shape, is_coalesced=True, check_invariants=False)
-        products: Tensor = torch.sparse.mm(matrix, queries.T.contiguous())
-        return products.T
+        starts, weights = self.offsets[:-1].to(self.terms), self.weights.to(queries.dtype)
+        # A quarter of the time of a sparse COO matrix, and without the warning of a CSR one.
+        return embedding_bag(self.terms, queries.T.contiguous(), starts, per_sample_weights=weights, mode="sum").T
 
     def longest(self) -> TermWeights:
         """Return the text whose weights have the largest sum of squares, if there is any."""

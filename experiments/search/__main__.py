@@ -90,8 +90,7 @@ def parser() -> argparse.ArgumentParser:
     order.add_argument("--no-hybrid", action="store_true", help="rank by the encoder alone, without its hybrid.json")
     order.add_argument("--bm25", action="store_true", help="rank by BM25 alone, with misspelt words put right")
     add("--dimension", type=int, metavar="N", help="search with the first N dimensions, for models trained for it")
-    add("--cache", type=Path, metavar="DIR", help="where embeddings of documents are kept (~/.cache/contrastive/...)")
-    add("--no-cache", action="store_true", help="neither read nor keep embeddings")
+    cli.add_cache(described)
     return described
 
 
@@ -162,8 +161,7 @@ def open_index(options: argparse.Namespace, for_data: Sequence[str], for_encoder
         name, postings = read_corpus(options, for_data)
         log.info("searching %s with %s: %s documents", name, options.model, f"{len(postings):,}")
     encoder = load_encoder(options, for_encoder)
-    cache = cache_of(options)
-    weights = weights_of(options)
+    cache, weights = cli.embedding_cache(options), weights_of(options)
     if folder is None:
         return build_index(encoder, postings, cache, weights)
     command = ["--data", options.data, *for_data, *for_encoder] if options.data else [*for_data, *for_encoder]
@@ -180,13 +178,6 @@ def load_encoder(options: argparse.Namespace, overrides: Sequence[str]) -> Any:
     from hydra.utils import instantiate
 
     return cli.on_device(instantiate(compose(model=options.model, overrides=overrides).encoder), options.device)
-
-
-def cache_of(options: argparse.Namespace) -> EmbeddingCache | None:
-    """Return where embeddings are kept."""
-    from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
-
-    return None if options.no_cache else EmbeddingCache(options.cache or default_folder())
 
 
 def build_index(
