@@ -39,7 +39,7 @@ _PHRASE_WORDS = 8
 
 _BETWEEN_PHRASES = re.compile(r"[.!?:;,)]+(?=\s|$)|[\n(|•·▪]|\s[-\u2013\u2014/+*]\s|\s(?:and|or)\s", re.IGNORECASE)
 _MOST_TERMS = 8
-"""Terms of a skill that are looked at, the heaviest: an untrained model weighs hundreds, most of them next to nothing."""
+"""Terms of a skill that are looked at, the heaviest: an untrained model weighs hundreds, most next to nothing."""
 
 
 class Parts(NamedTuple):
