@@ -33,7 +33,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.contracts import Side
-from contrastive.data.texts import check_texts
+from contrastive.data.texts import check_texts, parts_of
 from contrastive.encoder.adapters import LoRA, add_adapters, plain
 from contrastive.encoder.backbone import (
     check_max_length,
@@ -61,6 +61,9 @@ from contrastive.similarity import SimilarityName, TokenVectors, check_similarit
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+_PARTS = 32
+"""Parts of a query that are embedded: more than a person types, and few enough for any text to be a query."""
 
 
 class Encoder(nn.Module):
@@ -434,7 +437,9 @@ class Encoder(nn.Module):
         """Return the texts with the prompt of their side in front; of which side they are, if it makes a difference."""
         check_texts(texts)
         prompt = self.prompt(side)
-        return [Text(prompt + text, side == "query" and self._sides_differ) for text in texts]
+        is_query = side == "query" and self._sides_differ
+        parts = is_query and self.head.query_parts
+        return [Text(prompt + text, is_query, _parts(text, prompt) if parts else ()) for text in texts]
 
     @property
     def _sides_differ(self) -> bool:
@@ -495,6 +500,12 @@ class Encoder(nn.Module):
         finally:
             for module in training:
                 module.training = True
+
+
+def _parts(query: str, prompt: str) -> tuple[str, ...]:
+    """Return the first parts of a query with its prompt; none of a query that is one."""
+    parts = [prompt + query[start:end] for start, end in parts_of(query)[:_PARTS]]
+    return tuple(parts) if len(parts) > 1 else ()
 
 
 def _batch(embeddings: Tensor | TokenVectors) -> Tensor:

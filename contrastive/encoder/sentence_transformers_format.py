@@ -37,7 +37,7 @@ _OF_TRANSFORMER = {*_HARMLESS, *_LENGTHS, "modality_config", "max_seq_length", "
 _OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _OWN = "contrastive.json"
-"""What sentence-transformers has no word for: whether long documents are read in windows, and the length of queries."""
+"""What sentence-transformers has no word for: documents in windows, queries in parts, and their length."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def read_settings(folder: Path) -> FolderSettings:
             "similarity": about.get("similarity_fn_name"),
             **options,
             **expansion,
-            **{name: own[name] for name in own.keys() & {"windows"}},
+            **{name: own[name] for name in own.keys() & {"windows", "query_parts"}},
         },
         query_prompt=_prompt(about, "query"),
         document_prompt=_prompt(about, *_DOCUMENT_PROMPTS),
@@ -135,7 +135,8 @@ def write_settings(
     }
     (folder / _OWN).unlink(missing_ok=True)  # of another model that was saved here
     if head.windows or query_length is not None:
-        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length})
+        parts = {"query_parts": True} if head.query_parts else {}
+        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length, **parts})
     write_json(folder / "config_sentence_transformers.json", about)
 
 

@@ -56,6 +56,7 @@ class TokensHead(nn.Module):
     model_type: ClassVar[str] = "MultiVectorEncoder"
     transformer: ClassVar[str] = "sentence_transformers.models.Transformer"
     lexical: ClassVar[bool] = False
+    query_parts: ClassVar[bool] = False
     reads_queries: ClassVar[bool] = True
     normalize: ClassVar[bool] = True
     similarity_in_folder: ClassVar[str] = "maxsim"
