@@ -9,17 +9,18 @@ posting that has all words of a skill answers it in any case. `bm25` knows no ch
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from contrastive.encoder.embedding_cache import KeyedEncoder
+from contrastive.evaluation.hybrid_file import ENCODER
 from contrastive.evaluation.words import words as words_of
+from contrastive.search.contracts import Hit, System
+from contrastive.search.index import SearchIndex
 from contrastive.search.matching import Matcher, Parts, Place, Units, WordMatcher, matcher_of
 from contrastive.search.skills import Skill, skills_of
 
@@ -69,9 +70,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a posting says to each skill of a query, in the order of the query."""
+    """What a posting says to each skill of a query, in the order of the query; `further` ones are not looked at."""
 
     answers: tuple[Answer, ...]
+    further: int = 0
 
     @property
     def missing(self) -> tuple[Skill, ...]:
@@ -85,51 +87,48 @@ class Explanation:
 
 
 class Explainer:
-    """Says why postings were found.
+    r"""Says why the postings of an index were found.
 
     Args:
-        encoder: What ranks them; None to explain word matching alone.
-        corpus: Texts of postings, of which some are drawn to see what is chance.
-        put_right: Puts typing errors of a query right, as the search does; None leaves them.
+        index: What finds them; some of its postings are drawn to see what is chance, when first asked.
         seed: Of the draw.
 
     Example:
-        >>> explainer = Explainer(None, [], put_right=lambda text: text.replace("Pyhton", "Python"))
-        >>> (found,) = explainer.explain("Pyhton, SQL", ["Work with Python."], system="bm25")
-        >>> found.spans, [skill.text for skill in found.missing]
-        ((Span(start=10, end=16, score=1.0),), ['SQL'])
+        >>> from contrastive.encoder import Encoder, embedded_minilm
+        >>> documents = {"a": "Nurse\nNight shifts at a hospital.", "b": "Data analyst\nPython and charts."}
+        >>> index = SearchIndex(Encoder.from_pretrained(embedded_minilm()), documents)
+        >>> (hits,) = index.search(["Pyhton, SQL"], system="bm25")
+        >>> (found,) = Explainer(index).explain("Pyhton, SQL", hits, system="bm25")
+        >>> [hits[0].text[span.start : span.end] for span in found.spans], [skill.text for skill in found.missing]
+        (['Python'], ['SQL'])
     """
 
-    def __init__(
-        self,
-        encoder: KeyedEncoder | None,
-        corpus: Sequence[str],
-        *,
-        put_right: Callable[[str], str] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self._matcher: Matcher | None = None if encoder is None else matcher_of(encoder)
+    def __init__(self, index: SearchIndex, *, seed: int = 0) -> None:
+        self._index = index
+        self._matcher = matcher_of(index.encoder)
         self._words = WordMatcher()
-        self._put_right = put_right
-        drawn = sorted(Random(seed).sample(range(len(corpus)), min(CHANCE_POSTINGS, len(corpus))))
-        self._drawn = [corpus[number] for number in drawn]
+        self._seed = seed
         self._chance: list[tuple[Units, set[str]]] | None = None
         self._read: OrderedDict[str, Units] = OrderedDict()
 
-    def explain(self, query: str, texts: Sequence[str], *, system: str = "encoder") -> list[Explanation]:
-        """Explain why each text answers a query.
+    def explain(self, query: str, hits: Sequence[Hit], *, system: System | None = None) -> list[Explanation]:
+        """Explain why each hit answers a query.
 
         Args:
             query: As it was typed.
-            texts: Of the postings found, whole.
-            system: What ranked: "bm25", or anything else for the encoder, alone or in a hybrid.
+            hits: What the index found for it, or anything else with a text.
+            system: What ranked them, as for `SearchIndex.search`.
         """
-        asked = skills_of(query, self._put_right)
+        system = system or self._index.default
+        asked = skills_of(query, lambda text: self._index.asked(text, system))
+        texts = [hit.text for hit in hits]
         words = self._words.ask(asked)
         same = [[_best(self._words, part, units, 0.0) for part in words] for units in self._words.read(texts)]
-        if system == "bm25" or self._matcher is None:
+        if system == "bm25" or (system == "hybrid" and not (self._index.weights or {}).get(ENCODER)):
             return [
-                Explanation(tuple(_by_words(text, *each) for each in zip(asked.skills, found, strict=True)))
+                Explanation(
+                    tuple(_by_words(text, *each) for each in zip(asked.skills, found, strict=True)), asked.further
+                )
                 for text, found in zip(texts, same, strict=True)
             ]
         parts = self._matcher.ask(asked)
@@ -138,16 +137,18 @@ class Explainer:
         for text, units, of_words in zip(texts, self._units(texts), same, strict=True):
             found = [_best(self._matcher, *each) for each in zip(parts, repeat(units), thresholds)]
             answers = zip(repeat(text), asked.skills, found, thresholds, of_words)
-            explanations.append(Explanation(tuple(_by_encoder(*each) for each in answers)))
+            explanations.append(Explanation(tuple(_by_encoder(*each) for each in answers), asked.further))
         return explanations
 
     def _threshold(self, skill: Skill, parts: Parts) -> float | None:
         """Return what a skill scores by chance at most; see the module."""
-        assert self._matcher is not None
         if self._chance is None:
-            self._chance = list(zip(self._matcher.read(self._drawn), map(set, words_of(self._drawn)), strict=True))
+            ids = self._index.postings.ids
+            drawn = sorted(Random(self._seed).sample(range(len(ids)), min(CHANCE_POSTINGS, len(ids))))
+            texts = [self._index.postings[ids[number]].text for number in drawn]
+            self._chance = list(zip(self._matcher.read(texts), map(set, words_of(texts)), strict=True))
         (own,) = words_of([skill.asked])
-        scored = [(_score(self._matcher.compare(parts, units), parts), words) for units, words in self._chance]
+        scored = [(_best(self._matcher, parts, units, None).score, words) for units, words in self._chance]
         scores = [score for score, words in scored if score is not None and words.isdisjoint(own)]
         if scores:
             return float(np.percentile(scores, PERCENTILE))
@@ -155,7 +156,6 @@ class Explainer:
 
     def _units(self, texts: Sequence[str]) -> list[Units]:
         """Read postings, those that were read a moment ago not again."""
-        assert self._matcher is not None
         missing = [text for text in dict.fromkeys(texts) if text not in self._read]
         fresh = dict(zip(missing, self._matcher.read(missing), strict=True)) if missing else {}
         found = [fresh[text] if text in fresh else self._read[text] for text in texts]
@@ -175,21 +175,18 @@ class _Best(NamedTuple):
 
 
 def _best(matcher: Matcher, parts: Parts, units: Units, least: float | None) -> _Best:
-    """Return how well units answer a skill, and the best unit of each part that is above what chance gives a skill."""
-    compared = matcher.compare(parts, units)
-    score = _score(compared, parts)
-    if score is None:
+    """Return how well units answer a skill, and the best unit of each part that is above what chance gives a skill.
+
+    The score is the weighted mean of what each part is most similar to.
+    """
+    if not len(parts.weights):
         return _Best(None, [])
-    closest, where = compared.max(1)
+    if not units.places:
+        return _Best(0.0, [])
+    closest, where = matcher.compare(parts, units).max(1)
     best = zip(closest.tolist(), where.tolist(), strict=True)
-    return _Best(score, [(units.places[unit], value) for value, unit in best if least is None or value > least])
-
-
-def _score(compared: Tensor, parts: Parts) -> float | None:
-    """Return the weighted mean of what each part is most similar to, 0 of nothing; None of no part."""
-    if not len(compared):
-        return None
-    return float(compared.max(1).values @ parts.weights) if compared.shape[1] else 0.0
+    places = [(units.places[unit], value) for value, unit in best if least is None or value > least]
+    return _Best(float(closest @ parts.weights), places)
 
 
 def _by_words(text: str, skill: Skill, found: _Best) -> Answer:

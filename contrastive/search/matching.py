@@ -217,7 +217,7 @@ def phrases(text: str) -> list[Place]:
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
     found = []
     for start, end in zip(starts, ends, strict=True):
-        words = [(start + word.start(), start + word.end()) for word in re.finditer(r"\S*\w\S*", text[start:end])]
+        words = [(start + word.start(), start + word.end()) for word in re.finditer(r"[^\s]*\w[+#]*", text[start:end])]
         pieces = -(-len(words) // _PHRASE_WORDS)
         for piece in range(pieces):
             here = words[piece * len(words) // pieces : (piece + 1) * len(words) // pieces]

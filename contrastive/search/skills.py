@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from contrastive.data.texts import parts_of
+
 MOST_SKILLS = 24
 """Skills of a query that are looked at: more than anybody types, and few enough to be shown."""
-
-_BETWEEN = re.compile(r"[,;\n\r\t|•·]|\band\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +48,13 @@ def skills_of(query: str, put_right: Callable[[str], str] | None = None) -> Aske
         >>> [skill.text for skill in skills_of("Python, SQL and 3 years; Python").skills]
         ['Python', 'SQL', '3 years']
     """
-    typed = [query[start:end] for start, end in _parts(query)]
+    typed = [query[start:end] for start, end in parts_of(query)]
     asked = query if put_right is None else put_right(query)
-    places = _parts(asked)
+    places = parts_of(asked)
     if len(places) != len(typed):  # a word was put right by one that cuts, which no corpus should have
-        asked, places = query, _parts(query)
+        asked, places = query, parts_of(query)
     found: dict[str, Skill] = {}
     for text, (start, end) in zip(typed, places, strict=True):
         found.setdefault(asked[start:end].lower(), Skill(text, asked[start:end], start, end))
     skills = tuple(found.values())
     return Asked(asked, skills[:MOST_SKILLS], max(0, len(skills) - MOST_SKILLS))
-
-
-def _parts(query: str) -> list[tuple[int, int]]:
-    """Return where each part with a letter or digit starts and ends, without the blanks around it."""
-    cuts = [(found.start(), found.end()) for found in _BETWEEN.finditer(query)]
-    starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(query)]
-    parts = []
-    for start, end in zip(starts, ends, strict=True):
-        part = query[start:end]
-        if any(letter.isalnum() for letter in part):
-            parts.append((start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())))
-    return parts
