@@ -19,7 +19,10 @@ from experiments.composing import compose, said
 from experiments.results.received import build_data, read_config
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from contrastive.search import Hit, SearchIndex
+    from contrastive.search.explanation import Explanation
 
 log = logging.getLogger("experiments.search")
 
@@ -29,6 +32,7 @@ examples:
   python -m experiments.search --model outputs/2026-11-23/10-00-00-infonce -k 3
   python -m experiments.search "nurse, nights" --data DIR_OR_FILE --no-passages
   python -m experiments.search "nurse, nights" --data DIR_OR_FILE --bm25
+  python -m experiments.search "nurse, nights" --explain
   python -m experiments.search --queries queries.txt --json > hits.jsonl
   python -m experiments.search "nurse" --data jobs data.seed=1 encoder.max_length=128
 
@@ -39,6 +43,7 @@ disk, those of an interrupted call too; delete them whenever you like.
 
 _OVERRIDE = re.compile(r"\+{0,2}([a-z_]+(\.\w+)+|encoder|data)=")
 _CORPUS, _DOCUMENTS = "contrastive.data.corpus.corpus", "contrastive.data.documents.documents"
+_MARKED = "bold yellow"
 _BATCH = 8  # queries of a file, so that results appear as they are found
 
 
@@ -70,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     add("-k", type=int, default=5, help="documents to show for each query (%(default)s)")
     add("--queries", metavar="FILE", help="read queries from a file, one a line; - is standard input")
     add("--json", action="store_true", help="print one JSON object a line for each query")
+    add(
+        "--explain", action="store_true", help="show the words that answer each skill of the query, and what is missing"
+    )
     add("--no-passages", action="store_true", help="leave out the closest passage, which takes the time of a search")
     order = described.add_mutually_exclusive_group()
     order.add_argument("--no-hybrid", action="store_true", help="rank by the encoder alone, without its hybrid.json")
@@ -95,21 +103,30 @@ def search(options: argparse.Namespace) -> None:
     log.info("searching %s with %s: %s documents", name, options.model, f"{len(documents):,}")
     index = build_index(options, for_encoder, documents)
 
+    explainer = None
+    if options.explain:
+        from contrastive.search.explanation import Explainer
+
+        explainer = Explainer(index)
     several = queries is not None and len(queries) > 1
     batches = ask() if queries is None else [queries[i : i + _BATCH] for i in range(0, len(queries), _BATCH)]
     for batch in batches:
         try:
-            found = index.search(batch, options.k, passages=not options.no_passages)
+            found = index.search(batch, options.k, passages=not (options.no_passages or options.explain))
+            explained = [
+                None if explainer is None else explainer.explain(query, hits)
+                for query, hits in zip(batch, found, strict=True)
+            ]
         except KeyboardInterrupt:
             if queries is not None:
                 raise
             log.warning("interrupted")
             continue
-        for query, hits in zip(batch, found, strict=True):
+        for query, hits, why in zip(batch, found, explained, strict=True):
             if options.json:
-                print_json(query, hits)
+                print_json(query, hits, why)
             else:
-                print_hits(hits, heading=query if several else None)
+                print_hits(hits, heading=query if several else None, why=why)
         sys.stdout.flush()
 
 
@@ -247,14 +264,19 @@ def ask() -> Iterator[list[str]]:
         yield [query]
 
 
-def print_json(query: str, hits: Sequence[Hit]) -> None:
-    """Print one line with all there is but the whole texts."""
+def print_json(query: str, hits: Sequence[Hit], why: Sequence[Explanation] | None = None) -> None:
+    """Print one line with all there is but the whole texts; with `why`, what answers each skill."""
+    from contrastive.search.highlights import plain
+
     fields = ("rank", "id", "score", "title", "passage", "passage_score")
-    print(json.dumps({"query": query, "hits": [{name: getattr(hit, name) for name in fields} for hit in hits]}))
+    shown = [{name: getattr(hit, name) for name in fields} for hit in hits]
+    for row, hit, explanation in zip(shown, hits, why or (), strict=False):
+        row["skills"] = plain(explanation, hit.text)
+    print(json.dumps({"query": query, "hits": shown}))
 
 
-def print_hits(hits: Sequence[Hit], *, heading: str | None) -> None:
-    """Print rank, score, title and id of each hit, and its passage below."""
+def print_hits(hits: Sequence[Hit], *, heading: str | None, why: Sequence[Explanation] | None = None) -> None:
+    """Print rank, score, title and id of each hit, and its passage below, or what answers the query."""
     from rich.console import Console
     from rich.text import Text
 
@@ -265,15 +287,52 @@ def print_hits(hits: Sequence[Hit], *, heading: str | None) -> None:
         console.print(Text(one_line(heading), "underline"), soft_wrap=True)
     if not hits:  # of BM25 alone: an encoder finds something near everything
         log.warning("no document has a word of the query")
-    for hit in hits:
+    for number, hit in enumerate(hits):
         place = f"{hit.rank:2}. {hit.score:.3f}  "
         title, id_ = one_line(hit.title), one_line(hit.id)
         console.print(Text.assemble(place, (title, "bold"), "  ", (id_, "dim")), soft_wrap=True)
-        if hit.passage and hit.passage != hit.title:
-            width = max(20, console.width - len(place))
-            for line in Text(one_line(hit.passage)).wrap(console, width):
-                console.print(Text(" " * len(place) + line.plain.rstrip()), soft_wrap=True)
+        lines = []
+        if why is not None:
+            lines = explained_lines(why[number], hit.text)
+        elif hit.passage and hit.passage != hit.title:
+            lines = [Text(one_line(hit.passage))]
+        width = max(20, console.width - len(place))
+        for wrapped in (part for line in lines for part in line.wrap(console, width)):
+            wrapped.rstrip()
+            console.print(Text(" " * len(place)) + wrapped, soft_wrap=True)
     console.print()
+
+
+def explained_lines(explanation: Explanation, text: str) -> list[Text]:
+    """Return a line for each skill, with the words that answer it, and the sentences in which they stand."""
+    from rich.text import Text
+
+    from contrastive.search.highlights import excerpt
+    from contrastive.search.passages import one_line
+
+    lines = []
+    for answer in explanation.answers:
+        typed, asked = one_line(answer.skill.text), one_line(answer.skill.asked)
+        skill = typed if typed == asked else f"{typed} (put right: {asked})"
+        if answer.is_missing:
+            reason = "missing" if answer.score is not None else "not read: the query is too long"
+            lines.append(Text.assemble(("- ", "red"), f"{skill}: ", (reason, "red")))
+            continue
+        words = ", ".join(one_line(text[span.start : span.end]) for span in answer.spans)
+        score = f"  {answer.score:.2f}" if answer.score is not None else ""
+        lines.append(Text.assemble(("+ ", "green"), f"{skill}: ", (words, _MARKED), (score, "dim")))
+    if explanation.further:
+        lines.append(Text(f"- {explanation.further} further skills are not looked at"))
+    for sentence in excerpt(text, explanation.spans):
+        lines.append(Text.assemble(*((clean_piece(piece), _MARKED if marked else "") for piece, marked in sentence)))
+    return lines
+
+
+def clean_piece(text: str) -> str:
+    """Return a piece of a line without what would control a terminal; the blanks at its ends stay."""
+    from contrastive.data.shown import clean
+
+    return clean(text).replace("\n", " ").replace("\t", " ")
 
 
 if __name__ == "__main__":
