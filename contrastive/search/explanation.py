@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from contrastive.evaluation.hybrid_file import ENCODER
+from contrastive.evaluation.words import stop_words
 from contrastive.evaluation.words import words as words_of
 from contrastive.search.contracts import Hit, System
 from contrastive.search.index import SearchIndex
@@ -203,7 +204,7 @@ def _by_encoder(text: str, skill: Skill, found: _Best, threshold: float | None, 
 
 
 def _spans(text: str, places: Iterable[tuple[Place, float]]) -> tuple[Span, ...]:
-    """Widen places to whole words, and join those that meet."""
+    """Widen places to whole words, and join those that meet; words such as "of" only where there are no others."""
     widened = []
     for (start, end), score in places:
         while start > 0 and _is_of_word(text[start - 1]):
@@ -211,7 +212,8 @@ def _spans(text: str, places: Iterable[tuple[Place, float]]) -> tuple[Span, ...]
         while end < len(text) and (_is_of_word(text[end]) or text[end] in _BESIDE):
             end += 1
         widened.append(Span(start, end, score))
-    return joined(widened)
+    telling = [span for span in widened if text[span.start : span.end].lower() not in stop_words()]
+    return joined(telling or widened)
 
 
 def _is_of_word(letter: str) -> bool:

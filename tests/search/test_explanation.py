@@ -9,7 +9,7 @@ import torch
 from contrastive.encoder import Encoder
 from contrastive.encoder.places import locate_tokens
 from contrastive.search import SearchIndex
-from contrastive.search.explanation import Answer, Explainer, Span
+from contrastive.search.explanation import Answer, Explainer, Span, _spans
 from contrastive.search.highlights import excerpt, pieces, plain
 from contrastive.search.matching import Parts, PhraseMatcher, TermMatcher, TokenMatcher, Units, matcher_of, phrases
 from contrastive.search.skills import MOST_SKILLS, skills_of
@@ -83,6 +83,12 @@ def test_all_words_of_a_skill_answer_it_whatever_the_encoder_says(
     answers = explained(SearchIndex(tiny_encoder, DOCUMENTS), "hospital python, hospital chef", NURSE, "encoder")
     assert said(answers["hospital python"], NURSE) == ["hospital", "Python"]
     assert answers["hospital chef"].is_missing
+
+
+def test_words_that_say_nothing_are_marked_only_where_there_are_no_others() -> None:
+    text = "of Java and C++ x"
+    assert _spans(text, [((0, 2), 0.9), ((4, 5), 0.5), ((12, 13), 0.7)]) == (Span(3, 7, 0.5), Span(12, 15, 0.7))
+    assert _spans(text, [((0, 1), 0.9)]) == (Span(0, 2, 0.9),)
 
 
 def test_chance_is_the_95th_percentile_of_postings_that_share_no_word(
