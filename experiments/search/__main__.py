@@ -19,8 +19,6 @@ from experiments.composing import compose, said
 from experiments.results.received import build_data, read_config
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from contrastive.search import Hit, SearchIndex
     from contrastive.search.explanation import Explanation
 
@@ -43,7 +41,6 @@ disk, those of an interrupted call too; delete them whenever you like.
 
 _OVERRIDE = re.compile(r"\+{0,2}([a-z_]+(\.\w+)+|encoder|data)=")
 _CORPUS, _DOCUMENTS = "contrastive.data.corpus.corpus", "contrastive.data.documents.documents"
-_MARKED = "bold yellow"
 _BATCH = 8  # queries of a file, so that results appear as they are found
 
 
@@ -281,6 +278,7 @@ def print_hits(hits: Sequence[Hit], *, heading: str | None, why: Sequence[Explan
     from rich.text import Text
 
     from contrastive.search.passages import one_line
+    from experiments.search.explaining import explained_lines
 
     console = Console()
     if heading is not None:
@@ -301,38 +299,6 @@ def print_hits(hits: Sequence[Hit], *, heading: str | None, why: Sequence[Explan
             wrapped.rstrip()
             console.print(Text(" " * len(place)) + wrapped, soft_wrap=True)
     console.print()
-
-
-def explained_lines(explanation: Explanation, text: str) -> list[Text]:
-    """Return a line for each skill, with the words that answer it, and the sentences in which they stand."""
-    from rich.text import Text
-
-    from contrastive.search.highlights import excerpt
-    from contrastive.search.passages import one_line
-
-    lines = []
-    for answer in explanation.answers:
-        typed, asked = one_line(answer.skill.text), one_line(answer.skill.asked)
-        skill = typed if typed == asked else f"{typed} (put right: {asked})"
-        if answer.is_missing:
-            reason = "missing" if answer.score is not None else "not read: the query is too long"
-            lines.append(Text.assemble(("- ", "red"), f"{skill}: ", (reason, "red")))
-            continue
-        words = ", ".join(one_line(text[span.start : span.end]) for span in answer.spans)
-        score = f"  {answer.score:.2f}" if answer.score is not None else ""
-        lines.append(Text.assemble(("+ ", "green"), f"{skill}: ", (words, _MARKED), (score, "dim")))
-    if explanation.further:
-        lines.append(Text(f"- {explanation.further} further skills are not looked at"))
-    for sentence in excerpt(text, explanation.spans):
-        lines.append(Text.assemble(*((clean_piece(piece), _MARKED if marked else "") for piece, marked in sentence)))
-    return lines
-
-
-def clean_piece(text: str) -> str:
-    """Return a piece of a line without what would control a terminal; the blanks at its ends stay."""
-    from contrastive.data.shown import clean
-
-    return clean(text).replace("\n", " ").replace("\t", " ")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from contrastive.statistics import Difference
 from experiments.postings.generator import jobs
 from experiments.results import received
 from experiments.search import __main__ as program
+from experiments.search.explaining import explained_lines
 
 ROOT = Path(__file__).parents[2]
 LONG = "Nurse\n" + "\n".join(f"{word} data years. " * 12 for word in ("python", "hospital", "kitchen"))
@@ -673,7 +674,7 @@ def test_explained_words_are_marked_in_a_terminal(tiny_encoder: Encoder) -> None
     index = SearchIndex(tiny_encoder, {"n": text})
     (hits,) = index.search(["hospital, kitchen"], system="bm25")
     (found,) = Explainer(index).explain("hospital, kitchen", hits, system="bm25")
-    lines = program.explained_lines(found, text)
+    lines = explained_lines(found, text)
     assert [line.plain for line in lines] == ["+ hospital: hospital  1.00", "- kitchen: missing", "The hospital."]
     marked = [line.plain[span.start : span.end] for line in lines for span in line.spans if span.style == "bold yellow"]
     assert marked == ["hospital", "hospital"]
