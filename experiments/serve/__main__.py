@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from experiments import cli
 from experiments.composing import compose
-from experiments.search.__main__ import build_index, read_corpus, run_config
+from experiments.search.__main__ import build_index, load_encoder, open_index
+from experiments.search.corpora import run_config
 
 if TYPE_CHECKING:
     from contrastive.search import SearchIndex
@@ -23,6 +24,7 @@ examples:
   python -m experiments.serve --model outputs/2026-11-23/10-00-00-infonce
   python -m experiments.serve --model outputs/2026-11-23/10-00-00-infonce --untuned
   python -m experiments.serve --data postings.jsonl --port 9000
+  python -m experiments.serve --model outputs/2026-11-23/10-00-00-infonce --index FOLDER
 
 Side by side are BM25, the encoder of --model, their hybrid if the model's folder has a hybrid.json, and with --untuned
 an encoder that was not trained. Columns of the data such as company, place or remote are shown, and can be chosen from.
@@ -51,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
         help="a file of documents or of pairs, a folder with corpus.jsonl, or a choice of configs/data (what the run "
         "of --model was trained with, else jobs)",
     )
+    add(
+        "--index",
+        type=Path,
+        metavar="FOLDER",
+        help="an index on disk, see experiments.index; built now if there is none",
+    )
     add("--split", choices=["dev", "test"], help="split whose corpus to search, where they differ (test, else dev)")
     add(
         "--untuned",
@@ -61,8 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-k", type=int, default=5, help="postings to show for each system (%(default)s)")
     add("--example", metavar="QUERY", help="query to offer as an example (that of configs/config.yaml)")
-    add("--cache", type=Path, metavar="DIR", help="where embeddings of postings are kept (~/.cache/contrastive/...)")
-    add("--no-cache", action="store_true", help="neither read nor keep embeddings")
+    cli.add_cache(described)
     described.set_defaults(bm25=False, no_hybrid=False)
     add("--host", default="127.0.0.1", help="address to listen at (%(default)s: this machine alone)")
     add("--port", type=int, default=8000, help="port to listen at; 0 takes a free one (%(default)s)")
@@ -86,17 +93,17 @@ def serve(options: argparse.Namespace) -> None:
         raise ValueError(f"expected --port from 0 to 65535, got {options.port}")
     for_data = [override for override in options.overrides if override.lstrip("+").startswith("data")]
     for_encoder = [override for override in options.overrides if override not in for_data]
-    name, documents = read_corpus(options, for_data)
-    index = build_index(options, for_encoder, documents)
+    index = open_index(options, for_data, for_encoder)
     systems = systems_of(index, is_run=run_config(options.model) is not None)
     if options.untuned is not None:
-        untuned = argparse.Namespace(**{**vars(options), "model": options.untuned, "no_hybrid": True})
-        systems.insert(1, untuned_system(build_index(untuned, [], documents)))
+        encoder = load_encoder(argparse.Namespace(**{**vars(options), "model": options.untuned}), [])
+        postings = [index.postings[id_] for id_ in index.postings.ids]
+        systems.insert(1, untuned_system(build_index(encoder, postings, cli.embedding_cache(options), None)))
     log.info("reading postings to see what is chance")
     for system in systems:
         system.explainer.explain("job", [], system=system.system)
     example = str(compose().query) if options.example is None else options.example
-    shown = f"{name} · {len(documents):,} postings"
+    shown = f"{options.model} · {len(index.postings.ids):,} postings"
     app = make_app(Searching(systems), name=shown, example=example, hits=options.k)
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         log.warning("listening at %s: whoever reaches this machine can read the postings", options.host)

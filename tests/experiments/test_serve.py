@@ -183,7 +183,8 @@ def test_the_command_listens_at_this_machine_alone(
     served: list[Any] = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: served.append((self.config.app, sockets)))
     data = tmp_path / "postings.jsonl"
-    rows = [{"id": id_, "title": text.split("\n")[0], "text": text.split("\n")[1]} for id_, text in DOCUMENTS.items()]
+    parts = {id_: text.split("\n") for id_, text in DOCUMENTS.items()}
+    rows = [{"id": id_, "title": part[0], "text": part[1], **METADATA[id_]} for id_, part in parts.items()]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model, untuned = str(tiny_model_folder), ["--untuned", str(tiny_model_folder)]
     program.main(
@@ -195,6 +196,7 @@ def test_the_command_listens_at_this_machine_alone(
         assert capsys.readouterr().out == f"http://127.0.0.1:{listener.getsockname()[1]}\n"
         found = TestClient(app).get("/api/search", params={"q": "nurse"}).json()
         assert [column["name"] for column in found["columns"]] == ["bm25", "untuned", "encoder"]
+        assert {hit["company"] for hit in found["columns"][0]["hits"]} == {"Northern <b>Ward</b>"}
         assert EXAMPLE in TestClient(app).get("/").text
     finally:
         listener.close()
