@@ -28,6 +28,7 @@ examples:
   python -m experiments.search --model outputs/2026-11-23/10-00-00-infonce -k 3
   python -m experiments.search "nurse, nights" --data DIR_OR_FILE --no-passages
   python -m experiments.search "nurse, nights" --data DIR_OR_FILE --bm25
+  python -m experiments.search "nurse, nights" --explain
   python -m experiments.search --queries queries.txt --json > hits.jsonl
   python -m experiments.search "nurse" --data jobs data.seed=1 encoder.max_length=128
   python -m experiments.search "nurse" --data postings.csv --filter remote=true --filter "salary>=50000"
@@ -85,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     add("-k", type=int, default=5, help="documents to show for each query (%(default)s)")
     add("--queries", metavar="FILE", help="read queries from a file, one a line; - is standard input")
     add("--json", action="store_true", help="print one JSON object a line for each query")
+    add(
+        "--explain", action="store_true", help="show the words that answer each skill of the query, and what is missing"
+    )
     add("--no-passages", action="store_true", help="leave out the closest passage, which takes the time of a search")
     order = described.add_mutually_exclusive_group()
     order.add_argument("--no-hybrid", action="store_true", help="rank by the encoder alone, without its hybrid.json")
@@ -110,21 +114,31 @@ def search(options: argparse.Namespace) -> None:
     filters = [parse_filter(given) for given in options.filter]
     index = open_index(options, for_data, for_encoder)
 
+    explainer = None
+    if options.explain:
+        from contrastive.search.explanation import Explainer
+
+        explainer = Explainer(index)
     several = queries is not None and len(queries) > 1
     batches = ask() if queries is None else [queries[i : i + _BATCH] for i in range(0, len(queries), _BATCH)]
     for batch in batches:
         try:
-            found = index.search(batch, options.k, passages=not options.no_passages, filters=filters)
+            passages = not (options.no_passages or options.explain)
+            found = index.search(batch, options.k, passages=passages, filters=filters)
+            explained = [
+                None if explainer is None else explainer.explain(query, hits)
+                for query, hits in zip(batch, found, strict=True)
+            ]
         except KeyboardInterrupt:
             if queries is not None:
                 raise
             log.warning("interrupted")
             continue
-        for query, hits in zip(batch, found, strict=True):
+        for query, hits, why in zip(batch, found, explained, strict=True):
             if options.json:
-                print_json(query, hits)
+                print_json(query, hits, why)
             else:
-                print_hits(hits, heading=query if several else None)
+                print_hits(hits, heading=query if several else None, why=why)
         sys.stdout.flush()
 
 
