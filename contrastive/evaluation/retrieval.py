@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from contrastive.data import RetrievalTask, normalise_text
 from contrastive.encoder.embedding_cache import EmbeddingCache, embeddings_of
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.ties import TieBreaker
-from contrastive.similarity import Embeddings, ProductSimilarity, cosine, score_texts, similarity_of
+from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, cosine, score_texts, similarity_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +28,16 @@ class TaskEmbeddings:
     document_ids: tuple[str, ...]
     documents: Embeddings
     similarity: ProductSimilarity = cosine
+
+    def cut(self, dimension: int) -> TaskEmbeddings:
+        """Return the leading dimensions alone, those of Matryoshka embeddings, to be compared in the same way."""
+        queries, documents = (
+            TokenVectors(side.vectors[:, :dimension], side.offsets)
+            if isinstance(side, TokenVectors)
+            else side[:, :dimension]
+            for side in (self.queries, self.documents)
+        )
+        return replace(self, queries=queries, documents=documents)
 
 
 def embed(
