@@ -75,8 +75,7 @@ def parser() -> argparse.ArgumentParser:
     order.add_argument("--no-hybrid", action="store_true", help="rank by the encoder alone, without its hybrid.json")
     order.add_argument("--bm25", action="store_true", help="rank by BM25 alone, with misspelt words put right")
     add("--dimension", type=int, metavar="N", help="search with the first N dimensions, for models trained for it")
-    add("--cache", type=Path, metavar="DIR", help="where embeddings of documents are kept (~/.cache/contrastive/...)")
-    add("--no-cache", action="store_true", help="neither read nor keep embeddings")
+    cli.add_cache(described)
     return described
 
 
@@ -201,12 +200,10 @@ def build_index(options: argparse.Namespace, overrides: Sequence[str], documents
     """Load the encoder and embed the documents, or find their embeddings in the cache."""
     from hydra.utils import instantiate
 
-    from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
     from contrastive.search import SearchIndex
 
     encoder = cli.on_device(instantiate(compose(model=options.model, overrides=overrides).encoder), options.device)
-    cache = None if options.no_cache else EmbeddingCache(options.cache or default_folder())
-    weights = weights_of(options)
+    cache, weights = cli.embedding_cache(options), weights_of(options)
     return SearchIndex(encoder, documents, cache=cache, show_progress=sys.stderr.isatty(), weights=weights)
 
 

@@ -71,6 +71,7 @@ class LexicalHead(nn.Module):
 
     model_type: ClassVar[str] = "SparseEncoder"
     lexical: ClassVar[bool] = True
+    query_parts: ClassVar[bool] = False
     normalize: ClassVar[bool] = False
     decoder: nn.Linear
 
