@@ -16,6 +16,7 @@ from contrastive.evaluation.ties import TieBreaker
 from contrastive.similarity import (
     Embeddings,
     ProductSimilarity,
+    TermWeights,
     TokenVectors,
     cosine,
     score_texts,
@@ -38,14 +39,12 @@ class TaskEmbeddings:
     similarity: ProductSimilarity = cosine
 
     def cut(self, dimension: int) -> TaskEmbeddings:
-        """Return the leading dimensions alone, those of Matryoshka embeddings, to be compared in the same way."""
-        queries, documents = (
-            TokenVectors(side.vectors[:, :dimension], side.offsets)
-            if isinstance(side, TokenVectors)
-            else side[:, :dimension]
-            for side in (self.queries, self.documents)
-        )
-        return replace(self, queries=queries, documents=documents)
+        """Return the leading dimensions alone, those of Matryoshka embeddings, to be compared in the same way.
+
+        Raises:
+            ValueError: If embeddings are weights of terms.
+        """
+        return replace(self, queries=_leading(self.queries, dimension), documents=_leading(self.documents, dimension))
 
 
 def embed(
@@ -165,6 +164,15 @@ def retrieve(
         found |= zip(query_ids[rows], map(ties.unpack, best), strict=True)
     scores = {id_: [size * score for score in scores] for id_, (_, scores) in found.items()}
     return Rankings({id_: ids for id_, (ids, _) in found.items()}, scores)
+
+
+def _leading(embeddings: Embeddings, dimension: int) -> Embeddings:
+    """Return the leading dimensions of each vector."""
+    if isinstance(embeddings, TokenVectors):
+        return TokenVectors(embeddings.vectors[:, :dimension], embeddings.offsets)
+    if isinstance(embeddings, TermWeights):
+        raise ValueError("expected vectors to cut to their leading dimensions, got weights of terms")
+    return embeddings[:, :dimension]
 
 
 def self_answers(task: RetrievalTask) -> dict[str, set[str]]:
