@@ -172,6 +172,14 @@ class LexicalHead(nn.Module):
         weighed = logits.relu().log1p()
         return weighed.log1p() if self.activation == "log1p_relu" else weighed
 
+    def of_tokens(self, vectors: Tensor, terms: Tensor) -> Tensor:
+        """Weigh P terms in each of N tokens, [P, N], by their vectors [N, W]; the largest of a row is the text's."""
+        logits = self.decoder.weight[terms] @ vectors.T
+        if self.decoder.bias is not None:
+            logits = logits + self.decoder.bias[terms, None]
+        weighed = logits.relu().log1p()
+        return weighed.log1p() if self.activation == "log1p_relu" else weighed
+
     def of_queries(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Give the terms of queries their learnt weights, [B, V], without their token vectors."""
         assert self.weights is not None
