@@ -3,6 +3,7 @@
     python -m benchmarks.training_step                         # data=jobs, one hard negative a query, batch 32
     python -m benchmarks.training_step --beir DIR --name NAME  # pairs of your own data
     python -m benchmarks.training_step --shared                # negatives that are other rows' positives: duplicates
+    python -m benchmarks.training_step --representations       # pooled, tokens and lexical, with dropout
 
 Every variant takes the same batches with dropout off, in turn, so that a noisy machine disturbs all alike. The
 gradients are compared once before anything is timed. The result is kept in benchmarks/results/.
@@ -51,10 +52,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="pairs in a batch (%(default)s)")
     parser.add_argument("--max-length", type=int, default=256, help="tokens of a text (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="timed batches a variant (%(default)s)")
+    parser.add_argument("--representations", action="store_true", help="compare these in place of the variants")
     options = parser.parse_args()
 
     records = beir(options.beir).train if options.beir else jobs(negatives=1).train
     batches = take(records, options.batch_size, options.rounds, shared=options.shared)
+    if options.representations:
+        compare_representations(batches, options)
+        return
     encoder = Encoder.from_pretrained(embedded_minilm(), max_length=options.max_length)  # in eval mode: no dropout
     loss = InfoNCELoss(symmetric=True)
     reference = gradient(encoder, loss, batches[0], **VARIANTS["padded"])
@@ -99,6 +104,52 @@ def main() -> None:
     write_json(path, content)
     for name, row in rows.items():
         print(f"{name:24}" + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def compare_representations(batches: list[Batch], options: argparse.Namespace) -> None:
+    """Time training steps of the three representations in turn, print and write."""
+    encoders = {
+        name: Encoder.from_pretrained(embedded_minilm(), max_length=options.max_length, representation=name, **more)
+        for name, more in {"pooled": {}, "tokens": {"dimension": 128}, "lexical": {}}.items()
+    }
+    losses = {name: InfoNCELoss(symmetric=True, similarity=each.similarity) for name, each in encoders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in encoders}
+    for number, batch in enumerate([batches[0], *batches]):
+        for name, encoder in encoders.items():
+            began = time.process_time()  # which others that share the machine lengthen least
+            train_step(encoder.train(), losses[name], batch)
+            if number:  # the first is warm-up
+                seconds[name].append(time.process_time() - began)
+    rows = {
+        name: {
+            "median_seconds": statistics.median(taken),
+            "min_seconds": min(taken),
+            "max_seconds": max(taken),
+            "median_over_pooled_in_pairs": statistics.median(ratios(taken, seconds["pooled"])),
+        }
+        for name, taken in seconds.items()
+    }
+    content = {
+        "date": date.today().isoformat(),
+        "data": options.name,
+        "batch_size": options.batch_size,
+        "max_length": options.max_length,
+        "rounds": options.rounds,
+        "note": "seconds of the processor, on a machine that others used at the same time",
+        **machine(),
+        "representations": rows,
+    }
+    write_json(Path(__file__).parent / "results/training_step-representations.json", content)
+    for name, row in rows.items():
+        print(f"{name:24}" + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def train_step(encoder: Encoder, loss: InfoNCELoss, batch: Batch) -> None:
+    """Take a step as training does, both sides together and with dropout."""
+    encoder.zero_grad(set_to_none=True)
+    queries, keys = encoder.embed_sides(batch.queries, batch.documents)
+    exclude = known_positive(batch.positive_ids, batch.key_ids)
+    loss(queries, keys, exclude=exclude, owners=batch.owners).backward()
 
 
 def take(records: tuple[Record, ...], batch_size: int, rounds: int, *, shared: bool) -> list[Batch]:

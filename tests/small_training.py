@@ -49,6 +49,7 @@ def fit(
     epochs: int = 1,
     dev: RetrievalTask | None = None,
     sparsity: Sparsity | None = None,
+    cached: bool = False,
     **trainer_options: object,
 ) -> lightning.Trainer:
     """Train on the records above in batches of 4."""
@@ -68,7 +69,7 @@ def fit(
     data = ContrastiveData(records(), dev, batch_size=4, seed=0)
     steps = planned_steps(len(data.batches), trainer)
     optimizer = LinearDecayAdamW(learning_rate=3e-3)
-    module = ContrastiveModule(encoder, loss, optimizer, total_steps=steps, sparsity=sparsity)
+    module = ContrastiveModule(encoder, loss, optimizer, total_steps=steps, sparsity=sparsity, cached=cached)
     trainer.fit(module, data)
     return trainer
 

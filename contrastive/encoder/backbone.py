@@ -115,8 +115,7 @@ def check_max_length(
 def freeze_layers(backbone: PreTrainedModel, frozen_layers: int) -> None:
     """Freeze the embeddings and the first `frozen_layers` transformer blocks; 0 freezes nothing.
 
-    The blocks are found by structure, as the lists of `num_hidden_layers` modules, whatever the architecture calls
-    them. What is defined before them, and embeddings anywhere outside them, is taken for the embeddings.
+    The blocks are found by structure, see `block_places`.
 
     Raises:
         ValueError: If there are fewer blocks, they cannot be found, or nothing would be left to train.
@@ -130,19 +129,31 @@ def freeze_layers(backbone: PreTrainedModel, frozen_layers: int) -> None:
     num_blocks = backbone.config.num_hidden_layers
     if not 0 < frozen_layers <= num_blocks:
         raise ValueError(f"expected frozen_layers from 0 to {num_blocks}, the blocks of {name}, got {frozen_layers}")
-    block_of = {
-        id(weight): i for blocks in lists.values() for i, block in enumerate(blocks) for weight in block.parameters()
-    }
-    tables = [module.weight for module in backbone.modules() if isinstance(module, nn.Embedding)]
-    embeddings = {id(table) for table in tables} - block_of.keys()
-    before_blocks = True
+    places = block_places(backbone)
     for weight in backbone.parameters():
-        block = block_of.get(id(weight))
-        before_blocks = before_blocks and block is None
-        if before_blocks or id(weight) in embeddings or (block is not None and block < frozen_layers):
+        if places[id(weight)] < frozen_layers:
             weight.requires_grad_(False)
     if not any(weight.requires_grad for weight in backbone.parameters()):
         raise ValueError(f"frozen_layers={frozen_layers} of {num_blocks} blocks leaves nothing of {name} to train")
+
+
+def block_places(backbone: PreTrainedModel) -> dict[int, int]:
+    """Return, by the id of each weight, the number of its transformer block; -1 for embeddings, else that of blocks.
+
+    The blocks are found by structure, as the lists of `num_hidden_layers` modules, whatever the architecture calls
+    them. What is defined before them, and embeddings anywhere outside them, is taken for the embeddings.
+    """
+    num_blocks = int(backbone.config.num_hidden_layers)
+    lists = block_lists(backbone).values()
+    places = {id(weight): i for blocks in lists for i, block in enumerate(blocks) for weight in block.parameters()}
+    tables = [module.weight for module in backbone.modules() if isinstance(module, nn.Embedding)]
+    embeddings = {id(table) for table in tables} - places.keys()
+    before_blocks = True
+    for weight in backbone.parameters():
+        before_blocks = before_blocks and id(weight) not in places
+        if id(weight) not in places:
+            places[id(weight)] = -1 if before_blocks or id(weight) in embeddings else num_blocks
+    return places
 
 
 def block_lists(backbone: PreTrainedModel) -> dict[str, nn.ModuleList]:

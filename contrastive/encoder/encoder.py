@@ -10,6 +10,9 @@ Notable decisions:
   that is its own pair is encoded twice in training, so that its two views differ by their dropout.
 - Padding is always on the right, whatever the tokenizer prefers: left padding shifts the positions of models with
   learned ones. Loading tries out whether the mask hides it; where not, texts of different lengths never meet.
+- `cached` keeps of a micro-batch only its token ids and its embeddings, and computes it again, with its dropout, when
+  the backward pass comes to it: the memory of one micro-batch, for the time of one more forward pass. The graph is that
+  of the plain step, so that gradients are the same, under DistributedDataParallel too, which sees one backward pass.
 - A backbone is given what its tokenizer lists: ids, mask, and token types where it takes them.
 - Embeddings are float32 even under autocast: scores made of bfloat16 embeddings would be bfloat16 too.
 - `from_pretrained` returns eval mode, as transformers does. Call `.train()` for dropout.
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -209,7 +213,9 @@ class Encoder(nn.Module):
             raise ValueError(f'expected side "query" or "document", got {side!r}')
         return self.query_prompt if side == "query" else self.document_prompt
 
-    def forward(self, texts: Sequence[str], *, side: Side = "query", deduplicate: bool = True) -> Tensor:
+    def forward(
+        self, texts: Sequence[str], *, side: Side = "query", deduplicate: bool = True, cached: bool = False
+    ) -> Tensor:
         """Embed texts, [B, D], in their order and with gradients.
 
         Args:
@@ -217,6 +223,7 @@ class Encoder(nn.Module):
             side: Which prompt to use.
             deduplicate: Encode equal texts once. False gives each its own dropout, which losses on two views of one
                 text need.
+            cached: Compute each micro-batch again in the backward pass, rather than keep what that needs.
 
         Raises:
             TypeError: If `texts` is one string, or holds something other than strings.
@@ -224,12 +231,11 @@ class Encoder(nn.Module):
         """
         prompted = self._prompted(texts, side)
         draws = prompted if deduplicate and self.bucketed else range(len(prompted))
-        return _batch(
-            self._embed_in_order(prompted, draws, self._budget if self.bucketed or not self.padding else None)
-        )
+        budget = self._budget if self.bucketed or not self.padding else None
+        return _batch(self._embed_in_order(prompted, draws, budget, cached=cached))
 
     def embed_sides(
-        self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True
+        self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True, cached: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Embed both sides of a batch, [Q, D] and [K, D], with gradients; see `forward`.
 
@@ -241,12 +247,13 @@ class Encoder(nn.Module):
             TypeError: As `forward`.
         """
         if not self.bucketed:
-            return self(queries, side="query"), self(documents, side="document")
+            return self(queries, side="query", cached=cached), self(documents, side="document", cached=cached)
         asked, found = self._prompted(queries, "query"), self._prompted(documents, "document")
         own = {text.words for text, own in zip(asked, found, strict=False) if text.words == own.words}
         two_views = own if self.training else set()
         draws = [*((text, 0) for text in asked), *((text, int(text.words in two_views)) for text in found)]
-        embeddings = self._embed_in_order([*asked, *found], draws if deduplicate else range(len(draws)), self._budget)
+        drawn = draws if deduplicate else range(len(draws))
+        embeddings = self._embed_in_order([*asked, *found], drawn, self._budget, cached=cached)
         return _batch(embeddings[: len(queries)]), _batch(embeddings[len(queries) :])
 
     def weigh_queries(self, documents: Sequence[str]) -> None:
@@ -369,14 +376,16 @@ class Encoder(nn.Module):
         draws: Sequence[Hashable],
         budget: int | None,
         tell: Callable[[int], object] = lambda _: None,
+        *,
+        cached: bool = False,
     ) -> Tensor | TokenVectors:
         """Embed texts that have their prompts, [B, D] in their order, those of one draw once."""
         distinct = dict(zip(draws, prompted, strict=True))
-        pieces = self._pieces(list(distinct.values()), budget, tell)
+        pieces = self._pieces(list(distinct.values()), budget, tell, cached=cached and torch.is_grad_enabled())
         return self.head.in_order(pieces, torch.from_numpy(positions(list(distinct), draws)).to(self.device))
 
     def _pieces(
-        self, texts: Sequence[Text], budget: int | None, tell: Callable[[int], object]
+        self, texts: Sequence[Text], budget: int | None, tell: Callable[[int], object], *, cached: bool
     ) -> Iterator[tuple[Sequence[Window], Tensor]]:
         """Embed texts in micro-batches; yield which windows each is of and their embeddings, and tell how many."""
         reading = Reading(
@@ -386,16 +395,24 @@ class Encoder(nn.Module):
             self.length("document"),
             "first" if not self.head.windows else self.training_windows if self.training else "all",
         )
-        for windows, rows, is_query in reading.batches(texts, budget, padding=self.padding):
-            yield windows, self._embed(rows, torch.tensor(is_query, device=self.device))
+        for windows, rows, is_query, is_last in reading.batches(texts, budget, padding=self.padding):
+            inputs, of_queries = self._inputs(rows, is_query)
+            # The backward pass begins with the last one, which it would compute again at once.
+            embed = partial(checkpoint, self._embed, use_reentrant=False) if cached and not is_last else self._embed
+            yield windows, embed(inputs, of_queries)
             tell(sum(number == 0 for _, number in windows))
 
-    def _embed(self, rows: Sequence[Row], is_query: Tensor) -> Tensor:
-        """Run one batch of token ids through backbone and head, [B, D] or [B, T, D]."""
+    def _inputs(self, rows: Sequence[Row], is_query: Sequence[bool]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return what the backbone is given for one batch of token ids, and which are of queries; count the tokens."""
+        of_queries = torch.tensor(is_query, dtype=torch.bool, device=self.device)
         inputs = padded(rows, padding_id(self.tokenizer), self.further_inputs)
         self.tokens_seen.real += sum(token_counts(rows))
-        inputs = dict(self.head.fill_up({name: given.to(self.device) for name, given in inputs.items()}, is_query))
-        self.tokens_seen.padded += inputs["input_ids"].numel()
+        filled = self.head.fill_up({name: given.to(self.device) for name, given in inputs.items()}, of_queries)
+        self.tokens_seen.padded += filled["input_ids"].numel()
+        return dict(filled), of_queries
+
+    def _embed(self, inputs: dict[str, Tensor], is_query: Tensor) -> Tensor:
+        """Run one batch through backbone and head, [B, D] or [B, T, D]."""
         if self.head.reads_queries or not is_query.any():
             return self.head(self.backbone(**inputs)[0], inputs, is_query)
         if is_query.all():
@@ -405,7 +422,7 @@ class Encoder(nn.Module):
 
     def _embed_documents(self, rows: Sequence[Row]) -> Tensor:
         """Embed one batch of documents, [B, D]: of several vectors a text the mean."""
-        embeddings = self._embed(rows, torch.zeros(len(rows), dtype=torch.bool, device=self.device))
+        embeddings = self._embed(*self._inputs(rows, [False] * len(rows)))
         return embeddings if embeddings.ndim == 2 else embeddings.sum(1) / embeddings.any(-1).sum(1, keepdim=True)
 
     @contextmanager

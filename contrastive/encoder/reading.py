@@ -36,6 +36,22 @@ class Text(NamedTuple):
     parts: tuple[str, ...] = ()
 
 
+class MicroBatch(NamedTuple):
+    """What goes through the model at once.
+
+    Attributes:
+        windows: Which windows are in it.
+        rows: Their token ids.
+        is_query: Which of them are of queries.
+        is_last: Whether it is the last of its texts.
+    """
+
+    windows: list[Window]
+    rows: list[Row]
+    is_query: list[bool]
+    is_last: bool
+
+
 class Reading(NamedTuple):
     """How texts become token ids.
 
@@ -72,10 +88,8 @@ class Reading(NamedTuple):
                 found[number] += rows
         return [*found.values()]
 
-    def batches(
-        self, texts: Sequence[Text], budget: int | None, *, padding: bool
-    ) -> Iterator[tuple[list[Window], list[Row], list[bool]]]:
-        """Yield micro-batches, see `micro_batches`: which windows are in it, their ids, and which are of queries.
+    def batches(self, texts: Sequence[Text], budget: int | None, *, padding: bool) -> Iterator[MicroBatch]:
+        """Yield micro-batches, see `micro_batches`.
 
         Longest first: running out of memory shows at once. Characters are a good guess at tokens, so that texts which
         are tokenised together are of similar length; among them the order is by tokens.
@@ -88,6 +102,9 @@ class Reading(NamedTuple):
             windows = self.rows([texts[number] for number in chunk])
             places = [(chunk[place], number) for place, rows in enumerate(windows) for number in range(len(rows))]
             rows = [row for of_text in windows for row in of_text]
-            for batch in micro_batches(token_counts(rows), budget, padding=padding):
+            batches = micro_batches(token_counts(rows), budget, padding=padding)
+            for number, batch in enumerate(batches, start=1):
                 here = [places[place] for place in batch]
-                yield here, [rows[place] for place in batch], [texts[number].is_query for number, _ in here]
+                is_query = [texts[text].is_query for text, _ in here]
+                is_last = number == len(batches) and chunk[-1] == order[-1]
+                yield MicroBatch(here, [rows[place] for place in batch], is_query, is_last)

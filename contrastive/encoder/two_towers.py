@@ -103,21 +103,23 @@ class TwoTowers(nn.Module):
         """Return the encoder of a side."""
         return self.query if side == "query" else self.document  # which refuses any other side
 
-    def forward(self, texts: Sequence[str], *, side: Side = "query", deduplicate: bool = True) -> Tensor:
+    def forward(
+        self, texts: Sequence[str], *, side: Side = "query", deduplicate: bool = True, cached: bool = False
+    ) -> Tensor:
         """Embed texts with the tower of `side`, [B, D], in their order and with gradients; see `Encoder.forward`.
 
         Raises:
             ValueError: If `side` is unknown.
         """
-        embeddings: Tensor = self.tower(side)(texts, side=side, deduplicate=deduplicate)
+        embeddings: Tensor = self.tower(side)(texts, side=side, deduplicate=deduplicate, cached=cached)
         return embeddings
 
     def embed_sides(
-        self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True
+        self, queries: Sequence[str], documents: Sequence[str], *, deduplicate: bool = True, cached: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Embed both sides of a batch, each with its tower, [Q, D] and [K, D], with gradients."""
-        query = self.query(queries, side="query", deduplicate=deduplicate)
-        return query, self.document(documents, side="document", deduplicate=deduplicate)
+        query = self.query(queries, side="query", deduplicate=deduplicate, cached=cached)
+        return query, self.document(documents, side="document", deduplicate=deduplicate, cached=cached)
 
     def weigh_queries(self, documents: Sequence[str]) -> None:
         """Let the tower of the queries weigh their tokens; see `Encoder.weigh_queries`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,16 @@ from contrastive.data import RetrievalTask, normalise_text
 from contrastive.encoder.embedding_cache import EmbeddingCache, embeddings_of
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.ties import TieBreaker
-from contrastive.similarity import Embeddings, ProductSimilarity, cosine, score_texts, similarity_of, size_of
+from contrastive.similarity import (
+    Embeddings,
+    ProductSimilarity,
+    TermWeights,
+    TokenVectors,
+    cosine,
+    score_texts,
+    similarity_of,
+    size_of,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +37,14 @@ class TaskEmbeddings:
     document_ids: tuple[str, ...]
     documents: Embeddings
     similarity: ProductSimilarity = cosine
+
+    def cut(self, dimension: int) -> TaskEmbeddings:
+        """Return the leading dimensions alone, those of Matryoshka embeddings, to be compared in the same way.
+
+        Raises:
+            ValueError: If embeddings are weights of terms.
+        """
+        return replace(self, queries=_leading(self.queries, dimension), documents=_leading(self.documents, dimension))
 
 
 def embed(
@@ -147,6 +164,15 @@ def retrieve(
         found |= zip(query_ids[rows], map(ties.unpack, best), strict=True)
     scores = {id_: [size * score for score in scores] for id_, (_, scores) in found.items()}
     return Rankings({id_: ids for id_, (ids, _) in found.items()}, scores)
+
+
+def _leading(embeddings: Embeddings, dimension: int) -> Embeddings:
+    """Return the leading dimensions of each vector."""
+    if isinstance(embeddings, TokenVectors):
+        return TokenVectors(embeddings.vectors[:, :dimension], embeddings.offsets)
+    if isinstance(embeddings, TermWeights):
+        raise ValueError("expected vectors to cut to their leading dimensions, got weights of terms")
+    return embeddings[:, :dimension]
 
 
 def self_answers(task: RetrievalTask) -> dict[str, set[str]]:

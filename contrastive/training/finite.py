@@ -1,18 +1,23 @@
-"""Nothing that is not finite is trained with: a run stops at the first NaN or infinity and says where it arose.
+"""Nothing that is not finite is trained with: a run stops at a NaN or infinity, or leaves the step out, and says where.
 
 Notable decisions:
 
 - One check of the loss and one of the gradient's norm a step, both numbers that are logged anyway. After a NaN the
   weights would be NaN for good, so going on could only hide what happened.
+- A step that is left out is one of the schedule and of the count of steps, with no gradient: the optimiser changes
+  nothing. All ranks leave it out, if one has to. Where that happens time and again, the run stops all the same.
 - With float16 (`16-mixed`) infinite gradients are how the scaler finds its scale, so they are left to it, as long as it
   can still find one.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -20,13 +25,58 @@ from contrastive.data.batch import Batch
 from contrastive.data.shown import short
 from contrastive.encoder.finite import NotFiniteError
 
+OnNonfinite = Literal["stop", "skip"]
+"""Whether a run stops at a step whose loss or gradient is not finite, or leaves it out."""
+
+_log = logging.getLogger(__name__)
 _RECORDS_SHOWN = 3
+_MOST_IN_A_ROW = 10
 _SMALLEST_SCALE = 2.0**-10
 _ADVICE = (
     "This step is not taken and training stops. Where training diverges, a lower optimizer.learning_rate, a longer "
     "optimizer.warmup_ratio or trainer.gradient_clip_val help; a higher temperature or trainer.precision=32-true where "
     "it never began"
 )
+
+
+@dataclass
+class Skipping:
+    """Which steps are left out, because something in them was not finite.
+
+    Attributes:
+        total: How many so far.
+        in_a_row: How many since the latest that was taken.
+        reason: Why the step that is under way has to be.
+    """
+
+    total: int = 0
+    in_a_row: int = 0
+    reason: NotFiniteError | None = None
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep what is refused inside the block as the reason, rather than let it stop the run."""
+        try:
+            yield
+        except NotFiniteError as error:
+            self.reason = self.reason or error
+
+    def count(self, is_left_out: bool) -> None:
+        """Count a step, and say why it is left out.
+
+        Raises:
+            NotFiniteError: If too many were left out in a row.
+        """
+        reason, self.reason = self.reason, None
+        if not is_left_out:
+            self.in_a_row = 0
+            return
+        self.total += 1
+        self.in_a_row += 1
+        why = str(reason or "another process has what is not finite").removesuffix(f". {_ADVICE}")
+        if self.in_a_row >= _MOST_IN_A_ROW:
+            raise NotFiniteError(f"left out {self.in_a_row} steps in a row, the last since: {why}. {_ADVICE}")
+        _log.warning("This step is left out, %d so far: %s", self.total, why)
 
 
 def check_loss(loss: Tensor, queries: Tensor, keys: Tensor, batch: Batch, when: str) -> None:

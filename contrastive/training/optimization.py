@@ -7,12 +7,18 @@ and loses its position on resume.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import lightning
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+from contrastive.encoder.adapters import plain
+from contrastive.encoder.backbone import block_lists, block_places
+from contrastive.encoder.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +31,31 @@ class LinearDecayAdamW:
             (Loshchilov and Hutter, 2019).
         warmup_ratio: Share of the steps spent warming up, from 0 to 1.
         loss_learning_rate: Peak learning rate of the loss's own parameters, such as a learnable temperature.
+        layer_decay: What the learning rate of a transformer block is multiplied by to get that of the block below it;
+            the embeddings are below the first, and what comes after the last block has its rate (Clark et al. 2020,
+            ELECTRA, https://arxiv.org/abs/2003.10555, appendix B). 1 gives all weights the same.
     """
 
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
     loss_learning_rate: float = 1e-2
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"expected warmup_ratio from 0 to 1, got {self.warmup_ratio}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"expected layer_decay above 0 and up to 1, got {self.layer_decay}")
 
     def __call__(self, encoder: nn.Module, loss: nn.Module, total_steps: int) -> tuple[AdamW, LambdaLR]:
         """Build the optimiser of the trainable parameters and its schedule over `total_steps` steps."""
         weights = [p for p in encoder.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+            *self._groups(encoder, [p for p in weights if p.ndim > 1], weight_decay=self.weight_decay),
+            *self._groups(encoder, [p for p in weights if p.ndim <= 1], weight_decay=0.0),
             {"params": list(loss.parameters()), "weight_decay": 0.0, "lr": self.loss_learning_rate},
         ]
         # Fused: one pass over the weights, on processors too, with the same numbers.
@@ -58,6 +70,36 @@ class LinearDecayAdamW:
             return max(0.0, min(rising, falling, 1.0))
 
         return optimizer, LambdaLR(optimizer, share_of_peak)
+
+    def _groups(self, encoder: nn.Module, weights: Iterable[nn.Parameter], **settings: float) -> list[dict[str, Any]]:
+        """Put weights of the same learning rate together, those of the highest first."""
+        steps_down = {} if self.layer_decay == 1 else blocks_above(encoder)
+        groups: dict[int, list[nn.Parameter]] = {}
+        for weight in weights:
+            groups.setdefault(steps_down.get(id(weight), 0), []).append(weight)
+        return [
+            {"params": groups[steps], "lr": self.learning_rate * self.layer_decay**steps, **settings}
+            for steps in sorted(groups)
+        ]
+
+
+def blocks_above(encoder: nn.Module) -> dict[int, int]:
+    """Return, by the id of each weight of an encoder's transformer, how many blocks are above its own.
+
+    Raises:
+        ValueError: If the blocks cannot be found.
+    """
+    found: dict[int, int] = {}
+    for tower in encoder.modules():
+        if not isinstance(tower, Encoder):
+            continue
+        backbone = plain(tower.backbone)
+        if not block_lists(backbone):
+            name = type(backbone).__name__
+            raise ValueError(f"expected optimizer.layer_decay 1: {name} has no list of its transformer blocks")
+        last = backbone.config.num_hidden_layers - 1
+        found |= {weight: last - min(place, last) for weight, place in block_places(backbone).items()}
+    return found
 
 
 def batches_of_epoch(batches: int, trainer: lightning.Trainer) -> int:

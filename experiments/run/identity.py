@@ -14,7 +14,8 @@ def identity(config: DictConfig) -> str:
     plain = resolved(config, "FOLDER")
     for name in ("folder", "logger", "hydra", "cache", "resume"):
         plain.pop(name, None)
-    (plain.get("trainer") or {}).pop("enable_progress_bar", None)
+    for name in ("enable_progress_bar", "cached"):  # a cached step is the plain one to the bit
+        (plain.get("trainer") or {}).pop(name, None)
     callbacks = plain.get("callbacks") or {}
     for name in ("progress", "continuation"):
         callbacks.pop(name, None)

@@ -14,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from contrastive.data import RetrievalTask, TextData
@@ -30,6 +30,7 @@ from contrastive.training.optimization import batches_of_epoch, planned_steps
 from contrastive.training.precision import check_precision
 from contrastive.training.rehearsal import rehearse
 from experiments.run.checkpoints import WholeCheckpoints
+from experiments.run.precision import settle_precision
 from experiments.run.training_account import trained_on
 
 log = logging.getLogger(__name__)
@@ -63,11 +64,13 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), ch
         further: Callbacks beside those of the configuration.
         checkpoint: Where training goes on, if it does.
     """
-    check_precision(config.trainer.precision)
+    if config.trainer.precision != "auto":
+        check_precision(config.trainer.precision)
     optimizer, strategy = instantiate(config.optimizer), instantiate(config.negatives)
     if config.judge not in ("dev", "test"):
         raise ValueError(f"expected judge to be dev or test, got {config.judge!r}")
     encoder: Encoder = instantiate(config.encoder)  # what it and the loss refuse is known before the data are read
+    settle_precision(config.trainer, encoder)
     loss, guide = _loss_and_guide(config, encoder)
     check_agreement(loss, encoder)
     _warn_of_temperature(loss, encoder)
@@ -102,6 +105,8 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), ch
         memory=memory,
         momentum_encoder=momentum_encoder,
         sparsity=instantiate(config.sparsity) if encoder.lexical else None,
+        cached=config.trainer.get("cached", False),
+        on_nonfinite=config.on_nonfinite,
     )
     if negatives is not None and checkpoint is not None:
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
@@ -157,11 +162,14 @@ def _data_and_task(config: DictConfig) -> tuple[TextData, RetrievalTask]:
 
 def _trainer(config: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> lightning.Trainer:
     """Build the trainer, which writes whole checkpoints unless its configuration has a plugin that writes others."""
-    plugins = list(instantiate(config.trainer.get("plugins") or []))
+    settings = config.trainer.copy()
+    OmegaConf.set_struct(settings, False)
+    settings.pop("cached", None)  # which is the module's
+    plugins = list(instantiate(settings.get("plugins") or []))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeCheckpoints())
     trainer: lightning.Trainer = instantiate(
-        config.trainer, callbacks=callbacks, logger=False, plugins=plugins, default_root_dir=str(folder)
+        settings, callbacks=callbacks, logger=False, plugins=plugins, default_root_dir=str(folder)
     )
     return trainer
 

@@ -26,8 +26,11 @@ log = logging.getLogger(__name__)
 OUTPUTS = Path("outputs")
 """Where runs are that are given no folder, see `hydra.run.dir` of `configs/config.yaml`."""
 
-FREE = ("logger", "cache", "trainer.enable_progress_bar", "callbacks.progress", "callbacks.continuation")
-"""Settings that may be others where a run goes on: who watches, and where things are kept."""
+FREE = (
+    *("logger", "cache", "trainer.enable_progress_bar", "callbacks.progress", "callbacks.continuation"),
+    *("trainer.cached", "encoder.tokens_per_batch"),
+)
+"""Settings that may be others where a run goes on: who watches, where things are kept, and how much memory it takes."""
 
 
 def located(arguments: Sequence[str]) -> list[str]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from hydra.errors import CompactHydraException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
@@ -24,7 +23,6 @@ from omegaconf import DictConfig, OmegaConf
 from contrastive.data.whole_files import disk_is_full
 from contrastive.evaluation import Hybrid
 from contrastive.evaluation.hybrid_file import WORDS
-from contrastive.training.precision import fastest_precision
 from experiments.composing import check_complete, in_one_line, said
 from experiments.evaluate.baselines import WORD_MATCHING
 from experiments.evaluate.hybrids import judge_hybrid
@@ -58,9 +56,6 @@ def train_and_judge(
     Raises:
         CompactHydraException: If the parts cannot be built from the configuration; it says why.
     """
-    if config.trainer.precision == "auto":
-        config.trainer.precision = fastest_precision(device_type(config.trainer.accelerator))
-        log.info("precision: %s", config.trainer.precision)
     first = is_first(config.trainer)
     _quiet(first)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -159,13 +154,6 @@ def _ending(error: BaseException) -> str:
     if isinstance(error, CompactHydraException):
         return f"failed: {str(error).removeprefix('error: ')}"
     return f"failed: {type(error).__name__}: {error}"
-
-
-def device_type(accelerator: str) -> str:
-    """Return the type of device that one of Lightning's accelerators runs on here."""
-    if accelerator in ("gpu", "cuda", "auto"):
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return accelerator
 
 
 def _quiet(first: bool) -> None:

@@ -109,3 +109,11 @@ def test_what_changes_the_training_is_refused(override: str, message: str, tmp_p
     folder = stopped(tmp_path / "run")
     with pytest.raises(ValueError, match=f"expected the configuration of the run to continue in {folder}, {message}"):
         go_on(folder, override)
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_with_less(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run")
+    config = go_on(folder, "trainer.cached=true", "encoder.tokens_per_batch=512")
+    assert (config.trainer.cached, config.encoder.tokens_per_batch) == (True, 512)
+    assert is_same_run(folder, composed("trainer.cached=true"))
+    assert not is_same_run(folder, composed("encoder.tokens_per_batch=512"))

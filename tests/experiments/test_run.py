@@ -752,14 +752,23 @@ def test_negatives_are_chosen_again_with_the_model_in_training(configure: Config
     assert [float(logged[str(step)]) for step in range(4)] == pytest.approx(scores)
 
 
-def test_precision_is_chosen_by_the_device_and_written_down(
+def test_precision_is_measured_and_written_down_and_large_batches_need_no_memory(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.run.training_run.fastest_precision", lambda device: f"bf16-mixed@{device}"[:10])
-    config = configure("trainer.precision=auto", "before=false")
+    monkeypatch.setattr("experiments.run.precision.measured_precision", lambda *sizes: ("bf16-mixed", f"{sizes}"))
+    made: list[bool] = []
+    monkeypatch.setattr(
+        "contrastive.training.module.ContrastiveModule.on_train_start",
+        lambda module: made.append((module.cached, module.trainer.precision, module.skipping is not None)),
+        raising=False,
+    )
+    overrides = ["trainer.precision=auto", "trainer.cached=true", "on_nonfinite=skip", "callbacks=average"]
+    config = configure(*overrides, "before=false")
     train_and_judge(config)
+    assert made == [(True, "bf16-mixed", True)]
     written = OmegaConf.load(Path(config.folder) / "config.yaml")
     assert written.trainer.precision == "bf16-mixed"
+    assert written.trainer.cached
 
 
 def test_nothing_is_embedded_twice(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,16 +27,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "
 
 
 class Bad(nn.Module):
-    """InfoNCE whose value or gradient is not finite at one of its calls."""
+    """InfoNCE whose value or gradient is not finite at one of its calls, or from one on."""
 
-    def __init__(self, call: int, *, value: float = 1.0, gradient: float = 1.0) -> None:
+    def __init__(self, call: int | range, *, value: float = 1.0, gradient: float = 1.0) -> None:
         super().__init__()
-        self.call, self.value, self.gradient, self.calls = call, value, gradient, 0
+        self.bad, self.value, self.gradient, self.calls = call, value, gradient, 0
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         self.calls += 1
         loss = InfoNCELoss()(queries, keys)
-        if self.calls != self.call:
+        if self.calls not in (self.bad if isinstance(self.bad, range) else [self.bad]):
             return loss
         loss.register_hook(lambda gradient: gradient * self.gradient)
         return loss * self.value
@@ -105,8 +105,8 @@ def test_the_pair_whose_embedding_is_not_finite_is_named_and_its_text_shortened(
     items = [*records(7), Record("nurse\x1b[31m " + "kitchen " * 40, "a broken posting", query_id="broken")]
     forward = tiny_encoder.embed_sides
 
-    def spoilt(queries: list[str], documents: list[str]) -> tuple[Tensor, Tensor]:
-        left, right = forward(queries, documents)
+    def spoilt(queries: list[str], documents: list[str], **options: bool) -> tuple[Tensor, Tensor]:
+        left, right = forward(queries, documents, **options)
         return left, torch.where(torch.tensor(["broken" in text for text in documents])[:, None], torch.nan, right)
 
     tiny_encoder.embed_sides = spoilt  # type: ignore[method-assign, assignment]
@@ -161,3 +161,104 @@ def test_numbers_that_are_no_weights_are_passed_over() -> None:
     check_weights(
         {"ids": torch.tensor([-1]), "state": {"age": 3}, "weights": torch.ones(2, dtype=torch.bfloat16)}, "it"
     )
+
+
+def fit_skipping(
+    encoder: Encoder, loss: nn.Module, folder: Path, *, accumulate: int = 1, resumed: Path | None = None, **options: Any
+) -> ContrastiveModule:
+    """Train in batches of four for as many epochs as asked, and leave steps out."""
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        gradient_clip_val=1.0,
+        accumulate_grad_batches=accumulate,
+        default_root_dir=folder,
+        **{"max_epochs": 2, **options, "callbacks": [FillMemory(), *options.get("callbacks", [])]},
+    )
+    how = {"memory": CrossBatchQueue(8, 32), "on_nonfinite": "skip"}
+    module = ContrastiveModule(encoder, loss, LinearDecayAdamW(learning_rate=3e-3), total_steps=4, **how)
+    trainer.fit(module, ContrastiveData(records(), None, batch_size=4), ckpt_path=resumed)
+    return module
+
+
+class Weights(lightning.Callback):
+    """Keeps the weights after each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def on_train_batch_end(self, _: lightning.Trainer, pl_module: lightning.LightningModule, *__: Any) -> None:
+        self.seen.append(torch.cat([weight.detach().flatten() for weight in pl_module.parameters()]))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [Bad(2, value=float("nan")), Bad(2, value=float("inf")), Bad(2, gradient=float("nan"))],
+    ids=["loss nan", "loss inf", "gradient nan"],
+)
+def test_a_bad_step_is_left_out_and_counted_and_the_others_are_taken(
+    bad: Bad, tiny_encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = Weights()
+    module = fit_skipping(tiny_encoder, bad, tmp_path, callbacks=[weights])
+    changed = [not torch.equal(*pair) for pair in zip(weights.seen, weights.seen[1:], strict=False)]
+    assert changed == [False, True, True]
+    assert module.trainer.global_step == 4  # the schedule ends where it would have
+    assert module.trainer.callback_metrics["train/skipped_steps"] == 1
+    assert all(bool(value.isfinite().all()) for value in module.state_dict().values() if isinstance(value, Tensor))
+    (said,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert said.startswith("This step is left out, 1 so far: expected a finite")
+    assert "training stops" not in said
+    module.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = fit_skipping(tiny_encoder, InfoNCELoss(), tmp_path, resumed=tmp_path / "last.ckpt", max_epochs=3)
+    assert again.skipping is not None
+    assert again.skipping.total == 1
+
+
+def test_a_bad_batch_takes_its_whole_window_with_it(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    weights = Weights()
+    module = fit_skipping(tiny_encoder, Bad(1, value=float("nan")), tmp_path, accumulate=2, callbacks=[weights])
+    assert [torch.equal(*pair) for pair in zip(weights.seen, weights.seen[1:], strict=False)] == [True, True, False]
+    assert module.trainer.callback_metrics["train/skipped_steps"] == 1
+
+
+def test_embeddings_that_are_not_finite_do_not_get_into_the_memory(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    forward, calls = tiny_encoder.embed_sides, []
+
+    def spoilt(queries: list[str], documents: list[str], **options: bool) -> tuple[Tensor, Tensor]:
+        calls.append(len(queries))
+        left, right = forward(queries, documents, **options)
+        bad = torch.tensor([len(calls) == 1, False, False, False])[:, None]
+        return left, torch.where(bad, torch.nan, right)
+
+    tiny_encoder.embed_sides = spoilt  # type: ignore[method-assign, assignment]
+    module = fit_skipping(tiny_encoder, InfoNCELoss(), tmp_path, max_epochs=1)
+    assert module.memory is not None
+    assert len(module.memory) == 7
+    assert module.memory.keys.isfinite().all()
+    assert module.trainer.callback_metrics["train/skipped_steps"] == 1
+
+
+def test_a_run_that_takes_no_step_any_more_stops(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match="left out 10 steps in a row, the last since: expected a finite loss"):
+        fit_skipping(tiny_encoder, Bad(range(2, 99), value=float("nan")), tmp_path, max_epochs=20)
+
+
+def test_steps_are_left_out_by_all_processes_if_by_one(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    def decide(trainer: lightning.Trainer, *_: Any) -> None:
+        asked: list[bool] = []
+        trainer.strategy.reduce_boolean_decision = lambda own, **_: asked.append(own) or len(asked) == 2
+
+    weights = Weights()
+    other = lightning.pytorch.callbacks.LambdaCallback(on_train_start=decide)
+    module = fit_skipping(tiny_encoder, InfoNCELoss(), tmp_path, callbacks=[weights, other])
+    assert [torch.equal(*pair) for pair in zip(weights.seen, weights.seen[1:], strict=False)] == [True, False, False]
+    assert module.trainer.callback_metrics["train/skipped_steps"] == 1
+
+
+def test_what_else_to_do_is_refused(tiny_encoder: Encoder) -> None:
+    with pytest.raises(ValueError, match="expected on_nonfinite to be stop or skip, got 'ignore'"):
+        ContrastiveModule(tiny_encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=1, on_nonfinite="ignore")

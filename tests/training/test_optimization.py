@@ -1,12 +1,15 @@
 """The optimiser's parameter groups and schedule, and how many steps a trainer will take."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lightning
 import pytest
+from torch import nn
 
-from contrastive.encoder import Encoder
+from contrastive.encoder import Encoder, LoRA, load_encoder
 from contrastive.losses import InfoNCELoss
 from contrastive.training.optimization import LinearDecayAdamW, planned_steps
 
@@ -61,7 +64,8 @@ def test_a_run_without_an_end_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("learning_rate", 0.0), ("learning_rate", math.nan), ("warmup_ratio", 1.5)]
+    ("name", "value"),
+    [("learning_rate", 0.0), ("learning_rate", math.nan), ("warmup_ratio", 1.5), ("layer_decay", 0.0)],
 )
 def test_impossible_optimiser_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"expected {name}"):
@@ -72,3 +76,26 @@ def test_gradients_can_be_clipped_in_any_precision(tiny_encoder: Encoder) -> Non
     optimizer, _ = LinearDecayAdamW()(tiny_encoder, InfoNCELoss(), 1)
     assert optimizer.defaults["fused"]
     assert not optimizer._step_supports_amp_scaling  # what Lightning asks before it clips
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": LoRA(rank=2)}, {"two_towers": True}, {"representation": "tokens"}])
+def test_each_block_learns_slower_than_the_one_above_it(options: dict[str, Any], tiny_model_folder: Path) -> None:
+    if options.get("representation") == "tokens":
+        options = {**options, "dimension": 8}
+    encoder = load_encoder(tiny_model_folder, **options)
+    optimizer, schedule = LinearDecayAdamW(learning_rate=1.0, layer_decay=0.5)(encoder, InfoNCELoss(), 10)
+    rates = {id(weight): group["initial_lr"] for group in optimizer.param_groups for weight in group["params"]}
+    found = {name: rates[id(weight)] for name, weight in encoder.named_parameters() if weight.requires_grad}
+    assert len(found) == len(rates)
+    expected = {"layer.1.": 1.0, "layer.0.": 0.5, "embeddings.": 0.25, "projection.": 1.0}
+    for name, rate in found.items():
+        assert [rate] == [value for part, value in expected.items() if part in name], name
+    decayed = [group["weight_decay"] > 0 for group in optimizer.param_groups for weight in group["params"]]
+    assert decayed == [weight.ndim > 1 for group in optimizer.param_groups for weight in group["params"]]
+    assert schedule.base_lrs[0] == 1.0  # which is logged
+
+
+def test_blocks_that_cannot_be_found_have_no_rates_of_their_own(tiny_encoder: Encoder) -> None:
+    tiny_encoder.backbone.encoder.layer = nn.ModuleList([*tiny_encoder.backbone.encoder.layer, nn.Identity()])
+    with pytest.raises(ValueError, match="layer_decay 1: BertModel has no list"):
+        LinearDecayAdamW(layer_decay=0.9)(tiny_encoder, InfoNCELoss(), 10)

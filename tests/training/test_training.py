@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from contrastive.data import Batch, Record
 from contrastive.encoder import Encoder
 from contrastive.encoder.embedding_cache import EmbeddingCache
-from contrastive.losses import GISTLoss, InfoNCELoss, MultipleNegativesRankingLoss, TripletLoss
+from contrastive.evaluation import evaluate_rankings, rank
+from contrastive.losses import (
+    GISTLoss,
+    InfoNCELoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+    TripletLoss,
+)
 from contrastive.losses.core.signature import parameters_of
 from contrastive.similarity import TokenVectors
 from contrastive.training import ContrastiveData, ContrastiveModule
@@ -61,6 +68,23 @@ def test_training_lowers_the_loss_and_logs_the_dev_ranking(
     assert {"train/loss", "train/gradient_norm", "train/pairs_per_second", "train/tokens_per_second"} <= set(
         trainer.callback_metrics
     )
+
+
+@pytest.mark.parametrize("representation", ["pooled", "tokens"])
+def test_a_matryoshka_run_logs_the_ranking_by_shorter_embeddings(
+    representation: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    encoder = Encoder.from_pretrained(tiny_model_folder, representation=representation)
+    loss = MatryoshkaLoss(InfoNCELoss(similarity=encoder.similarity), [32, 8, 2])
+    trainer = fit(encoder, loss, tmp_path, dev=dev_task())
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if "ndcg" in name}
+    assert logged.keys() == {"dev/ndcg@10", "dev/ndcg@10_8", "dev/ndcg@10_2"}
+    short = Encoder.from_pretrained(tiny_model_folder, representation="pooled", dimension=2)
+    short.backbone = encoder.backbone
+    if representation == "pooled":
+        wanted = evaluate_rankings(rank(short, dev_task()), dev_task()).means["ndcg@10"]
+        assert logged["dev/ndcg@10_2"] == pytest.approx(wanted)
+        assert len(set(logged.values())) > 1
 
 
 def test_validation_embeds_once_what_has_not_changed(

@@ -42,4 +42,6 @@ class FillMemory(Callback):
             latest = gather(batch.embedded(keys[: len(batch)], keys))
         assert latest is not None
         assert latest.key_ids is not None
-        memory.push(latest.keys, latest.key_ids)
+        # A step that is left out, `on_nonfinite="skip"`, must not spoil the next ones.
+        finite = latest.keys.isfinite().flatten(1).all(1)
+        memory.push(latest.keys[finite], latest.key_ids[finite])
