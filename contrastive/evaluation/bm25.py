@@ -44,7 +44,7 @@ class BM25Index:
         self._index = import_bm25s().BM25(k1=k1, b=b) if any(tokens) else None  # it would divide by the average length
         if self._index is not None:
             self._index.index(tokens, show_progress=False)
-        self._spelling = Spelling(self._frequencies()) if spelling else None
+        self._spelling = Spelling(self.frequencies()) if spelling else None
 
     def scores(self, query: Sequence[str]) -> Tensor:
         """Return the scores of all documents, float32 [N], for a query in words; above 0 if they share one."""
@@ -57,7 +57,7 @@ class BM25Index:
         """Return the words of a query as they are looked for: those that are not known put right, with `spelling`."""
         return [word if self._spelling is None else self._spelling.put_right(word) for word in query]
 
-    def _frequencies(self) -> dict[str, int]:
+    def frequencies(self) -> dict[str, int]:
         """Return in how many documents each word is."""
         if self._index is None:
             return {}
@@ -115,8 +115,13 @@ def rank_by_words(
     documents, scores = {}, {}
     for query_id, query in zip(queries, words(queries.values()), strict=True):
         values = index.scores(query)
-        packed = ties.pack(values)
-        packed[values <= 0] = TieBreaker.nothing
-        packed[[position[document_id] for document_id in refused.get(query_id, ())]] = TieBreaker.nothing
-        documents[query_id], scores[query_id] = ties.unpack(packed.topk(min(depth, len(packed))).values)
+        values[[position[document_id] for document_id in refused.get(query_id, ())]] = 0
+        documents[query_id], scores[query_id] = best_by_words(values, ties, depth)
     return Rankings(documents, scores)
+
+
+def best_by_words(values: Tensor, ties: TieBreaker, depth: int) -> tuple[list[str], list[float]]:
+    """Return the documents with the highest scores [N] and these, without those that share no word with the query."""
+    packed = ties.pack(values)
+    packed[values <= 0] = TieBreaker.nothing
+    return ties.unpack(packed.topk(min(depth, len(packed))).values)

@@ -57,8 +57,8 @@ class TieBreaker:
         place = {document_id: index for index, document_id in enumerate(self._ordered)}
         self._bonus = torch.tensor([len(place) - 1 - place[document_id] for document_id in document_ids])
 
-    def pack(self, scores: Tensor, columns: slice = slice(None)) -> Tensor:
-        """Map scores [..., n] of the documents in `columns` to integers [..., n].
+    def pack(self, scores: Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
+        """Map scores [..., n] of the documents in `columns`, places in a row or some of them, to integers [..., n].
 
         Raises:
             ValueError: If a score is not finite, or too large to be held to six decimals.

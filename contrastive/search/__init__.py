@@ -1,5 +1,7 @@
 """Search in an embedded corpus, and documents as a reader sees them."""
 
-from contrastive.search.index import Hit, SearchIndex
+from contrastive.search.contracts import Engine, Filter, Hit, Posting, parse_filter
+from contrastive.search.exact import ExactEngine
+from contrastive.search.index import SearchIndex
 
-__all__ = ["Hit", "SearchIndex"]
+__all__ = ["Engine", "ExactEngine", "Filter", "Hit", "Posting", "SearchIndex", "parse_filter"]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
+from itertools import chain
 
+from contrastive.contracts import TextEncoder
 from contrastive.data.shown import clean
+from contrastive.similarity import Embeddings, score_texts, similarity_of
 
 _TITLE = 160
 """Characters of the longest first line that counts as a title."""
@@ -62,6 +66,30 @@ def split_passages(text: str, *, size: int = 300) -> list[str]:
                     passages.append(piece)
                 separator = " "
     return passages
+
+
+def closest_passages(
+    encoder: TextEncoder, queries: Embeddings, documents: Sequence[Sequence[str]]
+) -> list[list[tuple[str | None, float | None]]]:
+    """Return the passage closest to each query in each of its documents, with its score; none of one without text.
+
+    Args:
+        encoder: Embeds the passages, all that differ at once.
+        queries: Embeddings of Q queries.
+        documents: Texts of the documents of each query.
+    """
+    passages = {text: split_passages(title_and_body(text)[1]) for of_query in documents for text in of_query}
+    row = {passage: number for number, passage in enumerate(dict.fromkeys(chain.from_iterable(passages.values())))}
+    embedded = encoder.encode(list(row), side="document", show_progress=False, as_numpy=False)
+    best: list[list[tuple[str | None, float | None]]] = []
+    for place, of_query in enumerate(documents):
+        best.append([])
+        for text in of_query:
+            parts = embedded[[row[passage] for passage in passages[text]]]
+            scores = score_texts(similarity_of(encoder), queries[place : place + 1], parts)[0].tolist()
+            scored = zip(passages[text], scores, strict=True)
+            best[-1].append(max(scored, key=lambda each: each[1], default=(None, None)))
+    return best
 
 
 def one_line(text: str) -> str:

@@ -114,7 +114,7 @@ def test_word_matching_alone_embeds_no_document(
     index = SearchIndex(tiny_encoder, {"a": "Nurse\nNight shifts.", "b": "Chef\nSoups."}, weights={"BM25+spelling": 1})
     (found,) = index.search(["nusre"], 5, passages=False)
     assert [hit.id for hit in found] == ["a"]
-    assert [side for side, _ in asked] == ["query"]
+    assert asked == []
     with pytest.raises(ValueError, match="expected weights of BM25\\+spelling, encoder, from 0 to 1 and 1 in all"):
         SearchIndex(tiny_encoder, task.corpus, weights={"BM25": 1.0})
 
@@ -466,7 +466,7 @@ def test_the_order_is_that_of_the_models_hybrid_unless_told_otherwise(
     del asked[:]
     by_words = json.loads(ask("ktichen", "--json", "--bm25", "--no-passages"))["hits"]
     assert {hit["id"] for hit in by_words} == {"n", "c"}
-    assert [side for side, _ in asked] == ["query"]
+    assert asked == []
     assert ask("xylophones", "--bm25").strip() == ""
     assert "no document has a word of the query" in caplog.text
     (tmp_path / "mixed" / "hybrid.json").write_text('{"weights": {}}')
