@@ -307,7 +307,10 @@ class QdrantEdge:
         vectors = {"vector": edge.EdgeVectorParams(width, edge.Distance.Cosine)}
         if token_width is not None:
             compared = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
-            vectors["tokens"] = edge.EdgeVectorParams(token_width, edge.Distance.Cosine, multivector_config=compared)
+            unlinked = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=0)  # links of 2,000 take minutes
+            vectors["tokens"] = edge.EdgeVectorParams(
+                token_width, edge.Distance.Cosine, multivector_config=compared, hnsw_config=unlinked
+            )
         sparse = {
             "words": edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf),
             "weights": edge.EdgeSparseVectorParams(),
