@@ -2,8 +2,8 @@
 
     python -m benchmarks.search --folder DIR [--sizes 2000 100000 1000000] [--seconds 10]
 
-Documents are made up: unit vectors of width 384 in a space of 32 directions with some noise; those of BM25 have 40 words
-of a vocabulary of 30,000. One client, and 16 in threads of one process, ask for 10 documents as fast as they are
+Documents are made up: unit vectors of width 384 in a space of 32 directions with some noise; those of BM25 have 40
+words of a vocabulary of 30,000. One client, and 16 in threads of one process, ask for 10 documents as fast as they are
 answered. A question that fails is counted. One system at a time. The result is kept in benchmarks/results/.
 """
 

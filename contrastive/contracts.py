@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from contrastive.masks import Mask
+from contrastive.token_vectors import TokenVectors
 
 Side = Literal["query", "document"]
 Reduction = Literal["mean", "sum", "none"]
@@ -106,6 +107,8 @@ class TextEncoder(Protocol):
         """Embed with gradients, for a training step."""
         ...
 
-    def encode(self, texts: Sequence[str], *, side: Side, show_progress: bool, as_numpy: Literal[False]) -> Tensor:
-        """Embed any number of texts without gradients and in eval mode."""
+    def encode(
+        self, texts: Sequence[str], *, side: Side, show_progress: bool, as_numpy: Literal[False]
+    ) -> Tensor | TokenVectors:
+        """Embed any number of texts without gradients and in eval mode; of several vectors a text, packed."""
         ...

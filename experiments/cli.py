@@ -13,10 +13,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.composing import MISTAKES, said
 from experiments.interruptions import exit_status, interruptible, interruption
+
+if TYPE_CHECKING:
+    from contrastive.encoder import EmbeddingCache
 
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """What torch reads on import: threads that wait give their core away, which makes steps on shared cores much faster."""
@@ -101,6 +105,20 @@ def add_data(described: argparse.ArgumentParser) -> None:
 def add_device(described: argparse.ArgumentParser) -> None:
     """Let the command line say where the encoder runs; see `on_device`."""
     described.add_argument("--device", help="cpu, cuda, cuda:1, ... (cuda if there is one, else cpu)")
+
+
+def add_cache(described: argparse.ArgumentParser) -> None:
+    """Let the command line say where embeddings are kept; see `embedding_cache`."""
+    folder = "where embeddings of documents are kept (~/.cache/contrastive/...)"
+    described.add_argument("--cache", type=Path, metavar="DIR", help=folder)
+    described.add_argument("--no-cache", action="store_true", help="neither read nor keep embeddings")
+
+
+def embedding_cache(options: argparse.Namespace) -> EmbeddingCache | None:
+    """Return where the command line says that embeddings are kept; None for nowhere."""
+    from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
+
+    return None if options.no_cache else EmbeddingCache(options.cache or default_folder())
 
 
 def on_device(encoder: Any, device: str | None) -> Any:

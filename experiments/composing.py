@@ -23,7 +23,7 @@ from contrastive.data.shown import clean
 CONFIGS = Path(__file__).parents[1].resolve() / "configs"
 
 _CONTINUES = re.compile(r"(resume|ckpt|checkpoint)(_|$)|(_|^)(resume|ckpt)")
-"""Keys that people expect to continue a training."""
+"""Keys that people expect to continue a training, beside `resume`."""
 
 
 def compose(*, model: str | None = None, data: str | None = None, overrides: Sequence[str] = ()) -> DictConfig:
@@ -77,7 +77,7 @@ def check_known(config: DictConfig) -> None:
     for name in config:
         if name not in known and not re.search(rf"\$\{{[^}}]*\b{re.escape(str(name))}\b", OmegaConf.to_yaml(config)):
             if _CONTINUES.search(str(name)):
-                raise ValueError(f"expected no {name}: to continue a run from a checkpoint is not offered yet")
+                raise ValueError(f"expected no {name}: resume=FOLDER continues a run, resume=auto the latest")
             raise ValueError(f"there is no {name} to set, nothing reads it{nearest(str(name), known)}")
     for name, inner in known.items():
         for key in config.get(name) or () if inner else ():

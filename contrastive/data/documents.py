@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,11 +32,16 @@ Asked = Mapping[str, str | Literal[False] | None]
 StripHTML = bool | Literal["auto"]
 
 
+Cells = dict[str, str | float | bool]
+"""What a document says beside its text, by column."""
+
+
 class Documents(NamedTuple):
-    """Documents that were read: text by id, and what became of the rows."""
+    """Documents that were read: text by id, what became of the rows, and the further columns of each by id."""
 
     texts: dict[str, str]
     account: Account
+    metadata: Mapping[str, Cells] = {}
 
 
 def documents(
@@ -89,6 +95,7 @@ def read_documents(
     complete: bool = False,
     title_separator: str = "\n",
     what: str = "document",
+    metadata: bool = False,
 ) -> Documents:
     """Read documents, or queries, with an account of them.
 
@@ -101,6 +108,8 @@ def read_documents(
         complete: Whether this is a file of the BEIR layout: an object a line, each with an id and a text, even blank.
         title_separator: What stands between the title and the text.
         what: What they are, for messages.
+        metadata: Whether to keep the further columns: texts, numbers, yes or no, lists of these as one text, and what
+            an object such as `metadata` holds as columns of their own.
 
     Raises:
         FileNotFoundError: See `documents`.
@@ -108,7 +117,8 @@ def read_documents(
     """
     source = Path(path) / "corpus.jsonl" if Path(path).is_dir() else Path(path)
     found = json_lines(source) if complete else rows(source, separator=separator, encoding=encoding)
-    parts, account = _Reading(columns or {}, complete, what).read(found)
+    reading = _Reading(columns or {}, complete, what, metadata)
+    parts, account = reading.read(found)
     with_html = sum(any(map(has_markup, both)) for both in parts.values())
     stripped = strip_html is True or (strip_html == "auto" and with_html >= _MUCH_HTML * len(parts))
     if with_html and stripped:
@@ -123,18 +133,40 @@ def read_documents(
     if with_html:
         remarks.append(f"{with_html:,} of {len(parts):,} {what}s have HTML, {markup_fate(stripped=stripped)}")
     left_out = {"without text": len(texts) - len(kept)} if len(kept) < len(texts) else {}
-    return Documents(kept, Account(account.rows_read, left_out, account.columns, account.unused_columns, (*remarks,)))
+    account = Account(account.rows_read, left_out, account.columns, account.unused_columns, (*remarks,))
+    return Documents(kept, account, {id_: cells for id_, cells in reading.metadata.items() if id_ in kept})
+
+
+def _cells(row: Mapping[str, Any]) -> Cells:
+    """Return the values of a row that a person could ask for."""
+    cells: Cells = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            cells |= _cells(value)
+        elif isinstance(value, list):
+            cells |= _cells({name: ", ".join(str(item) for item in value if isinstance(item, str | int | float))})
+        elif isinstance(value, bool):
+            cells[name] = value
+        elif isinstance(value, int | float) and not is_missing(value):
+            cells[name] = float(value)
+        elif isinstance(value, date):
+            cells[name] = value.isoformat()
+        elif isinstance(value, str) and not is_missing(value) and not is_placeholder(value):
+            cells[name] = value.strip()
+    return cells
 
 
 class _Reading:
     """Reads rows one after another; which column is which is asked of each."""
 
-    def __init__(self, asked: Asked, complete: bool, what: str) -> None:
+    def __init__(self, asked: Asked, complete: bool, what: str, keep: bool) -> None:
         if set(asked) - set(_USUAL_NAMES):
             raise ValueError(f"expected columns among {', '.join(_USUAL_NAMES)}, got {listed(asked)}")
         self._asked = asked
         self._complete = complete
         self._what = what
+        self._keep = keep
+        self.metadata: dict[str, Cells] = {}
         self._used: dict[str, dict[str, None]] = {kind: {} for kind in _USUAL_NAMES}
         self._unused: dict[str, None] = {}
         self._empty: Counter[str] = Counter()
@@ -162,6 +194,9 @@ class _Reading:
                     + ("" if self._complete else " (columns.id=false takes the place in the file)")
                 )
             parts[id_] = title, body
+            if self._keep:
+                used = set(names.values())
+                self.metadata[id_] = _cells({name: value for name, value in row.items() if name not in used})
             self._unused |= dict.fromkeys(
                 name
                 for name in row

@@ -6,21 +6,14 @@ Notable decisions:
 - The key has the weights, the tokenizers, `encoder.settings`, the side, and the texts in their order. The kind of
   network is taken to go with the weights. The device and the sizes of micro-batches, which move the last bits of an
   embedding, are not in it.
-- Long lists are encoded in parts. Each is one call of the encoder, which sorts by length within it.
-- Of several vectors a text, those of documents are kept as they are compared, in half precision, and stay where the
-  processor reads them: they are most of the bytes, and a score is an average of products with errors of 1e-4. They are
-  rounded without a cache too, so that a score does not depend on whether there is one. Their file has the number of
-  vectors of each text after the vectors.
-- A file ends in a CRC-32 of all before it, which is compared when it is opened: 1 s for each GB. Zeros where a disk
-  lost something are not taken for embeddings. What is not finite is not kept.
+- Long lists are encoded in parts (`in_parts`), and files are checked when they are opened (`embedding_files`). What is
+  not finite is not kept.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,26 +21,18 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from contrastive.contracts import Side, TextEncoder
-from contrastive.data.store import Found, Store, key_of, user_folder
+from contrastive.data.store import Store, key_of, user_folder
 from contrastive.data.texts import check_texts
-from contrastive.encoder.micro_batches import positions
+from contrastive.encoder.compression import compression_of
+from contrastive.encoder.embedding_files import Embeddings, are_finite, read_embeddings, write_embeddings
+from contrastive.encoder.in_parts import PART, encode_in_parts
 from contrastive.encoder.tokens import fingerprint
-from contrastive.similarity import TokenVectors, finite_texts, of_tokens, similarity_of
+from contrastive.similarity import TermWeights, TokenVectors, of_tokens, similarity_of
 
 _log = logging.getLogger(__name__)
-
-Embeddings = NDArray[np.float32] | TokenVectors
-
-_PART = 4096
-"""Texts encoded at a time."""
-
-_VECTORS_A_TEXT = 16
-"""Of encoders that make several vectors a text, a part has so many times fewer texts."""
 
 
 def default_folder() -> Path:
@@ -107,12 +92,14 @@ class EmbeddingCache:
         True
     """
 
-    def __init__(self, folder: str | Path, *, part_size: int = _PART, max_bytes: int = 8 << 30) -> None:
+    def __init__(self, folder: str | Path, *, part_size: int = PART, max_bytes: int = 8 << 30) -> None:
         if part_size < 1:
             raise ValueError(f"expected part_size of at least 1, got {part_size}")
         self.folder = Path(folder)
         self.part_size = part_size
-        self._store = Store(self.folder, ".npy", _read, _write, worth=_finite, max_bytes=max_bytes)
+        self._store = Store(
+            self.folder, ".npy", read_embeddings, write_embeddings, worth=are_finite, max_bytes=max_bytes
+        )
 
     def embed(
         self, encoder: KeyedEncoder, texts: Sequence[str], *, side: Side, show_progress: bool = False
@@ -120,7 +107,8 @@ class EmbeddingCache:
         """Return the embeddings of texts, [B, D] in their order, from the disk or computed and kept there.
 
         What is read is memory-mapped. The array may be changed; that does not reach the file. Of several vectors a text
-        they are `TokenVectors` on the CPU, those of documents in half precision.
+        they are `TokenVectors` on the CPU, those of documents in half precision or as the encoder's `compression` says;
+        of documents that weigh terms `TermWeights`.
 
         Args:
             encoder: What to embed with.
@@ -147,7 +135,7 @@ class EmbeddingCache:
         self, encoder: KeyedEncoder, texts: Sequence[str], key: str, side: Side, show_progress: bool
     ) -> Embeddings:
         """Encode the texts that are not there yet."""
-        return _in_parts(encoder, texts, side, show_progress, self.part_size, partial(self._store.part, key))
+        return encode_in_parts(encoder, texts, side, show_progress, self.part_size, partial(self._store.part, key))
 
 
 def embeddings_of(
@@ -157,18 +145,21 @@ def embeddings_of(
     side: Side,
     cache: EmbeddingCache | None = None,
     show_progress: bool = False,
-) -> Tensor | TokenVectors:
+) -> Tensor | TokenVectors | TermWeights:
     """Return the embeddings of texts where the encoder is, [B, D]: from a cache, or computed anew without one.
 
-    Of several vectors a text they are `TokenVectors`, those of documents in half precision on the CPU.
+    Of several vectors a text they are `TokenVectors`, those of documents on the CPU, in half precision or as the
+    encoder's `compression` says. Documents that weigh terms are `TermWeights`.
 
     Raises:
-        ValueError: If there is a cache, and the encoder is no `KeyedEncoder`.
+        ValueError: If there is a cache, and the encoder is no `KeyedEncoder`; or if it has a `compression` that cannot
+            be.
     """
-    several = of_tokens(similarity_of(encoder))
-    if cache is None and several and side == "document" and len(texts):
+    compression_of(encoder)
+    packed = side == "document" and (of_tokens(similarity_of(encoder)) or getattr(encoder, "lexical", False))
+    if cache is None and packed and len(texts):
         check_texts(texts)
-        found = _in_parts(encoder, texts, side, show_progress, _PART)
+        found = encode_in_parts(encoder, texts, side, show_progress)
     elif cache is None:
         embeddings: Tensor | TokenVectors = encoder.encode(
             texts, side=side, show_progress=show_progress, as_numpy=False
@@ -176,10 +167,10 @@ def embeddings_of(
         return embeddings
     else:
         found = cache.embed(check_keyed(encoder), texts, side=side, show_progress=show_progress)
-    if several and side == "document" and isinstance(found, TokenVectors):
+    if side == "document" and isinstance(found, TokenVectors):
         return found
     device = check_keyed(encoder).device
-    return found.to(device) if isinstance(found, TokenVectors) else torch.from_numpy(found).to(device)
+    return torch.from_numpy(found).to(device) if isinstance(found, np.ndarray) else found.to(device)
 
 
 def check_keyed(encoder: TextEncoder) -> KeyedEncoder:
@@ -201,10 +192,11 @@ def embedding_key(encoder: KeyedEncoder, texts: Iterable[str], *, side: Side) ->
 
     It differs if the weights, their precision, a tokenizer, a setting, the side, a text or the order of the texts does.
     """
-    # How embeddings are compared does not decide them.
-    settings = {name: value for name, value in encoder.settings.items() if name.split(".")[-1] != "similarity"}
+    # How embeddings are compared does not decide them; how documents are kept, not what queries are.
+    apart = {"similarity"} if side == "document" else {"similarity", "compression"}
+    settings = {name: value for name, value in encoder.settings.items() if name.split(".")[-1] not in apart}
     towers = [getattr(encoder, tower, encoder) for tower in ("query", "document")]
-    described = {
+    described: dict[str, object] = {
         "version": 3,
         "side": side,
         "dimension": encoder.dimension,
@@ -212,6 +204,8 @@ def embedding_key(encoder: KeyedEncoder, texts: Iterable[str], *, side: Side) ->
         "padding": [getattr(tower, "padding", True) for tower in towers],  # done without where it changes embeddings
         "tokenizers": [fingerprint(tower.tokenizer) for tower in towers if hasattr(tower, "tokenizer")],
     }
+    if side == "document" and getattr(encoder, "lexical", False):
+        described["kept"] = "terms that weigh something"
     return key_of(described, chain(weight_parts(encoder.state_dict()), texts))
 
 
@@ -222,113 +216,8 @@ def weight_parts(weights: Mapping[str, Tensor]) -> Iterator[str | memoryview]:
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _in_parts(
-    encoder: TextEncoder,
-    texts: Sequence[str],
-    side: Side,
-    show_progress: bool,
-    part_size: int,
-    find_or_make: Callable[[str, Callable[[], Embeddings]], Found[Embeddings]] | None = None,
-) -> Embeddings:
-    """Encode distinct texts part by part, and put them into the order of the texts; at least one.
-
-    Args:
-        encoder: What to embed with.
-        texts: The texts.
-        side: Which prompt to use.
-        show_progress: Show a progress bar.
-        part_size: Texts encoded at a time, see `EmbeddingCache`.
-        find_or_make: Keeps what is made under a name, one of several parts; None keeps nothing.
-    """
-    distinct = list(dict.fromkeys(texts))
-    if of_tokens(similarity_of(encoder)):
-        part_size = max(1, part_size // _VECTORS_A_TEXT)
-    several = len(distinct) > part_size
-    parts: list[Embeddings] = []
-    before = 0
-    hidden = not (show_progress and several)
-    with tqdm(total=len(distinct), desc="embedding", unit=" texts", disable=hidden, leave=False) as bar:
-        for start in range(0, len(distinct), part_size):
-            part = distinct[start : start + part_size]
-            encode = partial(_encoded, encoder, part, side, show_progress)
-            if several and find_or_make is not None:
-                found = find_or_make(f"{start}-{start + len(part)}", encode)
-                before += len(part) if found.seconds is None else 0
-                parts.append(found.value)
-            else:
-                parts.append(encode())
-            bar.update(len(part))
-    if before:
-        _log.info("%s of them had been embedded before an interruption", f"{before:,}")
-    embeddings = _joined(parts)
-    if len(distinct) == len(texts):
-        return embeddings
-    rows = positions(distinct, texts)
-    return embeddings[torch.from_numpy(rows)] if isinstance(embeddings, TokenVectors) else embeddings[rows]
-
-
-def _encoded(encoder: TextEncoder, texts: Sequence[str], side: Side, show_progress: bool) -> Embeddings:
-    embeddings: Tensor | TokenVectors = encoder.encode(texts, side=side, show_progress=show_progress, as_numpy=False)
-    if isinstance(embeddings, TokenVectors):
-        vectors = embeddings.vectors
-        if side == "document":
-            vectors = similarity_of(encoder).prepare(vectors).half()
-        return TokenVectors(vectors.cpu(), embeddings.offsets)
-    array: NDArray[np.float32] = embeddings.float().cpu().numpy()
-    return array
-
-
-def _joined(parts: Sequence[Embeddings]) -> Embeddings:
-    tokens = [part for part in parts if isinstance(part, TokenVectors)]
-    return TokenVectors.join(tokens) if tokens else np.concatenate(parts)  # type: ignore[arg-type]
-
-
 def _none(encoder: KeyedEncoder) -> Embeddings:
     """Return the embeddings of no text."""
     if of_tokens(similarity_of(encoder)):
         return TokenVectors(torch.zeros(0, encoder.dimension), torch.zeros(1, dtype=torch.long))
     return np.zeros((0, encoder.dimension), np.float32)
-
-
-def _read(path: Path) -> Embeddings:
-    # Copy on write: a read-only array cannot become a tensor without a warning.
-    vectors: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="c")
-    with path.open("rb") as file:
-        header = file.read(vectors.offset)  # type: ignore[attr-defined]
-        file.seek(vectors.nbytes, os.SEEK_CUR)
-        rest = file.read()
-    lengths, checksum = rest[:-_CHECKSUM], rest[-_CHECKSUM:]
-    if checksum != _checksum(header, vectors.data, lengths):
-        raise ValueError("it is not what was written")
-    if not lengths:
-        return vectors
-    return TokenVectors.of_lengths(torch.from_numpy(vectors), torch.from_numpy(np.frombuffer(lengths, "<i8").copy()))
-
-
-def _write(path: Path, embeddings: Embeddings) -> None:
-    lengths = b""
-    if isinstance(embeddings, TokenVectors):
-        lengths = embeddings.lengths.numpy().astype("<i8").tobytes()
-        embeddings = embeddings.vectors.numpy()
-    vectors = np.ascontiguousarray(embeddings)
-    with path.open("w+b") as file:
-        np.save(file, vectors)
-        header = file.tell() - vectors.nbytes
-        file.seek(0)
-        checksum = _checksum(file.read(header), vectors.data, lengths)
-        file.seek(0, os.SEEK_END)
-        file.write(lengths + checksum)
-
-
-def _finite(embeddings: Embeddings) -> bool:
-    if isinstance(embeddings, TokenVectors):
-        return bool(finite_texts(embeddings).all())
-    return bool(np.isfinite(embeddings).all())
-
-
-_CHECKSUM = 4
-"""Bytes of it."""
-
-
-def _checksum(header: bytes, vectors: memoryview, lengths: bytes) -> bytes:
-    return zlib.crc32(lengths, zlib.crc32(vectors, zlib.crc32(header))).to_bytes(_CHECKSUM, "little")

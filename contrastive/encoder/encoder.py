@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Never, get_args, overload
+from typing import TYPE_CHECKING, Literal, Never, get_args, overload
 
 import numpy as np
 import torch
@@ -33,18 +33,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from contrastive.contracts import Side
-from contrastive.data.texts import check_texts
-from contrastive.encoder.adapters import LoRA, add_adapters, plain
-from contrastive.encoder.backbone import (
-    check_max_length,
-    checkpoint_activations,
-    default_max_length,
-    freeze_layers,
-    keep_markers_whole,
-    settle_padding,
-)
-from contrastive.encoder.cpu_dropout import use_fast_dropout
-from contrastive.encoder.heads import Head, make_head
+from contrastive.data.texts import check_texts, parts_of
+from contrastive.encoder.adapters import plain
+from contrastive.encoder.backbone import check_max_length, keep_markers_whole, settle_padding
+from contrastive.encoder.compression import Compression, check_compressible
+from contrastive.encoder.heads import Head
 from contrastive.encoder.in_order import Window
 from contrastive.encoder.micro_batches import (
     TokenCount,
@@ -53,14 +46,18 @@ from contrastive.encoder.micro_batches import (
     positions,
     token_counts,
 )
-from contrastive.encoder.model_folder import open_pretrained, write_pretrained
+from contrastive.encoder.model_folder import write_pretrained
+from contrastive.encoder.pretrained import load_pretrained
 from contrastive.encoder.reading import Reading, Text, TrainingWindows
 from contrastive.encoder.tokens import Row, cached_windows, further_inputs, padding_id, token_rows
 from contrastive.encoder.trial import trial_rows, try_out
-from contrastive.similarity import SimilarityName, TokenVectors, check_similarity_name
+from contrastive.similarity import SimilarityName, TokenVectors, product_similarity
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+_PARTS = 32
+"""Parts of a query that are embedded: more than a person types, and few enough for any text to be a query."""
 
 
 class Encoder(nn.Module):
@@ -77,13 +74,15 @@ class Encoder(nn.Module):
         max_length: Tokens a text is cut to, special ones included; of a document whose head reads `windows`, tokens of
             a window.
         query_length: The same for queries; None for `max_length`.
+        compression: How a corpus of several vectors a text is kept, in words such as "pool2-pca128-1bit", see
+            `compression.Compression`; None, or "none", for half precision. `encode` does not know of it.
         training_windows: Which windows of a long document a training step reads: the "first", a "random" one, or "all".
         tokens_per_batch: Most tokens of a micro-batch, padding included; a longer text goes alone. None takes what
             suits the device, see `micro_batches.default_tokens_per_batch`.
         bucketed: False encodes the batch as it comes, in one padded piece: slower, the reference.
 
     Raises:
-        ValueError: If `max_length` or `tokens_per_batch` cannot be.
+        ValueError: If `max_length`, `tokens_per_batch` or `compression` cannot be.
 
     Example:
         >>> from contrastive.encoder import embedded_minilm
@@ -107,6 +106,7 @@ class Encoder(nn.Module):
         document_prompt: str = "",
         max_length: int = 256,
         query_length: int | None = None,
+        compression: str | None = None,
         training_windows: TrainingWindows = "first",
         tokens_per_batch: int | None = None,
         bucketed: bool = True,
@@ -134,6 +134,9 @@ class Encoder(nn.Module):
         self.document_prompt = document_prompt
         self.max_length = max_length
         self.query_length = query_length
+        self.compression = None if compression in (None, "none") else Compression.of(compression)
+        if self.compression is not None:
+            check_compressible(self.compression, product_similarity(head.similarity))
         self.training_windows: TrainingWindows = training_windows
         self.tokens_per_batch = tokens_per_batch
         self.bucketed = bucketed
@@ -142,98 +145,13 @@ class Encoder(nn.Module):
         self.tokens_seen = TokenCount()
         head.attach(plain(backbone), tokenizer)
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        representation: str | None = None,
-        query_prompt: str | None = None,
-        document_prompt: str | None = None,
-        max_length: int | None = None,
-        query_length: int | None = None,
-        training_windows: TrainingWindows = "first",
-        similarity: SimilarityName | None = None,
-        tokens_per_batch: int | None = None,
-        bucketed: bool = True,
-        lora: LoRA | None = None,
-        frozen_layers: int = 0,
-        gradient_checkpointing: bool = False,
-        fast_dropout: bool = True,
-        check: bool = True,
-        **of_head: Any,
-    ) -> Encoder:
-        """Load a sentence-transformers or plain transformers model or an adapter, in float32 and eval mode.
+    from_pretrained: classmethod[Encoder, ..., Encoder] = classmethod(load_pretrained)
 
-        What is None is taken from the folder's sentence-transformers files; where these are missing or silent, there
-        is one vector a text, the mean, without normalization and prompts, all dimensions are kept, the similarity is
-        cosine, and the maximum length is the smaller of the model's and the tokenizer's.
-
-        Args:
-            name_or_path: A local folder, or a name on the hub ("org/name"), which is downloaded.
-            representation: As for the class, as are those that follow here; a prompt of "" is none.
-            query_prompt: Text put before every query.
-            document_prompt: Text put before every document.
-            max_length: Tokens a text is cut to.
-            query_length: Tokens a query is cut to, if those are others.
-            training_windows: Which windows of a long document a training step reads.
-            similarity: How embeddings are compared, see `contrastive.similarity`.
-            tokens_per_batch: Most tokens of a micro-batch.
-            bucketed: Whether there are micro-batches.
-            lora: Low-rank adapters to train in place of the weights.
-            frozen_layers: Transformer blocks, from the first, that are not trained, and the embeddings with them; they
-                get no adapters either. 0 freezes nothing.
-            gradient_checkpointing: Whether to compute activations again in the backward pass, rather than keep them:
-                less memory for the time of one more forward pass.
-            fast_dropout: Whether to replace the dropout of the model, where it runs on a processor, see `cpu_dropout`:
-                faster training, with other masks for the same seed. False leaves PyTorch's and transformers' own.
-            check: Try the model out on two short texts, see `trial`: where padding changes embeddings, it does without;
-                weights that these do not depend on are frozen. False skips that.
-            of_head: Further options of the head: of `pooled` these are pooling, normalize, dimension and windows, see
-                `heads.PooledHead`; of `tokens` dimension, punctuation, left_out, query_expansion, attend_to_expansion
-                and windows, see `heads.TokensHead`.
-
-        Raises:
-            FileNotFoundError: If there is no such folder, hub model, or safetensors weights.
-            TypeError: If the head has no such option.
-            ValueError: If the folder holds something else, or asks for something that is not implemented, or an
-                argument cannot be; or if the model embeds a text otherwise each time.
-        """
-        opened = open_pretrained(name_or_path, representation)
-        backbone, tokenizer, said = opened.backbone, opened.tokenizer, opened.settings
-        representation = representation or said.representation or "pooled"
-        said_of_head = said.head if representation == said.representation else {}
-        if similarity is None and said_of_head.get("similarity") is not None:
-            check_similarity_name(
-                said_of_head["similarity"], f"similarity_fn_name of {name_or_path}, or else similarity,"
-            )
-        encoder = cls(
-            backbone,
-            tokenizer,
-            make_head(int(backbone.config.hidden_size), representation, said_of_head, similarity=similarity, **of_head),
-            representation=representation,
-            query_prompt=(said.query_prompt or "") if query_prompt is None else query_prompt,
-            document_prompt=(said.document_prompt or "") if document_prompt is None else document_prompt,
-            max_length=default_max_length(backbone, tokenizer, said.max_length) if max_length is None else max_length,
-            query_length=said.query_length if query_length is None else query_length,
-            training_windows=training_windows,
-            tokens_per_batch=tokens_per_batch,
-            bucketed=bucketed,
-        ).eval()
-        if said.load_head is not None and representation == said.representation:
-            said.load_head(encoder.head)
-        if check:
-            tokenize = partial(token_rows, tokenizer, max_length=encoder.max_length, further=encoder.further_inputs)
-            encoder.padding = try_out(backbone, encoder._embed_documents, trial_rows(tokenize))
-            encoder.tokens_seen = TokenCount()
-        if fast_dropout:
-            use_fast_dropout(backbone)
-        freeze_layers(backbone, frozen_layers)
-        if lora is not None and lora.rank > 0:
-            encoder.backbone = add_adapters(backbone, lora)
-        if gradient_checkpointing:
-            checkpoint_activations(backbone)
-        return encoder.eval()
+    def try_out(self) -> None:
+        """Find out whether texts may be padded, and freeze the weights that no embedding depends on; see `trial`."""
+        tokenize = partial(token_rows, self.tokenizer, max_length=self.max_length, further=self.further_inputs)
+        self.padding = try_out(plain(self.backbone), self._embed_documents, trial_rows(tokenize))
+        self.tokens_seen = TokenCount()
 
     @property
     def dimension(self) -> int:
@@ -265,6 +183,7 @@ class Encoder(nn.Module):
             "document_prompt": self.document_prompt,
             "max_length": self.max_length,
             "query_length": self.query_length,
+            **({} if self.compression is None else {"compression": str(self.compression)}),
         }
 
     @property
@@ -353,7 +272,7 @@ class Encoder(nn.Module):
         show_progress: bool = ...,
         as_numpy: Literal[True] = ...,
         autocast: torch.dtype | None = ...,
-    ) -> NDArray[np.float32]: ...
+    ) -> NDArray[np.float32] | TokenVectors: ...
 
     @overload
     def encode(
@@ -365,7 +284,7 @@ class Encoder(nn.Module):
         show_progress: bool = ...,
         as_numpy: Literal[False],
         autocast: torch.dtype | None = ...,
-    ) -> Tensor: ...
+    ) -> Tensor | TokenVectors: ...
 
     def encode(
         self,
@@ -376,7 +295,7 @@ class Encoder(nn.Module):
         show_progress: bool = False,
         as_numpy: bool = True,
         autocast: torch.dtype | None = None,
-    ) -> Any:
+    ) -> NDArray[np.float32] | Tensor | TokenVectors:
         """Embed texts, [B, D] in float32 and in their order, in eval mode and without gradients.
 
         The mode of every module is put back afterwards. Equal texts are encoded once. Of several vectors a text, those
@@ -424,6 +343,7 @@ class Encoder(nn.Module):
             document_prompt=self.document_prompt,
             max_length=self.max_length,
             query_length=self.query_length,
+            compression=None if self.compression is None else str(self.compression),
         )
 
     @property
@@ -434,7 +354,9 @@ class Encoder(nn.Module):
         """Return the texts with the prompt of their side in front; of which side they are, if it makes a difference."""
         check_texts(texts)
         prompt = self.prompt(side)
-        return [Text(prompt + text, side == "query" and self._sides_differ) for text in texts]
+        is_query = side == "query" and self._sides_differ
+        parts = is_query and self.head.query_parts
+        return [Text(prompt + text, is_query, _parts(text, prompt) if parts else ()) for text in texts]
 
     @property
     def _sides_differ(self) -> bool:
@@ -495,6 +417,12 @@ class Encoder(nn.Module):
         finally:
             for module in training:
                 module.training = True
+
+
+def _parts(query: str, prompt: str) -> tuple[str, ...]:
+    """Return the first parts of a query with its prompt; none of a query that is one."""
+    parts = [prompt + query[start:end] for start, end in parts_of(query)[:_PARTS]]
+    return tuple(parts) if len(parts) > 1 else ()
 
 
 def _batch(embeddings: Tensor | TokenVectors) -> Tensor:

@@ -90,6 +90,7 @@ def write_pretrained(
     document_prompt: str,
     max_length: int,
     query_length: int | None = None,
+    compression: str | None = None,
 ) -> None:
     """Write a folder that sentence-transformers and transformers load too; adapters merged, and alone in `adapter/`.
 
@@ -112,6 +113,7 @@ def write_pretrained(
             document_prompt=document_prompt,
             max_length=max_length,
             query_length=query_length,
+            compression=compression,
         )
 
 

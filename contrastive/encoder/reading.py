@@ -26,10 +26,14 @@ _TEXTS_PER_TOKENIZATION = 4096
 
 
 class Text(NamedTuple):
-    """A text with its prompt; `is_query` only where the sides are embedded differently."""
+    """A text with its prompt; `is_query` only where the sides are embedded differently.
+
+    `parts` are what is embedded beside it, each as a window of its own: those of a query, with their prompts.
+    """
 
     words: str
     is_query: bool
+    parts: tuple[str, ...] = ()
 
 
 class Reading(NamedTuple):
@@ -51,20 +55,22 @@ class Reading(NamedTuple):
 
     def rows(self, texts: Sequence[Text]) -> list[list[Row]]:
         """Return the token ids of each text, one row or, of a long document that is read whole, several."""
-        found: dict[int, list[Row]] = {}
+        found: dict[int, list[Row]] = {number: [] for number in range(len(texts))}
         for is_query in {text.is_query for text in texts}:
             of_side = [number for number, text in enumerate(texts) if text.is_query == is_query]
+            pieces = [(number, words) for number in of_side for words in (texts[number].words, *texts[number].parts)]
             windows = cached_windows(
                 self.tokenizer,
-                [texts[number].words for number in of_side],
+                [words for _, words in pieces],
                 max_length=self.query_length if is_query else self.document_length,
                 further=self.further,
                 whole=self.windows != "first" and not is_query,
             )
             if self.windows == "random":
                 windows = [[rows[int(torch.randint(len(rows), ()))]] for rows in windows]
-            found |= zip(of_side, windows, strict=True)
-        return [found[number] for number in range(len(texts))]
+            for (number, _), rows in zip(pieces, windows, strict=True):
+                found[number] += rows
+        return [*found.values()]
 
     def batches(
         self, texts: Sequence[Text], budget: int | None, *, padding: bool

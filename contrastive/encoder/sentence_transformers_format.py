@@ -37,7 +37,7 @@ _OF_TRANSFORMER = {*_HARMLESS, *_LENGTHS, "modality_config", "max_seq_length", "
 _OF_THE_WHOLE = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _OWN = "contrastive.json"
-"""What sentence-transformers has no word for: whether long documents are read in windows, and the length of queries."""
+"""What sentence-transformers has no word for: windows, parts and length of queries, how a corpus is kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class FolderSettings:
         max_length: Tokens a text is cut to, special ones included.
         lowercase: Whether texts must be lower-cased before they are tokenised.
         query_length: Tokens a query is cut to, if those are others.
+        compression: How a corpus is kept, in words, see `compression`.
         load_head: Reads the weights of the head, if it has any.
     """
 
@@ -66,6 +67,7 @@ class FolderSettings:
     max_length: int | None = None
     lowercase: bool = False
     query_length: int | None = None
+    compression: str | None = None
     load_head: Callable[[Head], None] | None = field(default=None, compare=False)
 
 
@@ -100,13 +102,14 @@ def read_settings(folder: Path) -> FolderSettings:
             "similarity": about.get("similarity_fn_name"),
             **options,
             **expansion,
-            **{name: own[name] for name in own.keys() & {"windows"}},
+            **{name: own[name] for name in own.keys() & {"windows", "query_parts"}},
         },
         query_prompt=_prompt(about, "query"),
         document_prompt=_prompt(about, *_DOCUMENT_PROMPTS),
         max_length=lengths["document"],
         lowercase=bool(transformer.get("do_lower_case")),
         query_length=own.get("query_length") or lengths["query"],
+        compression=own.get("compression"),
         load_head=lambda head: head.load(folder, modules),
     )
 
@@ -119,6 +122,7 @@ def write_settings(
     document_prompt: str,
     max_length: int,
     query_length: int | None = None,
+    compression: str | None = None,
 ) -> None:
     """Make a transformers folder loadable by sentence-transformers too.
 
@@ -134,8 +138,10 @@ def write_settings(
         "similarity_fn_name": head.similarity_in_folder,
     }
     (folder / _OWN).unlink(missing_ok=True)  # of another model that was saved here
-    if head.windows or query_length is not None:
-        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length})
+    if head.windows or query_length is not None or compression is not None:
+        further = {"query_parts": head.query_parts or None, "compression": compression}
+        own = {name: value for name, value in further.items() if value is not None}
+        write_json(folder / _OWN, {"windows": head.windows, "query_length": query_length, **own})
     write_json(folder / "config_sentence_transformers.json", about)
 
 

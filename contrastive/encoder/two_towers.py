@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive.contracts import Side
+from contrastive.encoder.compression import Compression
 from contrastive.encoder.encoder import Encoder
 from contrastive.encoder.locating import TWO_TOWERS, local_folder
 from contrastive.encoder.micro_batches import TokenCount
@@ -62,6 +63,11 @@ class TwoTowers(nn.Module):
     def similarity(self) -> SimilarityName:
         """How embeddings of the two are compared."""
         return self.query.similarity
+
+    @property
+    def compression(self) -> Compression | None:
+        """How a corpus is kept."""
+        return self.document.compression
 
     @property
     def normalize(self) -> bool:

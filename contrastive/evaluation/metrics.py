@@ -84,11 +84,14 @@ def evaluate_rankings(
     per_query = {query_id: dict.fromkeys(metrics, 0.0) for query_id in relevant}
     for value in ir_measures.iter_calc(list(measures), relevant, run):
         per_query[value.query_id][measures[value.measure]] = float(value.value)
-    intervals = {
-        metric: bootstrap_interval([row[metric] for row in per_query.values()], resamples=resamples)
-        for metric in metrics
-    }
+    values = {metric: [row[metric] for row in per_query.values()] for metric in metrics}
+    intervals = {metric: _within(bootstrap_interval(of, resamples=resamples)) for metric, of in values.items()}
     return Results(per_query, intervals, len(task.queries) - len(relevant))
+
+
+def _within(interval: Interval) -> Interval:
+    """Cut an interval to the range of all metrics, which its widening for few queries can leave."""
+    return Interval(interval.mean, max(interval.low, 0.0), min(interval.high, 1.0))
 
 
 def _measure(metric: str) -> Any:

@@ -13,7 +13,7 @@ from contrastive.data import RetrievalTask, normalise_text
 from contrastive.encoder.embedding_cache import EmbeddingCache, embeddings_of
 from contrastive.evaluation.rankings import Rankings
 from contrastive.evaluation.ties import TieBreaker
-from contrastive.similarity import Embeddings, ProductSimilarity, cosine, score_texts, similarity_of
+from contrastive.similarity import Embeddings, ProductSimilarity, cosine, score_texts, similarity_of, size_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,9 +133,7 @@ def retrieve(
         raise ValueError(f"expected depth and block_size of at least 1, got {depth} and {block_size}")
     ties = TieBreaker(document_ids)
     refused = _pairs(exclude or {}, query_ids, document_ids)
-    size = 1.0
-    if isinstance(similarity, ProductSimilarity) and isinstance(queries, Tensor) and isinstance(documents, Tensor):
-        size = similarity.size(queries, documents)
+    size = size_of(similarity, queries, documents)
     found: dict[str, tuple[list[str], list[float]]] = {}
     for top in range(0, len(queries), block_size):
         rows = slice(top, min(top + block_size, len(queries)))

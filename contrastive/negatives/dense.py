@@ -18,6 +18,7 @@ from contrastive.negatives.top import block_rows, top_k
 from contrastive.similarity import (
     Embeddings,
     ProductSimilarity,
+    TermWeights,
     TokenVectors,
     finite_texts,
     mean_vectors,
@@ -137,7 +138,9 @@ class Dense:
 
 
 @torch.no_grad()
-def _embed(encoder: TextEncoder, texts: Sequence[str], side: Side, cache: EmbeddingCache | None) -> Embeddings:
+def _embed(
+    encoder: TextEncoder, texts: Sequence[str], side: Side, cache: EmbeddingCache | None
+) -> Tensor | TokenVectors:
     """Return embeddings where the encoder is, prepared for its similarity and NaN where they are not finite.
 
     Token vectors are as they were made.
@@ -148,7 +151,7 @@ def _embed(encoder: TextEncoder, texts: Sequence[str], side: Side, cache: Embedd
         _log.warning("%s of %s %s embeddings are not finite", f"{int(bad.sum()):,}", f"{len(texts):,}", side)
     if isinstance(embeddings, TokenVectors):
         return embeddings
-    embeddings = embeddings.float()
+    embeddings = (embeddings.dense() if isinstance(embeddings, TermWeights) else embeddings).float()
     return similarity_of(encoder).prepare(embeddings).masked_fill(bad[:, None], torch.nan)
 
 

@@ -3,5 +3,17 @@
 from contrastive.search.contracts import Engine, Filter, Hit, Posting, parse_filter
 from contrastive.search.exact import ExactEngine
 from contrastive.search.index import SearchIndex
+from contrastive.search.stored import build_index, open_index, update_index
 
-__all__ = ["Engine", "ExactEngine", "Filter", "Hit", "Posting", "SearchIndex", "parse_filter"]
+__all__ = [
+    "Engine",
+    "ExactEngine",
+    "Filter",
+    "Hit",
+    "Posting",
+    "SearchIndex",
+    "build_index",
+    "open_index",
+    "parse_filter",
+    "update_index",
+]

@@ -21,7 +21,7 @@ from torch import Tensor
 from contrastive.evaluation.ties import TieBreaker
 from contrastive.search.columns import Columns
 from contrastive.search.contracts import Filter, Metadata
-from contrastive.similarity import Embeddings, ProductSimilarity, cosine, score_texts
+from contrastive.similarity import Embeddings, ProductSimilarity, TermWeights, cosine, score_texts, size_of
 
 _BLOCK = 2048
 """Queries and documents that are compared at once."""
@@ -165,12 +165,14 @@ class ExactEngine:
 
     def _size(self, queries: Embeddings, chosen: Sequence[_Chosen]) -> float:
         """Return what scores are measured by, see `retrieve`, as it is of all documents that are chosen."""
-        documents = [of_part.embeddings for of_part in chosen]
-        tensors = [embeddings for embeddings in documents if isinstance(embeddings, Tensor)]
-        if self.similarity is cosine or not isinstance(queries, Tensor) or not tensors or len(tensors) < len(documents):
+        if self.similarity is cosine or not isinstance(queries, Tensor) or not chosen:
             return 1.0
-        vectors = [vectors[of_part.rows] for vectors, of_part in zip(tensors, chosen, strict=True)]
-        return self.similarity.size(queries, torch.cat(vectors))
+        found = [(of_part.embeddings, of_part.rows) for of_part in chosen]
+        vectors = [embeddings[rows] for embeddings, rows in found if isinstance(embeddings, Tensor)]
+        terms = [embeddings[rows] for embeddings, rows in found if isinstance(embeddings, TermWeights)]
+        if len(vectors) == len(found):
+            return self.similarity.size(queries, torch.cat(vectors))
+        return size_of(self.similarity, queries, TermWeights.join(terms)) if len(terms) == len(found) else 1.0
 
     def _follow(self, device: torch.device) -> None:
         """Bring the documents to where the queries are: the encoder may have moved."""

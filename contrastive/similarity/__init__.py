@@ -1,9 +1,11 @@
 """How close two embeddings are, every query against every key, higher is closer.
 
 A text is one vector, compared by `cosine`, `dot` or `euclidean` (`products`), or vectors of its tokens
-(`token_vectors`), compared by `max_sim`. Only these know which; whoever compares texts takes them all (`packed`).
+(`token_vectors`), compared by `max_sim`, or the terms of a vocabulary with their weights (`term_weights`). Only these
+know which; whoever compares texts takes them all (`packed`).
 """
 
+from contrastive.codec import Codec
 from contrastive.similarity.max_sim import MaxSimilarity, max_dot, max_sim
 from contrastive.similarity.naming import (
     check_similarity_name,
@@ -14,7 +16,7 @@ from contrastive.similarity.naming import (
     score_pairs,
     similarity_of,
 )
-from contrastive.similarity.packed import Embeddings, finite_texts, mean_vectors, score_text_pairs, score_texts
+from contrastive.similarity.packed import Embeddings, finite_texts, mean_vectors, score_text_pairs, score_texts, size_of
 from contrastive.similarity.products import (
     AddGradients,
     ProductSimilarity,
@@ -26,14 +28,17 @@ from contrastive.similarity.products import (
     full_precision,
     unit,
 )
-from contrastive.similarity.token_vectors import TokenVectors, concatenate
+from contrastive.similarity.term_weights import TermWeights
+from contrastive.token_vectors import TokenVectors, concatenate
 
 __all__ = [
     "AddGradients",
+    "Codec",
     "Embeddings",
     "MaxSimilarity",
     "ProductSimilarity",
     "SimilarityName",
+    "TermWeights",
     "TokenVectors",
     "check_shapes",
     "check_similarity_name",
@@ -54,5 +59,6 @@ __all__ = [
     "score_text_pairs",
     "score_texts",
     "similarity_of",
+    "size_of",
     "unit",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from contrastive.contracts import Side
 from contrastive.data import Batch, Collator, Record
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embeddings_of
-from contrastive.similarity import TokenVectors
+from contrastive.similarity import TermWeights, TokenVectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +50,9 @@ class GuideEmbeddings:
         """
 
         def table(texts: Mapping[int, str], side: Side) -> Tensor | TokenVectors:
-            embeddings: Tensor | TokenVectors = embeddings_of(
-                guide, list(texts.values()), side=side, cache=cache, show_progress=show_progress
-            )
-            embeddings, number = embeddings.to(torch.device("cpu")), max(texts, default=-1) + 1
+            found = embeddings_of(guide, list(texts.values()), side=side, cache=cache, show_progress=show_progress)
+            embeddings = (found.dense() if isinstance(found, TermWeights) else found).to(torch.device("cpu"))
+            number = max(texts, default=-1) + 1
             places = torch.tensor(list(texts), dtype=torch.long)
             if isinstance(embeddings, TokenVectors):
                 return _of_tokens(embeddings, places, number)
@@ -80,7 +79,7 @@ class GuideEmbeddings:
 
 def _of_tokens(texts: TokenVectors, places: Tensor, number: int) -> TokenVectors:
     """Put the vectors of texts at their places among so many; the others are of no tokens."""
-    nothing = TokenVectors.of_lengths(texts.vectors[:0], torch.zeros(1, dtype=torch.long))
+    nothing = TokenVectors.of_lengths(texts.vectors[:0], torch.zeros(1, dtype=torch.long), texts.codec)
     order = torch.full((number,), len(texts))
     order[places] = torch.arange(len(texts))
     return TokenVectors.join([texts, nothing])[order]

@@ -20,8 +20,9 @@ from experiments.results.provenance import leaves
 
 Settings = dict[str, Any]
 
-NOT_THE_SYSTEM = {"seed", "folder", "logger", "before", "query"}
+NOT_THE_SYSTEM = {"seed", "folder", "logger", "before", "query", "resume"}
 ONLY_SHOWN = {"enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler", "progress", "interrupted"}
+ONLY_SHOWN |= {"continuation"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--split", default="test", choices=["dev", "test"], help="split to judge on (%(default)s)")
     described.add_argument("--query", default=None, help="also print the best documents for this query")
     described.add_argument("--output", type=Path, default=None, help="folder for the results (outputs/evaluations/...)")
+    cli.add_cache(described)
     cli.add_device(described)
     described.add_argument("overrides", nargs="*", metavar="name=value", help=cli.OVERRIDES)
     return described
@@ -61,7 +62,8 @@ def evaluate(options: argparse.Namespace) -> float:
     folder = options.output or Path("outputs") / "evaluations" / f"{Path(options.model).name}-{data.name}-{task.name}"
     folder.mkdir(parents=True, exist_ok=True)
     judged = {name: judge_bm25(task, query, spelling=spelling) for name, spelling in WORD_MATCHING.items()}
-    judged["encoder"] = judge_encoder(encoder, task, judged["BM25"].rankings, query)
+    cache = cli.embedding_cache(options)
+    judged["encoder"] = judge_encoder(encoder, task, judged["BM25"].rankings, query, cache=cache)
     if hybrid is None:
         log.info("No row of a hybrid: there is no hybrid.json with the model. A run fits one on its dev split")
     else:

@@ -26,12 +26,15 @@ from contrastive.evaluation import (
 from contrastive.evaluation.fusion import DEPTH
 from contrastive.evaluation.spelling import Spelling
 from contrastive.masks import normalise_text
-from contrastive.similarity import mean_vectors, score_text_pairs, similarity_of
+from contrastive.similarity import TermWeights, mean_vectors, score_text_pairs, similarity_of
 from contrastive.statistics import paired_difference
 from experiments.evaluate.baselines import USER_QUERY, bm25_once
 from experiments.results.judgement import Judgement
 
 log = logging.getLogger(__name__)
+
+_SPREAD = 10_000
+"""Documents that uniformity is of, at most: it compares each with each."""
 
 
 def judge_bm25(
@@ -126,7 +129,8 @@ def embedding_health(
     """Return triplet accuracies (share, higher is better), alignment and uniformity (lower is better).
 
     Accuracies are by the encoder's similarity; alignment and uniformity are of directions alone, whatever that is, and
-    of several vectors a text about their mean. An accuracy that no triplet supports is left out: every document may be
+    of several vectors a text about their mean. Of more than 10,000 documents uniformity is that of as many, evenly
+    chosen. An accuracy that no triplet supports is left out: every document may be
     relevant, or BM25 may find nothing.
 
     Args:
@@ -140,10 +144,12 @@ def embedding_health(
         if any(task.qrels.get(query_id) for query_id in chosen)
     }
     rows, columns = _places(embeddings, _relevant_pairs(task))
-    queries, documents = mean_vectors(embeddings.queries), mean_vectors(embeddings.documents)
-    health["alignment"] = alignment(queries[rows], documents[columns].to(queries.device)).item()
+    queries, documents = mean_vectors(embeddings.queries), embeddings.documents
+    documents = documents if isinstance(documents, TermWeights) else mean_vectors(documents)
+    health["alignment"] = alignment(queries[rows], mean_vectors(documents[columns]).to(queries.device)).item()
     if len(documents) > 1:
-        health["uniformity"] = uniformity(documents).item()
+        some = documents[:: -(-len(documents) // _SPREAD)]
+        health["uniformity"] = uniformity(mean_vectors(some)).item()
     return health
 
 

@@ -34,7 +34,7 @@ FILES = {
     "similarities.csv": "similarity of relevant pairs and of negatives, before and after",
     "history/metrics.csv": "loss, gradient norm, learning rate, speed, dev metrics by step",
     "*.png": "plots of the results, the similarities and the training",
-    "checkpoints": "best and last checkpoint of Lightning",
+    "checkpoints": "the best checkpoint of Lightning",
     "wandb": "the Weights & Biases run",
     "config.yaml": "the configuration, resolved",
     "run.log": "the log, with times",

@@ -3,6 +3,8 @@
 Many runs, `-m loss=infonce,triplet seed=0,1,2` or `+sweep=losses`, go to `experiments.sweeps.program`, because Hydra's
 own sweeps refuse a value that one choice lacks, stop at the first mistake and start from the beginning each time.
 
+One that was stopped goes on: `resume=auto`, see `experiments.run.resuming`.
+
 Only Hydra is imported at the top, so that `--help` and a misspelt key answer in a second.
 """
 
@@ -16,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import WAIT_POLICY, ended
 from experiments.composing import MISTAKES, check_known, check_overrides, in_one_line, said
+from experiments.run.resuming import continued, located
 from experiments.run.run_folder import new_folder
 
 
@@ -27,6 +30,8 @@ def main(config: DictConfig) -> float:
     with ended():
         with in_one_line():
             check_known(config)
+            if config.resume is not None:
+                config = continued(config, HydraConfig.get().overrides.task)
         from experiments.run.training_run import train_and_judge
 
         return train_and_judge(config, command=command)
@@ -45,6 +50,7 @@ if __name__ == "__main__":
         sys.exit(program.main(sys.argv[1:]))
     try:
         check_overrides(sys.argv[1:])
+        sys.argv[1:] = located(sys.argv[1:])  # the processes that Lightning starts get these words too
     except MISTAKES as error:
         sys.exit(f"error: {said(error)}")
     OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from contrastive.data.whole_files import whole_folder
 from contrastive.encoder.finite import NotFiniteError
+from experiments.run.checkpoints import DamagedError, WholeCheckpoints, verify
+from experiments.run.continuation import SaveToContinue
 from experiments.run.dev_lines import say_if_worse
 from experiments.run.parts import Parts
 from experiments.run.ranks import train
@@ -38,6 +40,9 @@ def train_and_keep_best(folder: Path, parts: Parts, report: dict[str, Any]) -> N
             _write(folder, parts)
             log.warning("The best weights before that, of step %d, are in %s", best["step"], folder / "model")
         raise
+    report["seconds"]["train"] += sum(
+        each.before for each in parts.trainer.callbacks if isinstance(each, SaveToContinue)
+    )
     note_negatives(parts, report)
     best = report["monitored"] = restore_best(parts)
     say_if_worse(best, report["dev"], lower=best is not None and parts.trainer.checkpoint_callback.mode == "min")
@@ -49,6 +54,12 @@ def restore_best(parts: Parts) -> dict[str, Any] | None:
     callback = parts.trainer.checkpoint_callback
     if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path or callback.best_model_score is None:
         return None
+    if isinstance(parts.trainer.strategy.checkpoint_io, WholeCheckpoints):
+        try:
+            verify(Path(callback.best_model_path))
+        except DamagedError as error:
+            log.warning("%s: the last weights are kept in the place of the best", error)
+            return None
     checkpoint = torch.load(callback.best_model_path, map_location=parts.module.device, weights_only=True)
     parts.module.load_state_dict(checkpoint["state_dict"])
     return {

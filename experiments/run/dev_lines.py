@@ -65,7 +65,7 @@ def dev_means(parts: Parts, user_query: str, judged: Mapping[str, Judgement]) ->
 def draw_lines(parts: Parts, means: Mapping[str, Mapping[str, float]]) -> None:
     """Put the untuned encoder at the start of the history, and both as lines into it."""
     lines = {LINES[name]: of[METRIC] for name, of in means.items()}
-    for logger in parts.trainer.loggers if means else ():
+    for logger in parts.trainer.loggers if means and parts.checkpoint is None else ():  # it has begun where it goes on
         logger.log_metrics({**{f"dev/{name}": value for name, value in means["untuned"].items()}, **lines}, step=0)
     if lines:
         log.info("On dev, %s: %s", METRIC, ", ".join(f"{name} {means[name][METRIC]:.3f}" for name in means))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -28,7 +29,7 @@ from contrastive.training.callbacks import ClusterQueries, EmbedByGuide, FillMem
 from contrastive.training.optimization import batches_of_epoch, planned_steps
 from contrastive.training.precision import check_precision
 from contrastive.training.rehearsal import rehearse
-from experiments.run.callbacks import WholeCheckpoints
+from experiments.run.checkpoints import WholeCheckpoints
 from experiments.run.training_account import trained_on
 
 log = logging.getLogger(__name__)
@@ -49,15 +50,18 @@ class Parts:
     trainer: lightning.Trainer
     cache: EmbeddingCache | None
     trained_on: dict[str, Any]
+    checkpoint: Path | None
+    """Where training goes on; None if it begins."""
 
 
-def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) -> Parts:
+def build(config: DictConfig, folder: Path, further: Sequence[Callback] = (), checkpoint: Path | None = None) -> Parts:
     """Build every part but the trackers, cheap ones first; refuse what cannot work before anything long starts.
 
     Args:
         config: What to build.
         folder: Of the run.
         further: Callbacks beside those of the configuration.
+        checkpoint: Where training goes on, if it does.
     """
     check_precision(config.trainer.precision)
     optimizer, strategy = instantiate(config.optimizer), instantiate(config.negatives)
@@ -99,14 +103,17 @@ def build(config: DictConfig, folder: Path, further: Sequence[Callback] = ()) ->
         momentum_encoder=momentum_encoder,
         sparsity=instantiate(config.sparsity) if encoder.lexical else None,
     )
-    if negatives is not None:
+    if negatives is not None and checkpoint is not None:
+        kept = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+        negatives.load_state_dict(kept[negatives.state_key])
+    elif negatives is not None:
         negatives.choose(encoder.to(trainer.strategy.root_device))  # where it will train
         encoder.cpu()  # Lightning moves it for itself
     tried = datamodule.rehearsals() if guided is None else guided.rehearsed(datamodule.rehearsals())
     width = (2, encoder.dimension) if isinstance(similarity_of(encoder), MaxSimilarity) else encoder.dimension
     rehearse(loss, tried, width, remembers=memory is not None)
     account = trained_on(data, task, encoder, datamodule, trainer, total_steps)
-    return Parts(data, task, encoder, module, datamodule, negatives, trainer, cache, account)
+    return Parts(data, task, encoder, module, datamodule, negatives, trainer, cache, account, checkpoint)
 
 
 def _loss_and_guide(config: DictConfig, encoder: Encoder) -> tuple[nn.Module, Any]:

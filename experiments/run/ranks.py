@@ -36,7 +36,7 @@ def is_first(trainer: DictConfig) -> bool:
 def train(parts: Parts) -> None:
     """Train in the first process, and leave no other behind if that fails."""
     try:
-        parts.trainer.fit(parts.module, parts.datamodule)
+        fit(parts)
     except BaseException:
         for process in _others(parts.trainer):
             process.kill()
@@ -48,10 +48,15 @@ def take_part(parts: Parts) -> None:
     """Train in a process that is not the first, and end with that one."""
     end_with_parent(os.getppid(), signal.SIGKILL)
     try:
-        parts.trainer.fit(parts.module, parts.datamodule)
+        fit(parts)
     except BaseException:
         time.sleep(PATIENCE)
         raise
+
+
+def fit(parts: Parts) -> None:
+    """Train, from the beginning or from a checkpoint on."""
+    parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=parts.checkpoint, weights_only=True)
 
 
 def _others(trainer: Any) -> list[Any]:

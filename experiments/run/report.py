@@ -20,8 +20,9 @@ from experiments.model_card.card import write_card
 from experiments.results import files as results
 from experiments.results.figures import illustrate
 from experiments.results.provenance import base_models, provenance
+from experiments.run.history import HISTORY
 from experiments.run.parts import Parts
-from experiments.run.tracking import HISTORY, log_model, log_results
+from experiments.run.tracking import log_model, log_results
 from experiments.run.training_account import tell
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 - A run that is given no folder makes one that was not there, so two runs of one second do not meet.
 - A folder belongs to one run at a time, and a finished run is never written over. One that failed or was
-  interrupted may be begun again in its folder.
+  interrupted may be begun again in its folder, or go on in it.
 - Of the processes that share a run only the first writes. The others get the same object, which writes nothing.
 - Nothing of a run is written before its parts are built and checked, so a mistake leaves a folder as it was.
 """
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 LOCK = ".running"
 """File of a run's folder that is locked while the run goes on."""
+
+UNFINISHED = ("step-*", "judged-*", "*.tmp")
+"""Files among the checkpoints that a run is continued from."""
 
 RANKS = ("RANK", "LOCAL_RANK")
 """What says, from the start of a process, that it is not the first of those that share a run."""
@@ -67,12 +70,30 @@ class RunFolder:
         self.path, self.writes = path, writes
         self.started = False
 
-    def start(self, config: str, report: Mapping[str, Any]) -> None:
-        """Write the configuration of the run, now that it is known to work, and that it is running."""
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are, and what else is needed to continue."""
+        return self.path / "checkpoints"
+
+    def start(self, config: str, report: Mapping[str, Any], *, anew: bool = True) -> None:
+        """Write the configuration of the run, now that it is known to work, and that it is running.
+
+        Args:
+            config: The configuration.
+            report: What is known of the run.
+            anew: Whether it begins, so that what another left to continue from is of no use.
+        """
         if self.writes:
+            if anew:
+                self.forget()
             with whole_file(self.path / "config.yaml") as temporary:
                 temporary.write_text(config, encoding="utf-8")
             self.write_report(report)
+
+    def forget(self) -> None:
+        """Delete what there is to continue from: a run began anew, or is finished."""
+        for path in (path for name in UNFINISHED for path in self.checkpoints.glob(name)):
+            path.unlink(missing_ok=True)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write what is known of the run so far."""
@@ -135,6 +156,20 @@ def _held(path: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         lock.release()
+
+
+def is_running(path: Path) -> bool:
+    """Whether a process has the folder of a run."""
+    lock = path / LOCK
+    try:
+        if lock.exists():
+            with FileLock(lock, timeout=0):
+                pass
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    return False
 
 
 def read_report(folder: Path) -> dict[str, Any]:

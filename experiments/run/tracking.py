@@ -15,15 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.results.files import Outcome
+from experiments.run.history import History
 from experiments.run.wandb_server import has_wandb_key, is_reachable, remember, wandb_url
 
 log = logging.getLogger(__name__)
 
-HISTORY = "history"
 Mode = Literal["auto", "online", "offline"]
 
 
@@ -62,7 +62,7 @@ class LenientWandbLogger(WandbLogger):
 
 def csv_logger(folder: Path) -> list[Any]:
     """Track into `folder/history/metrics.csv` only."""
-    return [CSVLogger(folder, name=HISTORY, version="", flush_logs_every_n_steps=1)]
+    return [History(folder)]
 
 
 def no_logger(folder: Path) -> list[Any]:  # noqa: ARG001

@@ -117,6 +117,8 @@ def warnings(account: Mapping[str, Any]) -> list[str]:
                 if most is not None and most <= tokens["max_length"]
                 else f"encoder.max_length={most or 2 * tokens['max_length']} reads more, and takes longer"
             )
+            if side == "document":
+                hint += "; encoder.windows=true reads them whole"
             found.append(
                 f"{percent(tokens['cut'])} of the {what} are longer than encoder.max_length={tokens['max_length']}, so "
                 f"{percent(tokens['lost'])} of all their text is never read: {hint}"

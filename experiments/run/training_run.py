@@ -1,7 +1,8 @@
 """One training job, from a composed configuration to a folder of results.
 
 The order is chosen so that a mistake costs seconds: everything is built and checked first, the baselines are judged and
-written next, and only then does training start. Whatever ends the run early finds what was finished on disk.
+written next, and only then does training start. Whatever ends the run early finds what was finished on disk, and a run
+that goes on reads it back.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from experiments.evaluate.judging import Judgement, gain, judge_bm25, judge_enco
 from experiments.results import files as results
 from experiments.run.best_weights import train_and_keep_best
 from experiments.run.callbacks import NotWorthFinishing
+from experiments.run.checkpoints import newest
 from experiments.run.dev_lines import dev_means, draw_lines
+from experiments.run.earlier import read_judgement, taken_up, write_judgement
 from experiments.run.hybrid import leave_hybrid
 from experiments.run.parts import Parts, build
 from experiments.run.ranks import is_first, take_part
@@ -48,7 +51,7 @@ def train_and_judge(
     """Run the job; return the monitored metric, or the final nDCG@10 if nothing was monitored.
 
     Args:
-        config: What to run.
+        config: What to run; with `resume`, to go on with in its folder.
         command: The words of the command that runs it, for the record; None if there is none.
         callbacks: For the trainer, beside those of the configuration.
 
@@ -61,6 +64,7 @@ def train_and_judge(
     first = is_first(config.trainer)
     _quiet(first)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    goes_on, config.resume = bool(config.resume), None
     report: dict[str, Any] = {"status": "running"}
     trackers: list[Any] = []
     with ExitStack() as held:
@@ -69,14 +73,18 @@ def train_and_judge(
             with in_one_line():
                 folder = held.enter_context(claimed(folder.path, writes=first))
                 check_complete(config)
-                parts = build(config, folder.path, callbacks)
+                checkpoint = newest(folder.checkpoints) if goes_on else None
+                parts = build(config, folder.path, callbacks, checkpoint)
                 trackers += instantiate(config.logger, folder=folder.path)  # last: nobody is to track a refused run
             parts.trainer.loggers = trackers
             if not first:
                 take_part(parts)
                 return 0.0
             report |= opening(config, parts, command)
-            folder.start(OmegaConf.to_yaml(config, resolve=True), report)
+            if goes_on:
+                with in_one_line():
+                    report |= taken_up(folder, parts, report, command)
+            folder.start(OmegaConf.to_yaml(config, resolve=True), report, anew=not goes_on)
             return _run(config, folder, parts, report)
         except BaseException as error:
             if report["status"] != "finished":  # what fails after that is how it is shown
@@ -97,6 +105,9 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
     hybrid: Hybrid | None = None
 
     def judge(name: str) -> None:
+        if name in report["systems"]:
+            judged[name] = read_judgement(folder, name)
+            return
         log.info("Judging %s on %s", name, described(parts.task))
         with timed(report, f"judge {name}"):
             if name in WORD_MATCHING:
@@ -109,6 +120,8 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
                 bm25 = judged["BM25"].rankings
                 judged[name] = judge_encoder(encoder, parts.task, bm25, config.query, cache=parts.cache)
             results.write_system(folder.path, name, judged[name].rankings, judged[name].results)
+        if name in (*WORD_MATCHING, "before"):
+            write_judgement(folder, name, judged[name])
         report["systems"][name] = judged[name].summary()
         folder.write_report(report)
 
@@ -117,9 +130,11 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
         judge(name)
     if config.before:
         judge("before")
-    with timed(report, "validate before training"):
-        report["dev"] = dev_means(parts, config.query, judged)
-        draw_lines(parts, report["dev"])
+    if "dev" not in report:
+        with timed(report, "validate before training"):
+            report["dev"] = dev_means(parts, config.query, judged)
+        folder.write_report(report)
+    draw_lines(parts, report["dev"])
     train_and_keep_best(folder.path, parts, report)
     judge("after")
     if config.before:
@@ -130,6 +145,7 @@ def _run(config: DictConfig, folder: RunFolder, parts: Parts, report: dict[str, 
         judge("hybrid")
     report["status"] = "finished"
     folder.write_report(report)
+    folder.forget()
     present(config, folder.path, parts, judged, report)
     return monitored(report)[1]
 

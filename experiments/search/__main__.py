@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import HydraException
-
 from experiments import cli
-from experiments.composing import compose, said
-from experiments.results.received import build_data, read_config
+from experiments.composing import compose
+from experiments.search.corpora import read_corpus
+from experiments.search.printing import print_hits, print_json
 
 if TYPE_CHECKING:
-    from contrastive.search import Hit, SearchIndex
+    from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
+    from contrastive.search import Posting, SearchIndex
 
 log = logging.getLogger("experiments.search")
 
@@ -29,8 +28,11 @@ examples:
   python -m experiments.search --model outputs/2026-11-23/10-00-00-infonce -k 3
   python -m experiments.search "nurse, nights" --data DIR_OR_FILE --no-passages
   python -m experiments.search "nurse, nights" --data DIR_OR_FILE --bm25
+  python -m experiments.search "nurse, nights" --explain
   python -m experiments.search --queries queries.txt --json > hits.jsonl
   python -m experiments.search "nurse" --data jobs data.seed=1 encoder.max_length=128
+  python -m experiments.search "nurse" --data postings.csv --filter remote=true --filter "salary>=50000"
+  python -m experiments.search "nurse" --model outputs/.../... --index FOLDER
 
 A model folder with a hybrid.json, as a run leaves it, is searched by that mixture of BM25 and the encoder.
 Without a query there is a prompt, or standard input is read, a query a line. The embeddings of documents are kept on
@@ -38,7 +40,6 @@ disk, those of an interrupted call too; delete them whenever you like.
 """
 
 _OVERRIDE = re.compile(r"\+{0,2}([a-z_]+(\.\w+)+|encoder|data)=")
-_CORPUS, _DOCUMENTS = "contrastive.data.corpus.corpus", "contrastive.data.documents.documents"
 _BATCH = 8  # queries of a file, so that results appear as they are found
 
 
@@ -67,21 +68,40 @@ def parser() -> argparse.ArgumentParser:
         "configs/data (what the run of --model was trained with, else jobs)",
     )
     add("--split", choices=["dev", "test"], help="split whose corpus to search, where they differ (test, else dev)")
+    add(
+        "--index",
+        type=Path,
+        metavar="FOLDER",
+        help="an index on disk, see experiments.index; built now if there is none. With --data it is refused if these "
+        "have changed since",
+    )
+    add(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="what documents must be: place=Berlin, remote=true, salary>=50000, company~acme (contains); may be given "
+        "several times, and all must hold",
+    )
     add("-k", type=int, default=5, help="documents to show for each query (%(default)s)")
     add("--queries", metavar="FILE", help="read queries from a file, one a line; - is standard input")
     add("--json", action="store_true", help="print one JSON object a line for each query")
+    add(
+        "--explain", action="store_true", help="show the words that answer each skill of the query, and what is missing"
+    )
     add("--no-passages", action="store_true", help="leave out the closest passage, which takes the time of a search")
     order = described.add_mutually_exclusive_group()
     order.add_argument("--no-hybrid", action="store_true", help="rank by the encoder alone, without its hybrid.json")
     order.add_argument("--bm25", action="store_true", help="rank by BM25 alone, with misspelt words put right")
     add("--dimension", type=int, metavar="N", help="search with the first N dimensions, for models trained for it")
-    add("--cache", type=Path, metavar="DIR", help="where embeddings of documents are kept (~/.cache/contrastive/...)")
-    add("--no-cache", action="store_true", help="neither read nor keep embeddings")
+    cli.add_cache(described)
     return described
 
 
 def search(options: argparse.Namespace) -> None:
     """Read queries and documents, embed, search and print."""
+    from contrastive.search import parse_filter
+
     overrides = [word for word in options.words if _OVERRIDE.match(word)]
     words = [word for word in options.words if word not in overrides]
     if options.k < 1:
@@ -91,25 +111,34 @@ def search(options: argparse.Namespace) -> None:
     for_encoder = [override for override in overrides if override not in for_data]
     if options.dimension is not None:
         for_encoder.append(f"encoder.dimension={options.dimension}")
-    name, documents = read_corpus(options, for_data)
-    log.info("searching %s with %s: %s documents", name, options.model, f"{len(documents):,}")
-    index = build_index(options, for_encoder, documents)
+    filters = [parse_filter(given) for given in options.filter]
+    index = open_index(options, for_data, for_encoder)
 
+    explainer = None
+    if options.explain:
+        from contrastive.search.explanation import Explainer
+
+        explainer = Explainer(index)
     several = queries is not None and len(queries) > 1
     batches = ask() if queries is None else [queries[i : i + _BATCH] for i in range(0, len(queries), _BATCH)]
     for batch in batches:
         try:
-            found = index.search(batch, options.k, passages=not options.no_passages)
+            passages = not (options.no_passages or options.explain)
+            found = index.search(batch, options.k, passages=passages, filters=filters)
+            explained = [
+                None if explainer is None else explainer.explain(query, hits)
+                for query, hits in zip(batch, found, strict=True)
+            ]
         except KeyboardInterrupt:
             if queries is not None:
                 raise
             log.warning("interrupted")
             continue
-        for query, hits in zip(batch, found, strict=True):
+        for query, hits, why in zip(batch, found, explained, strict=True):
             if options.json:
-                print_json(query, hits)
+                print_json(query, hits, why)
             else:
-                print_hits(hits, heading=query if several else None)
+                print_hits(hits, heading=query if several else None, why=why)
         sys.stdout.flush()
 
 
@@ -133,81 +162,51 @@ def read_queries(query: str | None, file: str | None) -> list[str] | None:
     return queries
 
 
-def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[str, Mapping[str, str]]:
-    """Return what is searched, in words, and the text of each document by id.
+def open_index(options: argparse.Namespace, for_data: Sequence[str], for_encoder: Sequence[str]) -> SearchIndex:
+    """Open the index of the command line, built now if there is none, or make one in memory of the documents."""
+    from contrastive.search import stored
+    from contrastive.search.manifest import check_corpus, read_manifest
 
-    A folder with a corpus needs neither queries nor judgements. A file holds documents if it does not hold pairs.
-    Overrides speak to the reader of a data set, so with them nothing else is tried.
-    """
+    folder = options.index
+    there = folder is not None and (folder / "index.json").exists()
+    given = options.data is not None or bool(for_data)
+    postings: Sequence[Posting] = []
+    if given or not there:
+        name, postings = read_corpus(options, for_data)
+        log.info("searching %s with %s: %s documents", name, options.model, f"{len(postings):,}")
+    encoder = load_encoder(options, for_encoder)
+    cache, weights = cli.embedding_cache(options), weights_of(options)
+    if folder is None:
+        return build_index(encoder, postings, cache, weights)
+    command = ["--data", options.data, *for_data, *for_encoder] if options.data else [*for_data, *for_encoder]
+    if not there:
+        built = options.cache and cache
+        stored.build_index(folder, encoder, postings, command=command, cache=built, show_progress=sys.stderr.isatty())
+    elif given:
+        check_corpus(read_manifest(folder), postings, folder, options.model)
+    return stored.open_index(folder, encoder, weights=weights, model=options.model)
+
+
+def load_encoder(options: argparse.Namespace, overrides: Sequence[str]) -> Any:
+    """Load the encoder of the command line."""
     from hydra.utils import instantiate
 
-    from contrastive.data.documents import documents
-
-    chosen = options.data is not None or any(override.startswith("data=") for override in overrides)
-    if not chosen and (config := run_config(options.model)) is not None:
-        if overrides:
-            raise ValueError(f"expected --data with {overrides[0]}: the data of a run are searched as they were")
-        return corpus_of(read_config(config).get("data"), options.split, build_data)
-    path = Path(options.data) if options.data is not None and not overrides else None
-    if path is not None and (path / "corpus.jsonl").is_file():
-        return path.name, documents(path)
-    try:
-        return corpus_of(compose(data=options.data, overrides=overrides).data, options.split, instantiate)
-    except (HydraException, ValueError) as error:
-        if path is None or not path.is_file():
-            raise
-        no_pairs = said(error)
-    try:
-        return path.name, documents(path)
-    except ValueError as error:
-        raise ValueError(f"expected {path} to hold documents ({error}) or pairs ({no_pairs})") from error
+    return cli.on_device(instantiate(compose(model=options.model, overrides=overrides).encoder), options.device)
 
 
-def corpus_of(described: Any, split: str | None, build: Callable[[Any], Any]) -> tuple[str, Mapping[str, str]]:
-    """Return name and corpus of a data set that a configuration describes; see `of_split`.
-
-    Of `data=corpus` the documents alone are read: its queries are not needed, and take long.
-    """
-    if isinstance(described, Mapping) and described.get("_target_") == _CORPUS:
-        of_the_documents = ("path", "columns", "separator", "encoding", "strip_html")
-        settings = {name: described[name] for name in of_the_documents if name in described}
-        return Path(str(settings.get("path"))).stem, build({"_target_": _DOCUMENTS, **settings})
-    return of_split(build(described), split)
-
-
-def of_split(data: Any, split: str | None) -> tuple[str, Mapping[str, str]]:
-    """Return name and corpus of a data set: of its test split, or else of dev, unless a split is given."""
-    from contrastive.data import TextData
-
-    if not isinstance(data, TextData):
-        raise ValueError(f"expected a data set to search, got {type(data).__name__}")
-    tasks = {"test": data.test, "dev": data.dev}
-    wanted = [split] if split else list(tasks)
-    task = next((tasks[name] for name in wanted if tasks[name] is not None), None)
-    if task is None:
-        raise ValueError(f"expected data {data.name!r} to have a {' or '.join(wanted)} split, it has none")
-    name = next(name for name in wanted if tasks[name] is task)
-    return f"{data.name} ({name})", task.corpus
-
-
-def run_config(model: str) -> Path | None:
-    """Return the configuration of the run that `model` is the folder of, or the model of; None if there is no run."""
-    folder = Path(model).parent if Path(model).name == "model" else Path(model)
-    config = folder / "config.yaml"
-    return config if (folder / "model").is_dir() and config.is_file() else None
-
-
-def build_index(options: argparse.Namespace, overrides: Sequence[str], documents: Mapping[str, str]) -> SearchIndex:
-    """Load the encoder and embed the documents, or find their embeddings in the cache."""
-    from hydra.utils import instantiate
-
-    from contrastive.encoder.embedding_cache import EmbeddingCache, default_folder
+def build_index(
+    encoder: KeyedEncoder,
+    postings: Sequence[Posting],
+    cache: EmbeddingCache | None,
+    weights: Mapping[str, float] | None,
+) -> SearchIndex:
+    """Embed the documents, or find their embeddings in the cache."""
     from contrastive.search import SearchIndex
 
-    encoder = cli.on_device(instantiate(compose(model=options.model, overrides=overrides).encoder), options.device)
-    cache = None if options.no_cache else EmbeddingCache(options.cache or default_folder())
-    weights = weights_of(options)
-    return SearchIndex(encoder, documents, cache=cache, show_progress=sys.stderr.isatty(), weights=weights)
+    documents = {posting.id: posting.text for posting in postings}
+    metadata = {posting.id: posting.metadata for posting in postings}
+    shown = sys.stderr.isatty()
+    return SearchIndex(encoder, documents, metadata=metadata, cache=cache, show_progress=shown, weights=weights)
 
 
 def weights_of(options: argparse.Namespace) -> Mapping[str, float] | None:
@@ -245,35 +244,6 @@ def ask() -> Iterator[list[str]]:
         if not query:
             return
         yield [query]
-
-
-def print_json(query: str, hits: Sequence[Hit]) -> None:
-    """Print one line with all there is but the whole texts."""
-    fields = ("rank", "id", "score", "title", "passage", "passage_score")
-    print(json.dumps({"query": query, "hits": [{name: getattr(hit, name) for name in fields} for hit in hits]}))
-
-
-def print_hits(hits: Sequence[Hit], *, heading: str | None) -> None:
-    """Print rank, score, title and id of each hit, and its passage below."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from contrastive.search.passages import one_line
-
-    console = Console()
-    if heading is not None:
-        console.print(Text(one_line(heading), "underline"), soft_wrap=True)
-    if not hits:  # of BM25 alone: an encoder finds something near everything
-        log.warning("no document has a word of the query")
-    for hit in hits:
-        place = f"{hit.rank:2}. {hit.score:.3f}  "
-        title, id_ = one_line(hit.title), one_line(hit.id)
-        console.print(Text.assemble(place, (title, "bold"), "  ", (id_, "dim")), soft_wrap=True)
-        if hit.passage and hit.passage != hit.title:
-            width = max(20, console.width - len(place))
-            for line in Text(one_line(hit.passage)).wrap(console, width):
-                console.print(Text(" " * len(place) + line.plain.rstrip()), soft_wrap=True)
-    console.print()
 
 
 if __name__ == "__main__":

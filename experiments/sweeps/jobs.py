@@ -10,8 +10,6 @@ Nothing heavy is imported before a job is run.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging.config
 import os
 import sys
@@ -20,13 +18,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.composing import CONFIGS, MISTAKES, said
 from experiments.results.files import write_json
+from experiments.run.identity import identity, resolved
+from experiments.run.resuming import is_same_run
 from experiments.run.run_folder import monitored, read_report
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 State = Literal["missing", "running", "finished", "failed", "interrupted"]
 LOCKS = ".locks"
 """Folder of the store with a lock file a job."""
+
+DIED = "failed: its process died"
+"""How the status of a job begins whose process could not say what ended it."""
 
 PATIENCE = 0.5
 """Seconds to try for a lock: whoever asks for the state holds it for an instant."""
@@ -70,21 +73,6 @@ class Job:
         return ["python", "-m", "experiments.run", *self.overrides]
 
 
-def identity(config: DictConfig) -> str:
-    """Return a digest of a configuration without what does not change the result: where it goes and who watches."""
-    plain = _resolved(config, "FOLDER")
-    for name in ("folder", "logger", "hydra", "cache"):
-        plain.pop(name, None)
-    (plain.get("trainer") or {}).pop("enable_progress_bar", None)
-    callbacks = plain.get("callbacks") or {}
-    callbacks.pop("progress", None)
-    for callback in callbacks.values():
-        for name in ("dirpath", "path"):
-            (callback or {}).pop(name, None)
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def make_job(config: DictConfig, overrides: Sequence[str], label: str, *, root: Path, group: str) -> Job:
     """Give a composed configuration its place in a store.
 
@@ -97,11 +85,11 @@ def make_job(config: DictConfig, overrides: Sequence[str], label: str, *, root: 
     """
     digest = identity(config)
     folder = root.resolve() / f"{_readable(config)}-{digest}"
-    resolved = OmegaConf.create(_resolved(config, str(folder)))
+    complete = OmegaConf.create(resolved(config, str(folder)))
     for name, value in (("name", label), ("group", group)):
-        if name in (resolved.logger or {}) and resolved.logger[name] is None:
-            resolved.logger[name] = value
-    return Job(digest, folder, resolved, tuple(overrides), label)
+        if name in (complete.logger or {}) and complete.logger[name] is None:
+            complete.logger[name] = value
+    return Job(digest, folder, complete, tuple(overrides), label)
 
 
 def state(folder: Path) -> State:
@@ -122,7 +110,8 @@ def state(folder: Path) -> State:
 def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False, capture: bool = False) -> float:
     """Run a job in this process, unless it is finished; return its monitored metric.
 
-    What an earlier attempt left is deleted. Whatever ends the job is written into its folder before it is raised.
+    What was interrupted goes on, unless `callbacks` want to see it from its beginning; what else an earlier attempt
+    left is deleted. Whatever ends the job is written into its folder before it is raised.
 
     Args:
         job: The job.
@@ -139,14 +128,24 @@ def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False,
             report = read_report(job.folder)
             if report.get("status") == "finished":
                 return monitored(report)[1]
-            with suppress(FileNotFoundError):
-                rmtree(job.folder)
-            job.folder.mkdir(parents=True)
-            write_json(job.folder / "metrics.json", {"status": "running"})
+            goes_on = not callbacks and can_go_on(job)
+            if not goes_on:
+                report = {}
+                with suppress(FileNotFoundError):
+                    rmtree(job.folder)
+                job.folder.mkdir(parents=True)
+            job.config.resume = str(job.folder) if goes_on else None
+            write_json(job.folder / "metrics.json", {**report, "status": "running"})
             with _captured(job.folder / "output.log") if capture else nullcontext():
                 return _run(job, callbacks)
     except Timeout as error:
         raise RunningElsewhereError(f"{job.label} is running in another process") from error
+
+
+def can_go_on(job: Job) -> bool:
+    """Whether a job was cut off, and not by a mistake, and left what it takes to continue."""
+    status = str(read_report(job.folder).get("status", ""))
+    return status.startswith(("running", "interrupted", DIED)) and is_same_run(job.folder, job.config)
 
 
 def record_end(folder: Path, status: str) -> None:
@@ -177,7 +176,7 @@ def _captured(path: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(1), os.dup(2)
-    with path.open("wb") as file:
+    with path.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
@@ -213,12 +212,3 @@ def _readable(config: DictConfig) -> str:
     """Return the part of a folder's name that people read; it depends on the configuration only."""
     loss = str(OmegaConf.select(config, "loss._target_", default="job")).rpartition(".")[2].removesuffix("Loss")
     return f"{loss}-seed{config.seed}"
-
-
-def _resolved(config: DictConfig, folder: str) -> dict[str, Any]:
-    copied = config.copy()
-    copied.folder = folder
-    plain = OmegaConf.to_container(copied, resolve=True)
-    if not isinstance(plain, dict):
-        raise TypeError(f"expected a mapping, got {type(plain).__name__}")
-    return plain  # type: ignore[return-value]

@@ -39,8 +39,8 @@ the same run is run once; what was left out is listed. A single value that is to
 key=choice(VALUE).
 
 Runs are kept in hydra.sweep.dir (multirun), by their configuration alone: the same command again, or another that wants
-some of the same runs, runs only what is missing, failed or interrupted. After a change of the code, or inside a data
-file, choose another folder. Two terminals may share one.
+some of the same runs, runs only what is missing, failed or interrupted; what was interrupted goes on from its last
+checkpoint. After a change of the code, or inside a data file, choose another folder. Two terminals may share one.
 
   --dry-run                                  list the runs and how far each is, and run none
   launcher=serial                            one process for all runs: the default
@@ -73,6 +73,8 @@ def main(arguments: Sequence[str], work: Callable[..., str | None] = attempt) ->
         for text in overrides:
             if text.startswith("-"):
                 raise ValueError(f"expected name=value, --dry-run or --help in a sweep, got {text}")
+            if text.startswith("resume="):
+                raise ValueError(f"expected no {text} in a sweep: what was interrupted goes on by itself")
         expansion = expand(overrides)
         launch = instantiate(expansion.launcher)
         if "--dry-run" in typed:

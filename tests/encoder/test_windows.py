@@ -75,6 +75,27 @@ def test_the_best_passage_of_a_long_document_counts(tiny_model_folder: Path) -> 
     torch.testing.assert_close(max_sim(queries.padded(), documents.padded()), expected)
 
 
+def test_each_part_of_a_query_finds_a_passage_of_its_own(tiny_model_folder: Path) -> None:
+    encoder = load(tiny_model_folder, query_parts=True)
+    plain = Encoder.from_pretrained(tiny_model_folder, max_length=12)
+    query = "python developer, nurse; chef"
+    queries, documents = encoder.encode([query, "chef"]), encoder.encode([LONG, "nurse"], side="document")
+    assert queries.lengths.tolist() == [4, 1]  # the whole and its parts; what is one part is the whole
+    vectors = plain.encode([query, "python developer", "nurse", "chef"], as_numpy=False)
+    torch.testing.assert_close(queries[0:1].vectors, vectors)
+    passages = plain.encode([*CHUNKS, "nurse"], as_numpy=False)
+    best = torch.stack([cosine(vectors, passages)[:, :3].amax(1), cosine(vectors, passages)[:, 3]], dim=1)
+    torch.testing.assert_close(max_sim(queries.padded(), documents.padded())[0], best.mean(0))
+
+
+def test_parts_of_a_query_have_its_prompt_and_are_not_without_number(tiny_model_folder: Path) -> None:
+    encoder = load(tiny_model_folder, query_parts=True, query_prompt="job ")
+    plain = Encoder.from_pretrained(tiny_model_folder, max_length=12)
+    vectors = plain.encode(["job chef, nurse", "job chef", "job nurse"], as_numpy=False)
+    torch.testing.assert_close(encoder.encode(["chef, nurse"]).vectors, vectors)
+    assert encoder.encode(["chef, " * 400]).lengths.tolist() == [33]
+
+
 @pytest.mark.parametrize(("which", "read"), [("first", 1), ("random", 1), ("all", 3)])
 def test_training_reads_the_windows_it_is_told_to(tiny_model_folder: Path, which: str, read: int) -> None:
     encoder = load(tiny_model_folder, representation="tokens", training_windows=which)
@@ -106,6 +127,8 @@ def test_settings_of_windows_are_kept_by_a_folder(tiny_model_folder: Path, tmp_p
     encoder.save_pretrained(tmp_path)
     assert Encoder.from_pretrained(tmp_path).settings == encoder.settings
     assert Encoder.from_pretrained(tmp_path, windows=False).similarity == "cosine"
+    load(tiny_model_folder, query_parts=True).save_pretrained(tmp_path)
+    assert Encoder.from_pretrained(tmp_path).head.query_parts
 
 
 def test_what_cannot_be_is_refused(tiny_model_folder: Path, tiny_encoder: Encoder) -> None:
@@ -113,5 +136,7 @@ def test_what_cannot_be_is_refused(tiny_model_folder: Path, tiny_encoder: Encode
         load(tiny_model_folder, training_windows="last")
     with pytest.raises(ValueError, match="expected a fast tokenizer to read documents in windows, got a slow one"):
         Encoder(tiny_encoder.backbone, ByT5Tokenizer(), PooledHead(32, windows=True), max_length=64)
+    with pytest.raises(ValueError, match="expected windows=true with query_parts=true"):
+        PooledHead(32, query_parts=True)
     with pytest.raises(ValueError, match="expected similarity cosine of documents in windows, got 'dot'"):
         load(tiny_model_folder, similarity="dot")

@@ -94,6 +94,14 @@ def test_metrics_equal_their_definitions(queries: list[tuple[dict[str, int], lis
         assert results.intervals[metric].high >= mean - 1e-12
 
 
+def test_intervals_of_few_queries_stay_within_the_range_of_a_metric() -> None:
+    task = make_task({f"q{i}": {"d00": 1} for i in range(4)})
+    for found, limit in ((3, "high"), (1, "low")):
+        answers = {f"q{i}": ["d00"] if i < found else ["d01"] for i in range(4)}
+        interval = evaluate_rankings(make_rankings(answers), task).intervals["ndcg@10"]
+        assert getattr(interval, limit) == (limit == "high")
+
+
 def test_metrics_of_a_ranking_worked_out_by_hand() -> None:
     task = make_task({"q": {"d00": 2, "d01": 1, "d02": 1}})
     row = evaluate_rankings(make_rankings({"q": ["d05", "d01", "d00"]}), task).per_query["q"]

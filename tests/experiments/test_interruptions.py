@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import cast
@@ -15,7 +16,7 @@ from typing import cast
 import pytest
 
 from experiments import interruptions
-from experiments.interruptions import Interrupted, end_with_parent, exit_status, interruptible, interruption
+from experiments.interruptions import Interrupted, Postponed, end_with_parent, exit_status, interruptible, interruption
 from experiments.sweeps import worker
 from experiments.sweeps.jobs import Job
 
@@ -159,3 +160,61 @@ def test_where_no_kernel_tells_a_thread_watches(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(Interrupted, match="SIGTERM"), interruptible():
         work()
+
+
+@pytest.fixture
+def postponed() -> Iterator[Postponed]:
+    """What holds signals back from a listener that notes them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with interruptible():
+        held = Postponed(60)
+        held.begin()
+        yield held
+        held.end()
+    for number, listener in before.items():
+        signal.signal(number, listener)
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_signal_waits_until_it_is_heeded(postponed: Postponed, number: int, status: int) -> None:
+    postponed.heed()
+    os.kill(os.getpid(), number)
+    assert postponed.asked == number
+    with pytest.raises(KeyboardInterrupt) as raised:
+        postponed.heed()
+    assert exit_status(raised.value) == status
+    with pytest.raises(KeyboardInterrupt):
+        receive(signal.SIGINT)  # nothing is held back now
+
+
+def test_the_second_signal_does_not_wait(postponed: Postponed) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        receive(signal.SIGINT)
+    assert exit_status(raised.value) == 130
+    assert postponed.asked is None
+
+
+def test_no_signal_waits_for_ever(postponed: Postponed) -> None:
+    postponed.seconds = 0.05
+    with pytest.raises(KeyboardInterrupt) as raised:
+        receive(signal.SIGTERM)
+    assert exit_status(raised.value) == 143
+
+
+def test_a_process_ends_with_another_that_was_asked(postponed: Postponed) -> None:
+    with pytest.raises(KeyboardInterrupt) as raised:
+        postponed.heed(signal.SIGTERM)
+    assert exit_status(raised.value) == 143
+
+
+def test_what_is_ignored_stays_ignored_and_what_ends_hears_no_more() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    held = Postponed(60)
+    held.begin()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) == held._hear
+    held.end()
+    assert signal.getsignal(signal.SIGTERM) != held._hear
+    signal.signal(signal.SIGHUP, before)

@@ -28,10 +28,10 @@ def parts(fit: Any, *processes: Process) -> Any:
     """Return what a run trains with; `launcher.procs` is the list that Lightning's observer looks at."""
     launcher = SimpleNamespace(procs=list(processes))
     trainer = SimpleNamespace(fit=fit, strategy=SimpleNamespace(launcher=launcher))
-    return SimpleNamespace(trainer=trainer, module=None, datamodule=None)
+    return SimpleNamespace(trainer=trainer, module=None, datamodule=None, checkpoint=None)
 
 
-def failing(*_: object) -> None:
+def failing(*_: object, **__: object) -> None:
     raise ArithmeticError("not finite")
 
 
@@ -64,7 +64,7 @@ def test_the_first_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_after_training_nobody_watches_the_others() -> None:
     process = Process()
-    trained = parts(lambda *_: None, process)
+    trained = parts(lambda *_, **__: None, process)
     watched = trained.trainer.strategy.launcher.procs
     train(trained)
     assert not process.killed  # it ends by itself
@@ -96,5 +96,5 @@ def test_another_process_leaves_the_first_the_time_to_say_what_failed(monkeypatc
         take_part(parts(failing))
     assert time.monotonic() - began > 0.2
     began = time.monotonic()
-    take_part(parts(lambda *_: None))
+    take_part(parts(lambda *_, **__: None))
     assert time.monotonic() - began < 0.2

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,16 +49,38 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "
 Configure = Callable[..., DictConfig]
 
 
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        quiet = [f"folder={folder}/run", "logger=csv", "trainer.enable_progress_bar=false"]
+        return compose("config", overrides=[*quiet, *SMALL, *overrides])
+
+
 @pytest.fixture
 def configure(tiny_model_folder: Path, tmp_path: Path) -> Configure:
     """Compose the configuration of a tiny run with further overrides."""
+    return partial(composed, tmp_path, "encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}")
 
-    def composed(*overrides: str) -> DictConfig:
-        tiny = ["encoder=pretrained", f"encoder.name_or_path={tiny_model_folder}", "trainer.enable_progress_bar=false"]
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            return compose("config", overrides=[f"folder={tmp_path}/run", "logger=csv", *tiny, *SMALL, *overrides])
 
-    return composed
+@pytest.fixture
+def drawn() -> None:
+    """Figures are drawn, which takes half the time of a tiny run."""
+
+
+@pytest.fixture(autouse=True)
+def _figures_only_where_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("experiments.results.figures.draw", lambda *_: {})
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
+    """The configuration of one finished run, for tests that only read its folder."""
+    tiny = ["encoder=pretrained", f"+mine={tiny_model_folder}", "encoder.name_or_path=${mine}"]
+    config = composed(tmp_path_factory.mktemp("finished"), *tiny, "optimizer.learning_rate=1e-3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.results.figures.draw", lambda *_: {})
+        train_and_judge(config)
+    return config
 
 
 def report(config: DictConfig) -> dict[str, Any]:
@@ -65,7 +88,8 @@ def report(config: DictConfig) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("loss", ["infonce", "mnrl", "triplet"])
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize("loss", ["infonce", "triplet"])
 def test_a_run_leaves_everything_it_promises(
     loss: str, configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,15 +119,19 @@ def test_a_run_leaves_everything_it_promises(
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")))
-def test_every_recipe_runs(recipe: str, configure: Configure) -> None:
-    config = configure(f"experiment={recipe}", "before=false")
+def test_every_recipe_runs(recipe: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+    smaller = [f"+tiny={tiny_model_folder}", "encoder.name_or_path=${tiny}", "encoder.max_length=32"]
+    config = composed(tmp_path, f"experiment={recipe}", *smaller, "before=false")
     train_and_judge(config)
     assert report(config)["status"] == "finished"
+    assert set(report(config)["systems"]) == {"BM25", "BM25+spelling", "after", "hybrid"}  # without the untuned encoder
+    trained = Encoder.from_pretrained(Path(config.folder) / "model")
+    assert trained.representation == {"best": "tokens", "lexical": "lexical"}.get(recipe, "pooled")
+    assert trained.head.windows == (recipe in ("best", "passages"))
 
 
-def test_files_of_a_run_agree_with_each_other(configure: Configure, tiny_model_folder: Path) -> None:
-    config = configure(f"+mine={tiny_model_folder}", "encoder.name_or_path=${mine}")
-    train_and_judge(config)
+def test_files_of_a_run_agree_with_each_other(finished: DictConfig, tiny_model_folder: Path) -> None:
+    config = finished
     folder, task = Path(config.folder), jobs(train_pairs=8, dev_queries=4, test_queries=4).test
     card = ModelCard.load(folder / "model" / "README.md")
     for name, system in report(config)["systems"].items():
@@ -115,15 +143,13 @@ def test_files_of_a_run_agree_with_each_other(configure: Configure, tiny_model_f
         assert sum(values) / len(values) == pytest.approx(cell["mean"])
         assert f"| {name} | {cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}] |" in card.text
     assert report(config)["base_models"] == [{"name": tiny_model_folder.name, "hub": None, "licence": None}]
-    assert "| optimizer.learning_rate | 0.0001 |" in card.text
+    assert "| optimizer.learning_rate | 0.001 |" in card.text
     assert card.data.language == "en"
     assert not any(str(path) in str(card) for path in (folder.parent, tiny_model_folder.parent))
 
 
-def test_saved_model_is_the_one_that_was_judged(configure: Configure) -> None:
-    config = configure("optimizer.learning_rate=1e-3")
-    train_and_judge(config)
-    folder = Path(config.folder)
+def test_saved_model_is_the_one_that_was_judged(finished: DictConfig) -> None:
+    config, folder = finished, Path(finished.folder)
     weights = Encoder.from_pretrained(folder / "model").state_dict()
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(weights[name], best[f"encoder.{name}"]) for name in weights)
@@ -177,31 +203,20 @@ def test_validations_change_nothing_in_the_training(configure: Configure, tmp_pa
 def test_the_same_seed_gives_the_same_model(configure: Configure, tmp_path: Path) -> None:
     models = []
     for folder, seed in (("first", 3), ("second", 3), ("third", 4)):
-        config = configure(f"seed={seed}", f"folder={tmp_path}/{folder}")
+        config = configure(f"seed={seed}", f"folder={tmp_path}/{folder}", "before=false")
         train_and_judge(config)
         models.append((tmp_path / folder / "model" / "model.safetensors").read_bytes())
     assert models[0] == models[1]
     assert models[0] != models[2]
 
 
-def test_the_untuned_encoder_can_be_left_out(configure: Configure) -> None:
-    config = configure("before=false")
-    train_and_judge(config)
-    assert set(report(config)["systems"]) == {"BM25", "BM25+spelling", "after", "hybrid"}
-
-
-def test_judging_on_dev_leaves_test_alone(configure: Configure) -> None:
-    config = configure("judge=dev")
+def test_judging_on_dev_leaves_test_alone_and_a_run_without_a_logger_has_no_history(configure: Configure) -> None:
+    config = configure("judge=dev", "logger=none")
     train_and_judge(config)
     assert report(config)["data"]["judged_on"] == "jobs-dev"
     rankings = [path.read_text() for path in Path(config.folder).glob("*.trec")]
     assert len(rankings) == 5
     assert all("dev-q" in ranking and "test-q" not in ranking for ranking in rankings)
-
-
-def test_a_run_without_a_logger_has_no_history(configure: Configure) -> None:
-    config = configure("logger=none")
-    train_and_judge(config)
     assert not (Path(config.folder) / "history").exists()
     assert report(config)["status"] == "finished"
 
@@ -213,7 +228,7 @@ def without_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", "/nonexistent")
 
 
-@pytest.mark.usefixtures("without_key")
+@pytest.mark.usefixtures("without_key", "drawn")
 def test_wandb_is_told_everything(configure: Configure, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     config = configure("logger=wandb", "trainer.max_epochs=2")
@@ -339,7 +354,7 @@ def test_negatives_are_mined_before_training(
     ],
 )
 def test_lightnings_own_trainer_names_work(setting: str, configure: Configure) -> None:
-    config = configure(setting)
+    config = configure(setting, "before=false")
     train_and_judge(config)
     assert report(config)["status"] == "finished"
 
@@ -359,8 +374,6 @@ def test_ctrl_c_leaves_what_was_finished(configure: Configure, monkeypatch: pyte
     content = report(config)
     assert content["status"] == "interrupted"
     assert set(content["systems"]) == {"BM25", "BM25+spelling", "before"}
-    checkpoint = torch.load(Path(config.folder) / "checkpoints" / "interrupted.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 1
 
 
 def test_a_run_that_diverges_stops_and_leaves_its_best_weights(
@@ -382,9 +395,6 @@ def test_a_run_that_diverges_stops_and_leaves_its_best_weights(
     weights = Encoder.from_pretrained(folder / "model").state_dict()
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(weights[name], best[f"encoder.{name}"]) for name in weights)
-    interrupted = torch.load(folder / "checkpoints" / "interrupted.ckpt", weights_only=True)
-    assert interrupted["global_step"] == 3
-    assert all(bool(value.isfinite().all()) for value in interrupted["state_dict"].values())
 
 
 @pytest.mark.parametrize(
@@ -402,10 +412,9 @@ def test_a_run_that_diverges_at_once_leaves_no_model(
     with pytest.raises(NotFiniteError, match=message):
         train_and_judge(config)
     assert "so there is no model" in caplog.text
-    assert "interrupted.ckpt is not written: expected a checkpoint with finite weights" in caplog.text
     assert report(config)["status"].startswith("failed: NotFiniteError")
     assert not (Path(config.folder) / "model").exists()
-    assert not list((Path(config.folder) / "checkpoints").glob("*"))
+    assert not list((Path(config.folder) / "checkpoints").glob("*.ckpt"))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
@@ -415,7 +424,7 @@ def test_a_signal_ends_a_run_as_ctrl_c_does_with_its_own_status(
     step = ContrastiveModule.training_step
 
     def interrupted(self: ContrastiveModule, batch: Any, batch_idx: int) -> Any:
-        if batch_idx == 1:
+        if batch_idx == 0:
             os.kill(os.getpid(), number)
         return step(self, batch, batch_idx)
 
@@ -432,8 +441,8 @@ def test_a_signal_ends_a_run_as_ctrl_c_does_with_its_own_status(
     assert stopped.value.code == status
     content = report(config)
     assert (content["status"], set(content["systems"])) == ("interrupted", {"BM25", "BM25+spelling"})
-    checkpoint = torch.load(Path(config.folder) / "checkpoints" / "interrupted.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 1
+    (checkpoint,) = (Path(config.folder) / "checkpoints").glob("step-*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 1  # after the step that was under way
 
 
 def test_an_interruption_while_parts_are_built_is_written(
@@ -480,7 +489,7 @@ def test_another_process_of_a_run_trains_and_leaves_nothing(
     trained: list[str] = []
     monkeypatch.setattr("experiments.run.training_run.is_first", lambda _: False)
     monkeypatch.setattr("experiments.run.ranks.end_with_parent", lambda *_: None)
-    monkeypatch.setattr("lightning.Trainer.fit", lambda *_: trained.append("fit"))
+    monkeypatch.setattr("lightning.Trainer.fit", lambda *_, **__: trained.append("fit"))
     config = configure("logger=wandb")
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     try:
@@ -505,7 +514,7 @@ def test_a_full_disk_is_one_line_and_the_best_checkpoint_stays(
         checkpoints.append(content)
         save(content, file)
 
-    monkeypatch.setattr("experiments.run.callbacks.torch.save", filling)
+    monkeypatch.setattr("experiments.run.checkpoints.torch.save", filling)
     monkeypatch.setattr("contrastive.training.module.evaluate_rankings", better_each_time())
     config = configure("before=false", "trainer.max_epochs=3")
     best = Path(config.folder) / "checkpoints" / "best.ckpt"
@@ -514,8 +523,7 @@ def test_a_full_disk_is_one_line_and_the_best_checkpoint_stays(
         train_and_judge(config)
     assert report(config)["status"] == f"failed: OSError: [Errno 28] No space left on device: '{best}'"
     assert torch.load(best, weights_only=True)["global_step"] == checkpoints[0]["global_step"]
-    assert best.samefile(best.with_name("last.ckpt"))
-    assert {path.name for path in best.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in best.parent.iterdir() if path.suffix != ".json"} == {"best.ckpt"}
 
 
 def better_each_time() -> Callable[..., SimpleNamespace]:
@@ -551,8 +559,7 @@ def test_a_job_that_fails_has_failed_for_the_tracker(configure: Configure, monke
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+resume=last.ckpt", "expected no resume: to continue a run from a checkpoint is not offered yet"),
-        ("+ckpt_path=last.ckpt", "expected no ckpt_path: to continue a run from a checkpoint is not offered yet"),
+        ("+ckpt_path=last.ckpt", "expected no ckpt_path: resume=FOLDER continues a run, resume=auto the latest"),
         ("+batchsize=8", "there is no batchsize to set, nothing reads it; did you mean batch_size?"),
         ("+batches.cluster=8", "there is no batches.cluster to set, nothing reads it; did you mean batches.clusters?"),
     ],
@@ -644,13 +651,17 @@ def test_an_interruption_is_said_without_a_traceback(
     assert "interrupted" in caplog.messages
 
 
-def test_evaluate_repeats_the_numbers_of_the_run(configure: Configure, tmp_path: Path) -> None:
-    config = configure()
-    train_and_judge(config)
+def test_evaluate_repeats_the_numbers_of_the_run(finished: DictConfig, tmp_path: Path) -> None:
+    config = finished
     common = ["--data", "jobs", "--output", str(tmp_path / "evaluation"), *SMALL[:3]]
     ndcg = evaluate.main(["--model", str(config.folder), *common])
     assert ndcg == pytest.approx(report(config)["systems"]["after"]["metrics"]["ndcg@10"]["mean"], abs=1e-6)
     assert (tmp_path / "evaluation" / "encoder.trec").exists()
+    kept = tmp_path / "kept"
+    evaluate.main(["--model", str(config.folder), *common, "--cache", str(kept), "--no-cache"])
+    assert not kept.exists()
+    assert evaluate.main(["--model", str(config.folder), *common, "--cache", str(kept)]) == ndcg
+    assert len(list(kept.glob("*.npy"))) == 2  # of documents and of queries
 
 
 def test_the_hybrid_of_a_run_is_fitted_on_dev_and_evaluated_and_searched_again(

@@ -21,12 +21,14 @@ from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.evaluation import Hybrid, bm25_rankings, fuse, rank, write_hybrid
 from contrastive.evaluation.spelling import Spelling
 from contrastive.search import SearchIndex
+from contrastive.search.explanation import Explainer
 from contrastive.search.passages import one_line, split_passages
 from contrastive.similarity import cosine, similarity_of
 from contrastive.statistics import Difference
 from experiments.postings.generator import jobs
 from experiments.results import received
 from experiments.search import __main__ as program
+from experiments.search.explaining import explained_lines
 
 ROOT = Path(__file__).parents[2]
 LONG = "Nurse\n" + "\n".join(f"{word} data years. " * 12 for word in ("python", "hospital", "kitchen"))
@@ -644,3 +646,35 @@ def test_a_reader_that_stops_early_is_no_error(ask: Ask, monkeypatch: pytest.Mon
         ask("nurse", "--json")
         output.write("goes nowhere")
     assert (tmp_path / "output").read_text() == ""
+
+
+def test_explain_shows_the_words_of_each_skill_and_what_is_missing(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "postings.jsonl"
+    text = "The \x1b]0;owned\x07hospital\x1b[31m needs a nurse\x1b[0m."
+    data.write_text(json.dumps({"id": "n", "title": "Nurse\x1b[1m", "text": text}) + "\n")
+    arguments = ["nusre, python", "--model", str(tiny_model_folder), "--data", str(data), "--bm25", "--no-cache"]
+    program.main([*arguments, "--explain"])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[1:3] == ["+ nusre (put right: nurse): Nurse 1.00", "- python: missing"]
+    program.main([*arguments, "--explain", "--json"])
+    (hit,) = json.loads(capsys.readouterr().out)["hits"]
+    assert [(skill["asked"], skill["missing"]) for skill in hit["skills"]] == [("nurse", False), ("python", True)]
+    assert hit["skills"][0]["words"] == [{"start": 0, "end": 5, "text": "Nurse", "score": 1.0}]
+    program.main([*arguments, "--json"])
+    assert "skills" not in json.loads(capsys.readouterr().out)["hits"][0]
+
+
+def test_explained_words_are_marked_in_a_terminal(tiny_encoder: Encoder) -> None:
+    text = "Nurse\nThe hospital\x1b[31m. Python!"
+    index = SearchIndex(tiny_encoder, {"n": text})
+    (hits,) = index.search(["hospital, kitchen"], system="bm25")
+    (found,) = Explainer(index).explain("hospital, kitchen", hits, system="bm25")
+    lines = explained_lines(found, text)
+    assert [line.plain for line in lines] == ["+ hospital: hospital  1.00", "- kitchen: missing", "The hospital."]
+    marked = [line.plain[span.start : span.end] for line in lines for span in line.spans if span.style == "bold yellow"]
+    assert marked == ["hospital", "hospital"]

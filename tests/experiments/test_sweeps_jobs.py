@@ -15,9 +15,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.results.files import write_json
+from experiments.run.identity import identity
 from experiments.sweeps import jobs
 from experiments.sweeps.composer import Composer, keys
-from experiments.sweeps.jobs import Job, RunningElsewhereError, identity, make_job, read_report, run_job, state
+from experiments.sweeps.jobs import Job, RunningElsewhereError, can_go_on, make_job, read_report, run_job, state
 from experiments.sweeps.worker import ELSEWHERE, attempt
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,8 @@ def make(composer: Composer, store: Path, *overrides: str) -> Job:
         "callbacks.progress.refresh_rate=5",
         "~callbacks.progress",
         "callbacks.checkpoint.dirpath=/somewhere",
-        "callbacks.interrupted.path=/somewhere",
+        "callbacks.continuation.seconds=5",
+        "resume=auto",
         "loss.temperature=5e-2",
         "+mine=${folder}",
     ],
@@ -78,9 +80,13 @@ def test_everything_else_changes_who_it_is(composer: Composer) -> None:
     assert {key for key in same if not key.startswith("logger.")} == {
         "cache",
         "folder",
+        "resume",
         "trainer.enable_progress_bar",
         "callbacks.checkpoint.dirpath",
-        "callbacks.interrupted.path",
+        "callbacks.continuation._target_",
+        "callbacks.continuation.folder",
+        "callbacks.continuation.patience",
+        "callbacks.continuation.seconds",
         "callbacks.progress._target_",
         "callbacks.progress.refresh_rate",
     }
@@ -126,6 +132,47 @@ def test_a_job_runs_once(job: Job, tmp_path: Path) -> None:
     assert [query for query, *_ in fake_training.ran(tmp_path)] == [job.config.query.split()[0]]
     assert state(job.folder) == "finished"
     assert not (job.folder / "of an earlier attempt").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "goes_on"),
+    [
+        ("interrupted", True),
+        ("running", True),
+        ("failed: its process died (SIGKILL)", True),
+        ("failed: ValueError", False),
+        ("pruned: at stage 1", False),
+    ],
+)
+def test_a_job_that_was_cut_off_goes_on(status: str, goes_on: bool, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed: list[str | None] = []
+    fake = fake_training.train_and_judge
+    module = sys.modules["experiments.run.training_run"]
+    monkeypatch.setattr(
+        module, "train_and_judge", lambda config, **o: resumed.append(config.resume) or fake(config, **o)
+    )
+    job.folder.mkdir()
+    write_json(job.folder / "metrics.json", {"status": status, "dev": {}})
+    (job.folder / "config.yaml").write_text(OmegaConf.to_yaml(job.config))
+    assert run_job(job) == 3
+    assert resumed == [str(job.folder) if goes_on else None]
+    assert (job.folder / "config.yaml").exists() == goes_on
+    assert state(job.folder) == "finished"
+
+
+def test_a_job_whose_folder_is_of_another_run_begins_anew(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.folder.mkdir()
+    write_json(job.folder / "metrics.json", {"status": "interrupted"})
+    assert not can_go_on(job)
+    (job.folder / "config.yaml").write_text(OmegaConf.to_yaml({**job.config, "seed": 4}))
+    assert not can_go_on(job)
+    (job.folder / "config.yaml").write_text(OmegaConf.to_yaml(job.config))
+    assert can_go_on(job)
+    seen: list[str | None] = []
+    fake = lambda config, **_: seen.append(config.resume) or 0.0  # noqa: E731
+    monkeypatch.setattr(sys.modules["experiments.run.training_run"], "train_and_judge", fake)
+    run_job(job, [object()])  # type: ignore[list-item]  # of a trial, which has to see all validations
+    assert seen == [None]
 
 
 def test_a_job_that_another_process_runs_is_left_to_it(

@@ -107,7 +107,13 @@ def test_the_table_has_the_best_first_and_says_what_was_left_out(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["sede=1,2"], ["seed=1,2", "--cfg", "job"], ["launcher=joblib", "launcher.workers=0"]]
+    "arguments",
+    [
+        ["sede=1,2"],
+        ["seed=1,2", "--cfg", "job"],
+        ["launcher=joblib", "launcher.workers=0"],
+        ["seed=1,2", "resume=auto"],
+    ],
 )
 def test_a_wrong_command_runs_nothing(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main([*arguments, f"hydra.sweep.dir={tmp_path}"], fake_attempt) == 2

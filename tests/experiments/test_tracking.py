@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import wandb
-from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 from wandb.util import get_core_path
 
 from experiments.results.files import Outcome
 from experiments.run import tracking, wandb_server
+from experiments.run.history import History
 from experiments.run.tracking import LenientWandbLogger
 from experiments.run.wandb_server import has_wandb_key, is_reachable, server_answers
 from experiments.sweeps import program
@@ -150,7 +150,7 @@ def test_without_key_the_run_is_offline_and_complete(
     caplog.set_level(logging.INFO)
     folder = tmp_path / "a run"
     loggers = tracking.wandb_logger(folder, **{**SETTINGS, "tags": ["mine"], "group": "together"})
-    assert [type(logger) for logger in loggers] == [LenientWandbLogger, CSVLogger]
+    assert [type(logger) for logger in loggers] == [LenientWandbLogger, History]
     assert loggers[0].experiment.offline
     loggers[0].log_hyperparams({"loss": {"temperature": 0.05}})
     loggers[0].log_metrics({"train/loss": 1.5}, step=1)
@@ -209,7 +209,7 @@ def test_a_tracker_that_fails_leaves_the_csv(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr("wandb.init", broken)
     loggers = tracking.wandb_logger(tmp_path, **SETTINGS)
-    assert [type(logger) for logger in loggers] == [CSVLogger]
+    assert [type(logger) for logger in loggers] == [History]
 
 
 def test_each_job_of_one_process_gets_its_own_run(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_which_mode_is_chosen(
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     loggers = tracking.wandb_logger(tmp_path, **SETTINGS, mode=mode)
     assert asked == ([expected] if expected else [])
-    assert isinstance(loggers[0], LenientWandbLogger if expected else CSVLogger)
+    assert isinstance(loggers[0], LenientWandbLogger if expected else History)
 
 
 def test_a_server_that_refuses_leaves_the_run_offline(
@@ -322,7 +322,7 @@ def test_a_misspelt_setting_is_refused(setting: dict[str, Any], message: str, tm
 
 def test_only_the_first_process_opens_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tracking.rank_zero_only, "rank", 1)
-    assert [type(logger) for logger in tracking.wandb_logger(tmp_path, **SETTINGS)] == [CSVLogger]
+    assert [type(logger) for logger in tracking.wandb_logger(tmp_path, **SETTINGS)] == [History]
 
 
 def test_a_tracker_that_dies_on_the_way_ends_nothing(

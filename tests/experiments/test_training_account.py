@@ -75,6 +75,7 @@ def test_what_is_cut_is_told_with_the_length_that_would_read_it(tiny_encoder: En
     assert "100 % of them cut to 6, which loses 37 % of the text" in accounts.paragraph(found, "mine")[-1]
     hint = "encoder.max_length=6, so 37 % of all their text is never read: encoder.max_length=64 reads more, and takes"
     assert any(line.startswith(f"100 % of the documents are longer than {hint}") for line in accounts.warnings(found))
+    assert any(line.endswith("; encoder.windows=true reads them whole") for line in accounts.warnings(found))
     tiny_encoder.max_length, most = 64, records()
     full = account(tiny_encoder, [Record(record.query, record.positive + " nurse" * 99) for record in most])
     assert any("positions for no more: shorter texts" in line for line in accounts.warnings(full))

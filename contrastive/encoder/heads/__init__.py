@@ -34,6 +34,7 @@ class Head(Protocol):
         similarity_in_folder: The word for it in a folder of sentence-transformers.
         sides_differ: Whether a query is embedded otherwise than a document.
         windows: Whether a document longer than the maximum length is read whole, in windows, and not cut.
+        query_parts: Whether each part of a query, between commas, is embedded too.
         transformer: Dotted type of sentence-transformers' module for the transformer before it.
         lexical: Whether an embedding weighs the terms of the vocabulary: the checkpoint is opened with its
             masked-language head, if it has one, and training keeps embeddings sparse.
@@ -44,6 +45,9 @@ class Head(Protocol):
     lexical: ClassVar[bool]
     windows: bool
     similarity: SimilarityName
+
+    @property
+    def query_parts(self) -> bool: ...  # noqa: D102
 
     @property
     def dimension(self) -> int: ...  # noqa: D102

@@ -71,6 +71,7 @@ class LexicalHead(nn.Module):
 
     model_type: ClassVar[str] = "SparseEncoder"
     lexical: ClassVar[bool] = True
+    query_parts: ClassVar[bool] = False
     normalize: ClassVar[bool] = False
     decoder: nn.Linear
 
@@ -168,6 +169,14 @@ class LexicalHead(nn.Module):
         logits = largest_logits(hidden, attention_mask, self.decoder.weight)
         if self.decoder.bias is not None:
             logits = logits + self.decoder.bias  # the same for all tokens, so after the maximum
+        weighed = logits.relu().log1p()
+        return weighed.log1p() if self.activation == "log1p_relu" else weighed
+
+    def of_tokens(self, vectors: Tensor, terms: Tensor) -> Tensor:
+        """Weigh P terms in each of N tokens, [P, N], by their vectors [N, W]; the largest of a row is the text's."""
+        logits = self.decoder.weight[terms] @ vectors.T
+        if self.decoder.bias is not None:
+            logits = logits + self.decoder.bias[terms, None]
         weighed = logits.relu().log1p()
         return weighed.log1p() if self.activation == "log1p_relu" else weighed
 

@@ -60,6 +60,8 @@ class PooledHead(nn.Module):
             and wherever else a score is made of them.
         windows: Whether a document longer than the maximum length is read whole, as several vectors of which the
             closest counts (`max_sim`), and not cut.
+        query_parts: Whether each part of a query, between commas, is a vector of its own beside that of the whole: each
+            finds its own window, and a score is the mean over them. With windows only.
 
     Raises:
         ValueError: If pooling or similarity is unknown, or the dimension cannot be.
@@ -81,6 +83,7 @@ class PooledHead(nn.Module):
         dimension: int | None = None,
         similarity: SimilarityName = "cosine",
         windows: bool = False,
+        query_parts: bool = False,
     ) -> None:
         super().__init__()
         if dimension is not None and not 1 <= dimension <= width:
@@ -93,7 +96,10 @@ class PooledHead(nn.Module):
             raise ValueError(f"expected similarity cosine of documents in windows, got {similarity!r}")
         if not windows and of_tokens(check_similarity_name(similarity)):
             raise ValueError(f"expected cosine, dot or euclidean similarity of one vector a text, got {similarity}")
+        if query_parts and not windows:
+            raise ValueError("expected windows=true with query_parts=true: each part finds a window of a document")
         self.windows = windows
+        self.query_parts = query_parts
         self.similarity: SimilarityName = max_sim.name if windows else check_similarity_name(similarity)
 
     @property
@@ -104,7 +110,9 @@ class PooledHead(nn.Module):
     @property
     def settings(self) -> dict[str, Any]:
         """All its options, as plain values."""
-        return {name: getattr(self, name) for name in ("pooling", "normalize", "dimension", "similarity", "windows")}
+        names = ("pooling", "normalize", "dimension", "similarity", "windows")
+        # Not named unless used: embeddings that were kept by settings without it are still right.
+        return {name: getattr(self, name) for name in names} | ({"query_parts": True} if self.query_parts else {})
 
     def attach(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take nothing."""

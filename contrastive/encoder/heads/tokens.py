@@ -41,7 +41,8 @@ class TokensHead(nn.Module):
         punctuation: Whether the punctuation of documents has vectors.
         left_out: Other tokens of documents that have none, such as "[CLS]" and "[SEP]".
         query_expansion: Tokens that a shorter query is filled up to with [MASK], each of which looks for a token like
-            any other; None or 0 for no filling. Queries are not cut by it: that is the encoder's `query_length`.
+            any other; None or 0 for no filling, which is needed with `query_weights`. Queries are not cut by it: that
+            is the encoder's `query_length`.
         attend_to_expansion: Whether the tokens of a query see those that fill it up.
         query_weights: What the tokens of a query weigh: None all the same; "words" leaves out its punctuation and
             special tokens; "idf" does so too, and gives the others the square root of their idf in a corpus, see
@@ -56,6 +57,7 @@ class TokensHead(nn.Module):
     model_type: ClassVar[str] = "MultiVectorEncoder"
     transformer: ClassVar[str] = "sentence_transformers.models.Transformer"
     lexical: ClassVar[bool] = False
+    query_parts: ClassVar[bool] = False
     reads_queries: ClassVar[bool] = True
     normalize: ClassVar[bool] = True
     similarity_in_folder: ClassVar[str] = "maxsim"
@@ -79,6 +81,11 @@ class TokensHead(nn.Module):
         own: SimilarityName = "max_sim" if query_weights is None else "max_dot"
         if query_weights not in (None, *get_args(QueryWeights)):
             raise ValueError(f"expected query_weights null, words or idf, got {query_weights!r}")
+        if query_expansion and query_weights is not None:
+            raise ValueError(
+                f"expected query_expansion 0 with query_weights {query_weights}, in which [MASK] weighs nothing, got "
+                f"{query_expansion}"
+            )
         if similarity not in (None, own):
             raise ValueError(
                 f"expected similarity {own} of token vectors with query_weights {query_weights}, got {similarity!r}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -45,3 +47,11 @@ class Health:
         """Forget everything recorded so far."""
         self._sums.clear()
         self._counts.clear()
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return what was recorded so far, for a checkpoint."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])

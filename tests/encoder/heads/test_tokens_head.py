@@ -55,6 +55,12 @@ def test_short_queries_are_filled_up_and_documents_are_not(tiny_model_folder: Pa
     assert load(tiny_model_folder, query_expansion=0).settings["query_expansion"] is None
 
 
+def test_filling_queries_up_is_refused_where_what_fills_them_weighs_nothing(tiny_model_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected query_expansion 0 with query_weights idf, .* got 9"):
+        load(tiny_model_folder, query_expansion=9, query_weights="idf")
+    assert load(tiny_model_folder, query_expansion=0, query_weights="idf").settings["query_weights"] == "idf"
+
+
 def test_a_marker_is_one_token(tiny_model_folder: Path) -> None:
     plain = load(tiny_model_folder)
     encoder = load(tiny_model_folder, query_prompt="[MASK] ", document_prompt="[D] ")

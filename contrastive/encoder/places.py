@@ -1,0 +1,102 @@
+"""Where in a text the vector of each of its tokens comes from: for showing which words of a posting answered a query.
+
+Shape letters: N tokens of a text, D width of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive.contracts import Side
+from contrastive.encoder.encoder import Encoder
+from contrastive.encoder.micro_batches import default_tokens_per_batch, micro_batches, padded, token_counts
+from contrastive.encoder.tokens import Row, padding_id
+
+VectorsOf = Callable[[Tensor, Mapping[str, Tensor], Tensor], Tensor]
+"""As a head is called: vectors of tokens [B, T, W], inputs and which are queries -> vectors [B, T, D]."""
+
+
+class Located(NamedTuple):
+    """Vectors [N, D] of the tokens of a text, and the characters that each is of, from one to before another."""
+
+    vectors: Tensor
+    places: list[tuple[int, int]]
+
+
+@torch.inference_mode()
+def locate_tokens(tower: Encoder, texts: Sequence[str], side: Side, vectors_of: VectorsOf) -> list[Located]:
+    """Return the vectors of the tokens of each text, as the encoder reads it: cut, or in windows.
+
+    Tokens without a letter or digit of the text are left out: special ones, those of the prompt, punctuation; and those
+    whose vector is zeros, which the head leaves out.
+
+    Args:
+        tower: In eval mode, with a fast tokenizer.
+        texts: Without their prompts.
+        side: Of the texts.
+        vectors_of: What makes a vector a token: a head of token vectors, or something that sees what a head sees.
+
+    Raises:
+        ValueError: If the tokenizer is not a fast one, which alone knows the places.
+    """
+    if not tower.tokenizer.is_fast:
+        raise ValueError("expected a fast tokenizer, which knows where its tokens come from, got a slow one")
+    rows, offsets, owners = _windows(tower, texts, side)
+    found: dict[int, Tensor] = {}
+    budget = tower.tokens_per_batch or default_tokens_per_batch(tower.device)
+    for batch in micro_batches(token_counts(rows), budget, padding=tower.padding):
+        inputs = padded([rows[number] for number in batch], padding_id(tower.tokenizer), tower.further_inputs)
+        is_query = torch.full((len(batch),), side == "query", device=tower.device)
+        filled = tower.head.fill_up({name: given.to(tower.device) for name, given in inputs.items()}, is_query)
+        vectors = vectors_of(tower.backbone(**filled)[0], filled, is_query)
+        found |= zip(batch, vectors, strict=True)
+    prompt = len(tower.prompt(side))
+    windows: list[list[Located]] = [[] for _ in texts]
+    for number, owner in enumerate(owners):
+        windows[owner].append(_of_words(found[number], offsets[number] - prompt, texts[owner]))
+    return [
+        Located(torch.cat([each.vectors for each in parts]), [place for each in parts for place in each.places])
+        for parts in windows
+    ]
+
+
+def _windows(tower: Encoder, texts: Sequence[str], side: Side) -> tuple[list[Row], list[Any], list[int]]:
+    """Return the windows of all texts, as `tokens` makes them: ids, characters [N, 2], and which text each is of."""
+    whole = side == "document" and tower.head.windows
+    prompt, further = tower.prompt(side), tower.further_inputs
+    encoded: Any = tower.tokenizer(
+        [prompt + text.encode("utf-8", "replace").decode("utf-8") for text in texts],
+        truncation=True,
+        max_length=tower.length(side),
+        return_attention_mask=False,
+        return_token_type_ids="token_type_ids" in further,
+        return_overflowing_tokens=whole,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    ids = [values or [padding_id(tower.tokenizer)] for values in encoded["input_ids"]]
+    others = zip(*(encoded[name] for name in further), strict=True) if further else ([] for _ in ids)
+    rows: list[Row] = [
+        np.array([one, *more] if more and len(more[0]) == len(one) else one, dtype=np.int32)
+        for one, more in zip(ids, others, strict=True)
+    ]
+    offsets = [np.array(places or [(0, 0)]).reshape(-1, 2) for places in encoded["offset_mapping"]]
+    return rows, offsets, list(encoded["overflow_to_sample_mapping"]) if whole else list(range(len(texts)))
+
+
+def _of_words(vectors: Tensor, offsets: Any, text: str) -> Located:
+    """Keep the tokens that stand for a letter or digit of the text, and have a vector."""
+    vectors = vectors[: len(offsets)]
+    has_vector = vectors.any(-1).tolist()
+    places = [(max(0, int(start)), int(end)) for start, end in offsets]
+    kept = [
+        number
+        for number, (start, end) in enumerate(places)
+        if has_vector[number] and any(letter.isalnum() for letter in text[start : max(end, 0)])
+    ]
+    return Located(vectors[kept].float(), [places[number] for number in kept])

@@ -1,0 +1,1 @@
+"""Building and changing an index of postings on disk."""
