@@ -49,6 +49,11 @@ def comparable(value: Value) -> float | str:
     return float(value)
 
 
+def written(value: float | str) -> str:
+    """Return a `comparable` value as a text: a whole number without its point."""
+    return f"{int(value)}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """What a posting's column must be; of several filters a posting has to pass each.
@@ -91,7 +96,7 @@ class Filter:
         if value is None:
             return self.operator == "!="
         if self.operator == "~":
-            return _written(wanted) in _written(value)
+            return written(wanted) in written(value)
         if self.operator in ("=", "!="):
             return (value == wanted) == (self.operator == "=")
         return isinstance(value, str) == isinstance(wanted, str) and bool(_COMPARED[self.operator](value, wanted))
@@ -184,7 +189,3 @@ _FILTER = re.compile(r"([^=<>!~]*[^=<>!~\s])\s*(>=|<=|!=|=|<|>|~)\s*(\S.*)", re.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 _COMPARED: Mapping[str, Callable[..., object]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
-
-
-def _written(value: float | str) -> str:
-    return f"{int(value)}" if isinstance(value, float) and value.is_integer() else str(value)

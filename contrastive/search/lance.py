@@ -1,0 +1,253 @@
+"""LanceDB as an engine: a folder here, an object store that many machines read, or a cluster elsewhere, by one URL.
+
+Notable decisions:
+
+- LanceDB finds candidates; their scores are made here, by the similarity, of the vectors that it returns. So scores and
+  ties are those of the exact engine, and what a quantised index puts in the wrong order is put right.
+- Vectors are stored as the similarity prepares them and compared by their product: a cosine with a vector of zeros is
+  then 0, and not undefined. Distances are Euclidean.
+- More candidates are asked for than wanted, and again more while the last of them are ties of the last that is wanted.
+- Without `link` a search looks at every document; with it, at those that the index leads to.
+- Every change is a version of the table that is there whole or not at all; readers see the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+
+from contrastive.evaluation.ties import TieBreaker, in_steps
+from contrastive.search.contracts import Filter, Metadata
+from contrastive.search.lance_columns import NOTHING, columns_of, condition, quoted
+from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, score_texts
+from contrastive.similarity.naming import of_tokens
+
+_WIDEST = 8192
+"""Width above which a vector is one of a vocabulary, of which LanceDB would keep every zero."""
+
+_MORE = 16
+"""Candidates beyond those wanted, at least."""
+
+
+class LanceEngine:
+    """Keeps embeddings in a table of LanceDB.
+
+    Args:
+        url: A folder; an object store, s3://bucket/path, gs:// or az://, whose keys are in the environment; or a
+            cluster, db://name, whose key is in LANCEDB_API_KEY: db://name?host_override=https://host:port is one's own.
+        similarity: How embeddings are compared, see `similarity_of`.
+        table: Its name.
+
+    Raises:
+        ModuleNotFoundError: If LanceDB is not installed.
+        ValueError: If the table is damaged, or holds no embeddings of this kind.
+    """
+
+    def __init__(self, url: str, similarity: ProductSimilarity, *, table: str = "postings") -> None:
+        self.similarity = similarity
+        self._name, self._url = table, url
+        self._database = _connected(url)
+        self._table: Any = None
+        if table in self._database.list_tables().tables:
+            try:
+                self._table = self._database.open_table(table)
+                names = self._table.schema.names
+            except Exception as error:  # a damaged file may be anything to the library
+                raise ValueError(
+                    f"expected a table of LanceDB at {url}, got one that cannot be read: {error}"
+                ) from error
+            if self._column not in names:
+                raise ValueError(f"expected a table of embeddings for {similarity!r} at {url}, got columns {names}")
+
+    @property
+    def _column(self) -> str:
+        return "tokens" if of_tokens(self.similarity) else "vector"
+
+    def add(self, ids: Sequence[str], embeddings: Embeddings, metadata: Sequence[Metadata]) -> None:
+        """Add documents, one a row of each argument; an id that is there is replaced.
+
+        Raises:
+            ValueError: If ids, embeddings and metadata differ in number, an id occurs twice, or embeddings are not of
+                the width that the table has, or of a vocabulary.
+        """
+        if not len(ids) == len(embeddings) == len(metadata):
+            got = f"{len(embeddings)} and {len(metadata)} of {len(ids)}"
+            raise ValueError(f"expected an embedding and metadata of each id, got {got}")
+        TieBreaker(ids)
+        if not len(ids):
+            return
+        rows = self._rows(ids, embeddings, metadata)
+        if self._table is None:
+            self._table = self._database.create_table(self._name, rows)
+            return
+        known = set(self._table.schema.names)
+        new = {name: _NULL[name.partition("_")[0]] for name in rows.schema.names if name not in known}
+        if new:
+            self._table.add_columns(new)
+        for field in self._table.schema:
+            if field.name not in rows.schema.names:
+                rows = rows.append_column(field, _arrow().nulls(len(rows), field.type))
+        rows = rows.select(self._table.schema.names).cast(self._table.schema)
+        self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def remove(self, ids: Collection[str]) -> None:
+        """Remove documents.
+
+        Raises:
+            KeyError: If one is not there; then none is removed.
+        """
+        if not ids:
+            return
+        of_them = f"id IN ({', '.join(quoted(id_) for id_ in sorted(set(ids)))})"
+        there: set[str] = set()
+        if self._table is not None:
+            there = set(self._table.search().where(of_them).select(["id"]).limit(len(ids)).to_arrow()["id"].to_pylist())
+        if missing := set(ids) - there:
+            raise KeyError(f"expected ids of the index to remove, got {min(missing)!r}")
+        self._table.delete(of_them)
+
+    def count(self) -> int:
+        """Return how many documents there are."""
+        return 0 if self._table is None else int(self._table.count_rows())
+
+    def close(self) -> None:
+        """Let go of the table."""
+        self._table = self._database = None
+
+    def link(self) -> None:
+        """Build the index that makes a search fast and approximate: of some 100,000 documents and more."""
+        from lancedb.index import HnswSq, IvfPq
+
+        metric = self._metric()
+        config = IvfPq(distance_type=metric) if of_tokens(self.similarity) else HnswSq(distance_type=metric)
+        self._table.create_index(self._column, config=config)
+
+    def search(self, queries: Embeddings, k: int, filters: Sequence[Filter] = ()) -> list[list[tuple[str, float]]]:
+        """Return ids and scores of the k closest documents to each query that pass all filters, best first.
+
+        A query of no vectors finds nothing.
+
+        Raises:
+            ValueError: If `k` is below 1, a score is not finite, or queries are not of the width that the table has.
+        """
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}")
+        where = None if self._table is None else condition(filters, self._table.schema.names)
+        if self._table is None or where == NOTHING:
+            return [[] for _ in range(len(queries))]
+        queries = _on_cpu(queries)
+        self._check_width(queries)
+        return [self._closest(queries[row : row + 1], k, where) for row in range(len(queries))]
+
+    def _closest(self, query: Embeddings, k: int, where: str | None) -> list[tuple[str, float]]:
+        """Return ids and scores of the documents closest to a query, [1]."""
+        vectors = query.vectors if isinstance(query, TokenVectors) else query
+        if not len(vectors):
+            return []
+        asked = self.similarity.prepare(vectors).numpy()
+        wanted = 2 * k + _MORE
+        while True:
+            found = self._table.search(
+                asked if of_tokens(self.similarity) else asked[0], vector_column_name=self._column
+            )
+            found = found.distance_type(self._metric()).limit(wanted).select(["id", self._column, "_distance"])
+            rows = (found if where is None else found.where(where)).to_arrow()
+            if not len(rows):
+                return []
+            ids, documents = rows["id"].to_pylist(), self._embeddings(rows)
+            scores = score_texts(self.similarity, query, documents)[0]
+            steps = in_steps(scores).sort(descending=True).values
+            if len(ids) < wanted or steps[k - 1] > steps[-1]:
+                return self._best(ids, scores, k, query, documents)
+            wanted *= 2
+
+    def _best(
+        self, ids: Sequence[str], scores: torch.Tensor, k: int, query: Embeddings, documents: Embeddings
+    ) -> list[tuple[str, float]]:
+        """Return the best of the candidates, ties in the order of ids, as `retrieve` does."""
+        size = 1.0
+        if isinstance(query, torch.Tensor) and isinstance(documents, torch.Tensor):
+            size = self.similarity.size(query, documents)
+        ties = TieBreaker(ids)
+        best, shares = ties.unpack(ties.pack(scores / size).topk(min(k, len(ids))).values)
+        return [(id_, size * share) for id_, share in zip(best, shares, strict=True)]
+
+    def _metric(self) -> str:
+        return "l2" if self.similarity.lengths_matter else "dot"
+
+    def _rows(self, ids: Sequence[str], embeddings: Embeddings, metadata: Sequence[Metadata]) -> Any:
+        """Return documents as a table of Arrow."""
+        arrow, embeddings = _arrow(), _on_cpu(embeddings)
+        self._check_width(embeddings)
+        tokens = embeddings.vectors if isinstance(embeddings, TokenVectors) else embeddings
+        prepared = self.similarity.prepare(tokens).float()
+        if isinstance(embeddings, TokenVectors):  # a text of none has one of zeros, whose score is 0 as well
+            lengths = embeddings.lengths.clamp_min(1)
+            starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+            whole = prepared.new_zeros(int(lengths.sum()), prepared.shape[1])
+            whole[
+                torch.arange(len(prepared))
+                + (starts[:-1] - embeddings.offsets[:-1]).repeat_interleave(embeddings.lengths)
+            ] = prepared
+            vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(whole.numpy().ravel()), whole.shape[1])
+            column = arrow.ListArray.from_arrays(arrow.array(starts.int().numpy()), vectors)
+        else:
+            column = arrow.FixedSizeListArray.from_arrays(arrow.array(prepared.numpy().ravel()), prepared.shape[1])
+        columns: dict[str, Any] = {"id": arrow.array(list(ids), arrow.string()), self._column: column}
+        for name, values in columns_of(metadata).items():
+            columns[name] = arrow.array(values, arrow.string() if name.startswith("text_") else arrow.float64())
+        return arrow.table(columns)
+
+    def _embeddings(self, rows: Any) -> Embeddings:
+        """Return the embeddings of candidates."""
+        column = rows[self._column].combine_chunks()
+        if not of_tokens(self.similarity):
+            return torch.tensor(column.flatten().to_numpy()).reshape(len(rows), -1)
+        lengths = torch.tensor(column.value_lengths().to_numpy())
+        flat = torch.tensor(column.flatten().flatten().to_numpy())
+        return TokenVectors.of_lengths(flat.reshape(int(lengths.sum()), -1), lengths.long())
+
+    def _check_width(self, embeddings: Embeddings) -> None:
+        """Raise ValueError if embeddings are not those of the table, or of a vocabulary."""
+        if isinstance(embeddings, TokenVectors) and not of_tokens(self.similarity):
+            raise ValueError(f"expected a vector a text for {self.similarity!r}, got vectors of tokens")
+        width = (embeddings.vectors if isinstance(embeddings, TokenVectors) else embeddings).shape[1]
+        if width > _WIDEST:
+            raise ValueError(
+                f"expected vectors of at most {_WIDEST} numbers, got {width}: LanceDB has no sparse vectors, "
+                "the engine exact takes them"
+            )
+        if self._table is not None:
+            kind = self._table.schema.field(self._column).type
+            known = (kind.value_type if of_tokens(self.similarity) else kind).list_size
+            if width != known:
+                raise ValueError(f"expected embeddings of width {known}, as the table at {self._url} has, got {width}")
+
+
+_NULL: Mapping[str, str] = {"text": "CAST(NULL AS string)", "number": "CAST(NULL AS double)"}
+
+
+def _connected(url: str) -> Any:
+    """Return a connection to a database."""
+    try:
+        import lancedb
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "expected LanceDB for this engine, which is not installed: pip install 'contrastive-losses[engine]'"
+        ) from error
+    address, _, options = url.partition("?") if url.startswith("db://") else (url, "", "")
+    return lancedb.connect(address, read_consistency_interval=timedelta(seconds=0), **dict(parse_qsl(options)))
+
+
+def _arrow() -> Any:
+    import pyarrow
+
+    return pyarrow
+
+
+def _on_cpu(embeddings: Embeddings) -> Embeddings:
+    return embeddings.to(torch.device("cpu"))
