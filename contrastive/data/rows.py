@@ -156,7 +156,7 @@ def _refuse_other_separator(where: str, header: list[str], separator: str | None
 def _parquet(file: Path, separator: str | None, encoding: str | None) -> Rows:
     _refuse(file, "separator", separator)
     _refuse(file, "encoding", encoding)
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     number = 0

@@ -187,6 +187,7 @@ class TermMatcher:
     def ask(self, asked: Asked) -> list[Parts]:
         """Return the heaviest terms of each skill."""
         embedded = self._query.encode([skill.asked for skill in asked.skills], side="query", as_numpy=False)
+        assert isinstance(embedded, Tensor)
         parts = []
         for weights in embedded:
             terms = weights.topk(min(_MOST_TERMS, int((weights > 0).sum()))).indices
