@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 import torch
+from torch import Tensor
 
 from contrastive.evaluation.ties import TieBreaker, in_steps
 from contrastive.search.contracts import Filter, Metadata
 from contrastive.search.lance_columns import NOTHING, columns_of, condition, quoted
-from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, score_texts
+from contrastive.similarity import Embeddings, ProductSimilarity, TermWeights, TokenVectors, score_texts
 from contrastive.similarity.naming import of_tokens
 
 _WIDEST = 8192
@@ -143,7 +144,7 @@ class LanceEngine:
         self._check_width(queries)
         return [self._closest(queries[row : row + 1], k, where) for row in range(len(queries))]
 
-    def _closest(self, query: Embeddings, k: int, where: str | None) -> list[tuple[str, float]]:
+    def _closest(self, query: Tensor | TokenVectors, k: int, where: str | None) -> list[tuple[str, float]]:
         """Return ids and scores of the documents closest to a query, [1]."""
         vectors = query.vectors if isinstance(query, TokenVectors) else query
         if not len(vectors):
@@ -176,7 +177,7 @@ class LanceEngine:
         best, shares = ties.unpack(ties.pack(scores / size).topk(min(k, len(ids))).values)
         return [(id_, size * share) for id_, share in zip(best, shares, strict=True)]
 
-    def _metric(self) -> str:
+    def _metric(self) -> Literal["l2", "dot"]:
         return "l2" if self.similarity.lengths_matter else "dot"
 
     def _rows(self, ids: Sequence[str], embeddings: Embeddings, metadata: Sequence[Metadata]) -> Any:
@@ -240,7 +241,8 @@ def _connected(url: str) -> Any:
             "expected LanceDB for this engine, which is not installed: pip install 'contrastive-losses[engine]'"
         ) from error
     address, _, options = url.partition("?") if url.startswith("db://") else (url, "", "")
-    return lancedb.connect(address, read_consistency_interval=timedelta(seconds=0), **dict(parse_qsl(options)))
+    given: dict[str, Any] = dict(parse_qsl(options))
+    return lancedb.connect(address, read_consistency_interval=timedelta(seconds=0), **given)
 
 
 def _arrow() -> Any:
@@ -249,5 +251,14 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _on_cpu(embeddings: Embeddings) -> Embeddings:
+def _on_cpu(embeddings: Embeddings) -> Tensor | TokenVectors:
+    """Return vectors as they are compared, on the processor.
+
+    Raises:
+        ValueError: If they are weights of terms, for which LanceDB has no column.
+    """
+    if isinstance(embeddings, TermWeights):
+        raise ValueError("expected vectors for LanceDB, got weights of terms: the built-in engine holds those")
+    if isinstance(embeddings, TokenVectors):
+        embeddings = embeddings.restored()
     return embeddings.to(torch.device("cpu"))
