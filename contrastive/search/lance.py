@@ -19,13 +19,15 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 import torch
-from torch import Tensor
 
 from contrastive.evaluation.ties import TieBreaker, in_steps
 from contrastive.search.contracts import Filter, Metadata
 from contrastive.search.lance_columns import NOTHING, columns_of, condition, quoted
-from contrastive.similarity import Embeddings, ProductSimilarity, TermWeights, TokenVectors, score_texts
+from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, score_texts
 from contrastive.similarity.naming import of_tokens
+
+Dense = torch.Tensor | TokenVectors
+"""Embeddings but for weights of terms."""
 
 _WIDEST = 8192
 """Width above which a vector is one of a vocabulary, of which LanceDB would keep every zero."""
@@ -140,11 +142,11 @@ class LanceEngine:
         where = None if self._table is None else condition(filters, self._table.schema.names)
         if self._table is None or where == NOTHING:
             return [[] for _ in range(len(queries))]
-        queries = _on_cpu(queries)
-        self._check_width(queries)
-        return [self._closest(queries[row : row + 1], k, where) for row in range(len(queries))]
+        asked = _on_cpu(queries)
+        self._check_width(asked)
+        return [self._closest(asked[row : row + 1], k, where) for row in range(len(asked))]
 
-    def _closest(self, query: Tensor | TokenVectors, k: int, where: str | None) -> list[tuple[str, float]]:
+    def _closest(self, query: Dense, k: int, where: str | None) -> list[tuple[str, float]]:
         """Return ids and scores of the documents closest to a query, [1]."""
         vectors = query.vectors if isinstance(query, TokenVectors) else query
         if not len(vectors):
@@ -167,7 +169,7 @@ class LanceEngine:
             wanted *= 2
 
     def _best(
-        self, ids: Sequence[str], scores: torch.Tensor, k: int, query: Embeddings, documents: Embeddings
+        self, ids: Sequence[str], scores: torch.Tensor, k: int, query: Dense, documents: Dense
     ) -> list[tuple[str, float]]:
         """Return the best of the candidates, ties in the order of ids, as `retrieve` does."""
         size = 1.0
@@ -203,7 +205,7 @@ class LanceEngine:
             columns[name] = arrow.array(values, arrow.string() if name.startswith("text_") else arrow.float64())
         return arrow.table(columns)
 
-    def _embeddings(self, rows: Any) -> Embeddings:
+    def _embeddings(self, rows: Any) -> Dense:
         """Return the embeddings of candidates."""
         column = rows[self._column].combine_chunks()
         if not of_tokens(self.similarity):
@@ -212,7 +214,7 @@ class LanceEngine:
         flat = torch.tensor(column.flatten().flatten().to_numpy())
         return TokenVectors.of_lengths(flat.reshape(int(lengths.sum()), -1), lengths.long())
 
-    def _check_width(self, embeddings: Embeddings) -> None:
+    def _check_width(self, embeddings: Dense) -> None:
         """Raise ValueError if embeddings are not those of the table, or of a vocabulary."""
         if isinstance(embeddings, TokenVectors) and not of_tokens(self.similarity):
             raise ValueError(f"expected a vector a text for {self.similarity!r}, got vectors of tokens")
@@ -251,14 +253,16 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _on_cpu(embeddings: Embeddings) -> Tensor | TokenVectors:
-    """Return vectors as they are compared, on the processor.
+def _on_cpu(embeddings: Embeddings) -> Dense:
+    """Return embeddings on the CPU.
 
     Raises:
-        ValueError: If they are weights of terms, for which LanceDB has no column.
+        ValueError: If they are weights of the terms of a vocabulary.
     """
-    if isinstance(embeddings, TermWeights):
-        raise ValueError("expected vectors for LanceDB, got weights of terms: the built-in engine holds those")
-    if isinstance(embeddings, TokenVectors):
+    if not isinstance(embeddings, torch.Tensor | TokenVectors):
+        raise ValueError(
+            "expected vectors, got weights of terms: LanceDB has no sparse vectors, the engine exact takes them"
+        )
+    if isinstance(embeddings, TokenVectors):  # LanceDB has no word for a codec
         embeddings = embeddings.restored()
     return embeddings.to(torch.device("cpu"))

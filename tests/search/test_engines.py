@@ -14,7 +14,17 @@ from contrastive.evaluation import retrieve
 from contrastive.search import Engine, ExactEngine, Filter
 from contrastive.search.contracts import Metadata, Value
 from contrastive.search.lance import LanceEngine
-from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, cosine, dot, euclidean, max_dot, max_sim
+from contrastive.similarity import (
+    Embeddings,
+    ProductSimilarity,
+    TermWeights,
+    TokenVectors,
+    cosine,
+    dot,
+    euclidean,
+    max_dot,
+    max_sim,
+)
 
 PLACES = ("Bonn", "Ulm", "Köln")
 Make = Callable[[ProductSimilarity], Engine]
@@ -59,6 +69,7 @@ def test_it_ranks_as_evaluation_whatever_was_added_replaced_and_removed(
         for name, found in zip(names, engine.search(queries, 9, filters), strict=True):
             assert [id_ for id_, _ in found] == expected.documents[name]
             assert [score for _, score in found] == pytest.approx(expected.scores[name], abs=1e-6, rel=1e-5)  # rounded
+    assert [len(found) for found in engine.search(queries, 99)] == [55] * 7
     assert engine.search(queries, 9, [Filter("place", "=", "Trier")]) == [[]] * 7
     engine.close()
 
@@ -86,7 +97,7 @@ def test_a_filter_means_the_same_to_each(make: Make, operator: str) -> None:
     metadata: list[Metadata] = [{} if value is None else {"a b`'.": value} for value in VALUES]
     ids = [f"{number:02}" for number in range(len(VALUES))]
     engine.add(ids, torch.ones(len(VALUES), 2), metadata)
-    for wanted in ("bonn", "New York", "it's", 50000.0, 7.0, True, "o", "5", 1e400, "", "no\\n%_'"):
+    for wanted in ("bonn", "New York", "it's", 50000.0, 7.0, True, "o", "5", 1e400, "inf", "", "no\\n%_'"):
         filters = [Filter("a b`'.", operator, wanted)]  # type: ignore[arg-type]
         expected = [id_ for id_, row in zip(ids, metadata, strict=True) if filters[0].keeps(row)]
         assert [id_ for id_, _ in engine.search(torch.ones(1, 2), 99, filters)[0]] == expected, wanted
@@ -132,6 +143,8 @@ def test_a_table_is_there_for_others_and_refuses_what_is_not_its_own(tmp_path: P
         lance(tmp_path, max_sim)
     with pytest.raises(ValueError, match=r"at most 8192 numbers, got 9000: LanceDB has no sparse vectors"):
         lance(tmp_path / "other").add(["a"], torch.ones(1, 9000), [{}])
+    with pytest.raises(ValueError, match=r"expected vectors, got weights of terms: LanceDB has no sparse vectors"):
+        lance(tmp_path / "other").add(["a"], TermWeights.of(torch.ones(1, 3)), [{}])
 
 
 def test_a_damaged_table_says_where_it_is(tmp_path: Path) -> None:
