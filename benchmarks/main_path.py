@@ -1,9 +1,10 @@
 """Run the recipes of the main path and put their results side by side.
 
     python -m benchmarks.main_path default               # data=jobs, 3 seeds and two other losses; test split
-    python -m benchmarks.main_path tokens               # the same postings, a vector a token, one seed; test split
+    python -m benchmarks.main_path weighted              # the same, queries weighed by idf, one seed; test split
+    python -m benchmarks.main_path one_vector            # the same, one vector a text, 3 seeds; test split
     python -m benchmarks.main_path real --data DIR       # 500 pairs of real postings: 3 seeds, the usual recipe; test
-    python -m benchmarks.main_path transfer --data DIR   # the default models on postings they never saw; dev split
+    python -m benchmarks.main_path transfer --data DIR   # models of one vector on postings they never saw; dev split
     python -m benchmarks.main_path corpus --data DIR     # the postings alone against their given queries; test split
 
 Every run is a folder under --runs; one that is finished is not run again. Differences are paired over the queries, with
@@ -28,24 +29,33 @@ from contrastive.statistics import bootstrap_interval, paired_difference
 from experiments.evaluate.baselines import WORD_MATCHING
 from experiments.results.files import HEADLINE, write_json
 
-OURS = ["loss=infonce", "optimizer.learning_rate=1e-4", "trainer.max_epochs=3"]
+OURS = ["loss=infonce", "encoder=minilm", "optimizer.learning_rate=1e-4", "trainer.max_epochs=3"]
 SOURCE = ["data=beir", "data.max_train_pairs=500", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]
 SEEDS = {f"infonce, seed {seed}": ["loss=infonce", "logger=csv", f"seed={seed}"] for seed in (0, 1, 2)}
+ONE_VECTOR = {name: [*recipe, "encoder=minilm"] for name, recipe in SEEDS.items()}
 PLAIN = ["loss=infonce", "trainer.limit_val_batches=0", "judge=test", "logger=csv"]
 RECIPES: dict[str, dict[str, list[str]]] = {
     "default": SEEDS | {loss: [f"loss={loss}", "logger=csv"] for loss in ("mnrl", "triplet")},
-    "tokens": {"tokens, seed 0": [*PLAIN, "encoder=tokens", "seed=0"]},
+    "weighted": {"tokens, seed 0": [*PLAIN, "encoder=tokens", "encoder.query_weights=idf", "seed=0"]},
+    "one_vector": ONE_VECTOR,
     "real": {
         "infonce, seed 0": [*SOURCE, *OURS, "seed=0"],
         "infonce, seed 1": [*SOURCE, *OURS, "seed=1", "before=false"],
         "infonce, seed 2": [*SOURCE, *OURS, "seed=2", "before=false"],
         "tutorial": [*SOURCE, "experiment=tutorial", "before=false"],
     },
-    "transfer": SEEDS,
+    "transfer": ONE_VECTOR,
     "corpus": {
-        "given queries": [*PLAIN, "data=beir", "trainer.max_epochs=3"],
-        "pseudo-queries, seed 0": [*PLAIN, "data=corpus", "before=false", "seed=0"],
-        "pseudo-queries, seed 1": [*PLAIN, "data=corpus", "before=false", "seed=1", "data.queries.seed=1"],
+        "given queries": [*PLAIN, "encoder=minilm", "data=beir", "trainer.max_epochs=3"],
+        "pseudo-queries, seed 0": [*PLAIN, "encoder=minilm", "data=corpus", "before=false", "seed=0"],
+        "pseudo-queries, seed 1": [
+            *PLAIN,
+            "encoder=minilm",
+            "data=corpus",
+            "before=false",
+            "seed=1",
+            "data.queries.seed=1",
+        ],
     },
 }
 PerQuery = dict[str, dict[str, float]]
@@ -62,12 +72,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="RECIPE", help='some of the recipes, such as "infonce, seed 0"')
     options = parser.parse_args()
     recipes = {name: recipe for name, recipe in RECIPES[options.what].items() if name in (options.only or [name])}
-    if options.what not in ("default", "tokens") and options.data is None:
+    if options.what in ("real", "transfer", "corpus") and options.data is None:
         parser.error(f"{options.what} needs --data")
     source = [f"data.path='{options.data.resolve()}'"] if options.what in ("real", "corpus") else []
     folders = {}
     for name, recipe in recipes.items():
-        folders[name] = options.runs / ("default" if options.what == "transfer" else options.what) / slug(name)
+        folders[name] = options.runs / ("one_vector" if options.what == "transfer" else options.what) / slug(name)
         run(folders[name], [*recipe, *source])
     systems = transferred(options, folders) if options.what == "transfer" else judged(folders)
     content = {

@@ -37,6 +37,7 @@ def parts(encoder: Any, **trainer: Any) -> Any:
     task = dev_task()
     judged = replace(task, name="test", qrels=dict.fromkeys(task.queries, task.qrels["q0"]))
     return SimpleNamespace(
+        checkpoint=None,
         data=TextData("mine", dev=task),
         task=judged,
         encoder=encoder,

@@ -81,6 +81,7 @@ def test_everything_else_changes_who_it_is(composer: Composer) -> None:
         "cache",
         "folder",
         "resume",
+        "trainer.cached",
         "trainer.enable_progress_bar",
         "callbacks.checkpoint.dirpath",
         "callbacks.continuation._target_",
