@@ -126,8 +126,8 @@ def test_every_recipe_runs(recipe: str, tiny_model_folder: Path, tmp_path: Path)
     assert report(config)["status"] == "finished"
     assert set(report(config)["systems"]) == {"BM25", "BM25+spelling", "after", "hybrid"}  # without the untuned encoder
     trained = Encoder.from_pretrained(Path(config.folder) / "model")
-    assert trained.representation == {"best": "tokens", "lexical": "lexical"}.get(recipe, "pooled")
-    assert trained.head.windows == (recipe in ("best", "passages"))
+    assert trained.representation == {"best": "tokens", "quick": "tokens", "lexical": "lexical"}.get(recipe, "pooled")
+    assert trained.head.windows == (recipe in ("best", "passages", "quick"))
 
 
 def test_files_of_a_run_agree_with_each_other(finished: DictConfig, tiny_model_folder: Path) -> None:
