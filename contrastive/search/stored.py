@@ -169,23 +169,25 @@ def update_index(
         check_encoder(manifest, encoder, folder, model)
         gone = {*remove, *(posting.id for posting in add)}
         segments: dict[str, Sequence[int]] = {}
+        sizes: dict[str, int] = {}
         missing = set(remove)
         for name, removed in manifest.segments.items():
             ids = _opened(folder, manifest, name, model).part.ids
             rows = [row for row, id_ in enumerate(ids) if id_ in gone and row not in set(removed)]
             missing -= {ids[row] for row in rows}
-            segments[name] = [*removed, *rows]
+            segments[name], sizes[name] = [*removed, *rows], len(ids)
             if len(segments[name]) == len(ids):
                 del segments[name]
         if missing:
             raise KeyError(f"expected ids of the index to remove, got {min(missing)!r}")
         for start in range(0, len(add), SIZE):
             some = add[start : start + SIZE]
-            segments[_made(folder, manifest.model, encoder, some, None, show_progress)] = []
-        counts = [len(_opened(folder, manifest, name, model).part.ids) - len(rows) for name, rows in segments.items()]
+            name = _made(folder, manifest.model, encoder, some, None, show_progress)
+            segments[name], sizes[name] = [], len(some)
         if not segments:
             raise ValueError("expected an index that keeps a posting, all would be removed")
-        manifest = replace(manifest, segments=segments, count=sum(counts), generation=manifest.generation + 1)
+        count = sum(sizes[name] - len(rows) for name, rows in segments.items())
+        manifest = replace(manifest, segments=segments, count=count, generation=manifest.generation + 1)
         _take_over(folder, manifest)
     return manifest
 
