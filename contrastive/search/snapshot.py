@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -77,7 +77,8 @@ class Snapshot:
         self._similarity = similarity
         self._alive = torch.from_numpy(np.concatenate([np.zeros(0, bool), *alive]))
         self._removed = (~self._alive).nonzero()[:, 0]
-        self._starts = torch.tensor([0, *(len(part.ids) for part in parts)]).cumsum(0)
+        self._starts = [0, *accumulate(len(part.ids) for part in parts)]
+        self._bounds = torch.tensor(self._starts)
         self._ties = TieBreaker(self.ids)
 
     @property
@@ -154,7 +155,7 @@ class Snapshot:
         best = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
         for documents, places in self._blocks(columns):
             packed = self._ties.pack(score_texts(self._similarity, queries, documents) / size, places)
-            candidates = torch.cat([best, packed], dim=1)
+            candidates = torch.cat([best, packed], dim=1) if best.shape[1] else packed
             best = candidates.topk(min(k, candidates.shape[1])).values
         found = []
         for row in best:
@@ -178,9 +179,8 @@ class Snapshot:
 
     def _by_part(self, columns: Tensor) -> Iterator[tuple[Part, Tensor]]:
         """Yield the parts that have some of the rows, ascending, and which of their own these are."""
-        bounds = torch.searchsorted(columns, self._starts).tolist()
-        starts = self._starts.tolist()
-        for part, start, (left, right) in zip(self.parts, starts, pairwise(bounds), strict=False):
+        bounds = torch.searchsorted(columns, self._bounds).tolist()
+        for part, start, (left, right) in zip(self.parts, self._starts, pairwise(bounds), strict=False):
             if right > left:
                 yield part, columns[left:right] - start
 
