@@ -27,12 +27,15 @@ from torch import Tensor
 from contrastive.search.together import Together
 from contrastive.similarity import ProductSimilarity, cosine, full_precision
 
-_ROWS = 8192
+_ROWS = 4096
 """Documents that are compared at once."""
 
 _ROWS_OF_ONE = 256
-"""Documents in each of the products with a single query, whose batch takes a third to two thirds of the time of the one
-product with all: a matrix times a vector, for which MKL waits for the memory."""
+"""Documents in each of the products with a single query, where there are many: their batch takes a third to two thirds
+of the time of the one product, that of a matrix and a vector, for which MKL waits for the memory."""
+
+_TOGETHER = 10_000
+"""Documents from which on it pays to wait for another thread's product, to have the next together with others."""
 
 _SCORES = 2**24
 """Scores that stand in memory at a time, 64 MiB."""
@@ -77,7 +80,7 @@ class FirstPass:
         self._longest = float(self.lengths.max())
         self._divisors = torch.where(self.lengths > 0, self.lengths, 1) if similarity is cosine else None
         self._most = max(1, _SCORES // max(1, len(self.lengths)))
-        self._scores = Together(self._scored, self._most)
+        self._scores = self._scored if len(self.lengths) < _TOGETHER else Together(self._scored, self._most)
 
     def contenders(self, queries: Tensor, k: int, kept: Tensor | None, size: float) -> Iterator[Tensor] | None:
         """Yield, of each query, which documents can be among the k best, ascending; None if that cannot be said.
@@ -144,12 +147,10 @@ def products_are_float32() -> bool:
 
 def _products(vectors: Tensor, queries: Tensor) -> Tensor:
     """Return the products [n, Q] of vectors [n, D] with queries [D, Q]."""
-    whole = len(vectors) // _ROWS_OF_ONE * _ROWS_OF_ONE
-    if queries.shape[1] > 1 or not whole:
+    if queries.shape[1] > 1 or len(vectors) < _ROWS:
         return torch.mm(vectors, queries)
-    grouped = vectors[:whole].unflatten(0, (-1, _ROWS_OF_ONE))
-    products = torch.bmm(grouped, queries.expand(len(grouped), *queries.shape)).flatten(0, 1)
-    return products if whole == len(vectors) else torch.cat([products, torch.mm(vectors[whole:], queries)])
+    grouped = vectors.view(-1, _ROWS_OF_ONE, vectors.shape[1])
+    return torch.bmm(grouped, queries.expand(len(grouped), *queries.shape)).flatten(0, 1)
 
 
 def _best(scores: Tensor, k: int, slack: float) -> Tensor:

@@ -33,6 +33,9 @@ Found = list[list[tuple[str, float]]]
 _BLOCK = 2048
 """Queries and documents that are compared at once."""
 
+_MANY = 64
+"""Documents below which a copy is not worth a thought."""
+
 _FEW, _MOST = 8, 4
 """A first pass pays if there are so many times the documents looked for, and a filter leaves one in so many."""
 
@@ -169,16 +172,14 @@ class Snapshot:
         before = 0
         for part, of_part in self._by_part(columns):
             for rows in torch.split(of_part, _BLOCK):
-                first, last = int(rows[0]), int(rows[-1])
-                together = last - first + 1 == len(rows)
-                yield (
-                    part.embeddings[first : last + 1] if together else part.embeddings[rows],
-                    places[before : before + len(rows)],
-                )
-                before += len(rows)
+                here = slice(before, before := before + len(rows))
+                yield part.embeddings[_slice_of(rows)], places[here]
 
     def _by_part(self, columns: Tensor) -> Iterator[tuple[Part, Tensor]]:
         """Yield the parts that have some of the rows, ascending, and which of their own these are."""
+        if len(self.parts) == 1 and len(columns):
+            yield self.parts[0], columns
+            return
         bounds = torch.searchsorted(columns, self._bounds).tolist()
         for part, start, (left, right) in zip(self.parts, self._starts, pairwise(bounds), strict=False):
             if right > left:
@@ -201,3 +202,11 @@ class Snapshot:
         if all(isinstance(embeddings, Tensor) for embeddings, _ in found):
             return self._similarity.size(queries, self._vectors(columns))
         return 1.0
+
+
+def _slice_of(rows: Tensor) -> slice | Tensor:
+    """Return ascending rows as a slice if they are many that stand together."""
+    if len(rows) < _MANY:
+        return rows
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows

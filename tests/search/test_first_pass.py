@@ -109,6 +109,7 @@ def test_it_ranks_as_evaluation_whatever_the_vectors(
 ) -> None:
     monkeypatch.setattr(first_pass, "_ROWS", 64)
     monkeypatch.setattr(first_pass, "_GROUP", 4)
+    monkeypatch.setattr(first_pass, "_TOGETHER", 400)
     monkeypatch.setattr(first_pass, "_ROWS_OF_ONE", 16)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
