@@ -24,6 +24,8 @@ from contrastive.search.contracts import Filter, Metadata
 from contrastive.search.snapshot import Found, Part, Snapshot
 from contrastive.similarity import Embeddings, ProductSimilarity
 
+__all__ = ["ExactEngine", "Part"]
+
 
 class ExactEngine:
     """Compares a query with all documents.

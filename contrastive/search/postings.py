@@ -15,8 +15,7 @@ from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, em
 from contrastive.evaluation.bm25 import BM25Index
 from contrastive.search.columns import Columns
 from contrastive.search.contracts import Engine, Filter, Metadata, Posting, Value
-from contrastive.search.exact import ExactEngine
-from contrastive.search.snapshot import Part
+from contrastive.search.exact import ExactEngine, Part
 from contrastive.search.words import WordSearch
 from contrastive.similarity import similarity_of
 

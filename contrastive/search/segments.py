@@ -24,7 +24,7 @@ from contrastive.encoder.embedding_files import Embeddings as Written
 from contrastive.encoder.embedding_files import are_finite, read_embeddings, write_embeddings
 from contrastive.search.columns import Columns
 from contrastive.search.contracts import Posting
-from contrastive.search.snapshot import Part
+from contrastive.search.exact import Part
 from contrastive.similarity import Embeddings
 
 SIZE = 4096
