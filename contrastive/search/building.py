@@ -230,6 +230,8 @@ def _is_whole(path: Path, *, embedded: bool) -> bool:
 def _take_over(folder: Path, manifest: Manifest) -> None:
     """Make a state that of the folder, and delete what is of no state."""
     manifest.write(folder)
+    for unfinished in folder.glob("index.*.tmp"):
+        unfinished.unlink(missing_ok=True)
     for left in (folder / SEGMENTS).iterdir():
         if left.name not in manifest.segments:
             shutil.rmtree(left, ignore_errors=True)
