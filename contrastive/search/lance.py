@@ -8,7 +8,8 @@ Notable decisions:
   then 0, and not undefined. Distances are Euclidean.
 - More candidates are asked for than wanted, and again more while the last of them are ties of the last that is wanted.
 - Without `link` a search looks at every document; with it, at those that the index leads to.
-- Every change is a version of the table that is there whole or not at all; readers see the last.
+- Every change is a version of the table that is there whole or not at all. Readers see the last, or the one they name,
+  which stays for a week.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ import torch
 
 from contrastive.evaluation.ties import TieBreaker, in_steps
 from contrastive.search.contracts import Filter, Metadata
-from contrastive.search.lance_columns import NOTHING, columns_of, condition, quoted
+from contrastive.search.lance_columns import NOTHING, condition, quoted
+from contrastive.search.lance_rows import Dense, embeddings_in, nothing, rows_of
 from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, score_texts
 from contrastive.similarity.naming import of_tokens
-
-Dense = torch.Tensor | TokenVectors
-"""Embeddings but for weights of terms."""
 
 _WIDEST = 8192
 """Width above which a vector is one of a vocabulary, of which LanceDB would keep every zero."""
 
 _MORE = 16
 """Candidates beyond those wanted, at least."""
+
+_FEWEST = 256
+"""Documents that can be linked."""
+
+_PATIENCE = timedelta(days=1)
+"""For a cluster that links."""
 
 
 class LanceEngine:
@@ -44,20 +49,34 @@ class LanceEngine:
             cluster, db://name, whose key is in LANCEDB_API_KEY: db://name?host_override=https://host:port is one's own.
         similarity: How embeddings are compared, see `similarity_of`.
         table: Its name.
+        version: Version of the table to read, see `version`; None for the last one, whatever it is.
+        anew: Begin with no document, whatever the table holds; who reads a version of it still does.
 
     Raises:
         ModuleNotFoundError: If LanceDB is not installed.
-        ValueError: If the table is damaged, or holds no embeddings of this kind.
+        ValueError: If the table is damaged, holds no embeddings of this kind, or has no such version.
     """
 
-    def __init__(self, url: str, similarity: ProductSimilarity, *, table: str = "postings") -> None:
+    def __init__(
+        self,
+        url: str,
+        similarity: ProductSimilarity,
+        *,
+        table: str = "postings",
+        version: int | None = None,
+        anew: bool = False,
+    ) -> None:
         self.similarity = similarity
         self._name, self._url = table, url
         self._database = _connected(url)
         self._table: Any = None
-        if table in self._database.list_tables().tables:
+        if anew:
+            return
+        if version is not None or table in self._database.list_tables().tables:
             try:
                 self._table = self._database.open_table(table)
+                if version is not None:
+                    self._table.checkout(version)
                 names = self._table.schema.names
             except Exception as error:  # a damaged file may be anything to the library
                 raise ValueError(
@@ -83,9 +102,11 @@ class LanceEngine:
         TieBreaker(ids)
         if not len(ids):
             return
-        rows = self._rows(ids, embeddings, metadata)
+        asked = _on_cpu(embeddings)
+        self._check_width(asked)
+        rows = rows_of(self.similarity, self._column, ids, asked, metadata)
         if self._table is None:
-            self._table = self._database.create_table(self._name, rows)
+            self._table = self._created(rows)
             return
         known = set(self._table.schema.names)
         new = {name: _NULL[name.partition("_")[0]] for name in rows.schema.names if name not in known}
@@ -93,7 +114,7 @@ class LanceEngine:
             self._table.add_columns(new)
         for field in self._table.schema:
             if field.name not in rows.schema.names:
-                rows = rows.append_column(field, _arrow().nulls(len(rows), field.type))
+                rows = rows.append_column(field, nothing(len(rows), field))
         rows = rows.select(self._table.schema.names).cast(self._table.schema)
         self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
@@ -117,17 +138,55 @@ class LanceEngine:
         """Return how many documents there are."""
         return 0 if self._table is None else int(self._table.count_rows())
 
+    @property
+    def version(self) -> int:
+        """Number of the version of the table that is read; 0 if there is no table."""
+        return 0 if self._table is None else int(self._table.version)
+
+    def restore(self) -> None:
+        """Make the version that is read the last one, to change it: what was written after it does not count."""
+        version = self.version
+        self._table.checkout_latest()
+        if self.version != version:
+            self._table.restore(version)
+
     def close(self) -> None:
         """Let go of the table."""
         self._table = self._database = None
 
     def link(self) -> None:
-        """Build the index that makes a search fast and approximate: of some 100,000 documents and more."""
+        """Build the index that makes a search fast and approximate: of some 100,000 documents and more.
+
+        Raises:
+            ValueError: If there are fewer than 256 documents, which are too few to learn from.
+        """
+        if self.count() < _FEWEST:
+            raise ValueError(f"expected at least {_FEWEST} documents to link, got {self.count()}")
         from lancedb.index import HnswSq, IvfPq
 
         metric = self._metric()
         config = IvfPq(distance_type=metric) if of_tokens(self.similarity) else HnswSq(distance_type=metric)
-        self._table.create_index(self._column, config=config)
+        self._table.create_index(self._column, config=config, wait_timeout=_PATIENCE)
+
+    @property
+    def linked(self) -> bool:
+        """Whether there is such an index."""
+        return self._table is not None and bool(self._table.list_indices())
+
+    def recall(self, queries: Embeddings, k: int = 10) -> float:
+        """Return the share of the k closest documents that the index finds."""
+        asked, found, there = _on_cpu(queries), 0, 0
+        for row in range(len(asked)):
+            query = asked[row : row + 1]
+            closest = {id_ for id_, _ in self._closest(query, k, None, exact=True)}
+            found += len(closest & {id_ for id_, _ in self._closest(query, k, None)})
+            there += len(closest)
+        return found / there if there else 1.0
+
+    def tidy(self) -> None:
+        """Join small files, take what is new into the index, and delete versions that are older than a week."""
+        if not self._url.startswith("db://"):  # a cluster does so itself
+            self._table.optimize()
 
     def search(self, queries: Embeddings, k: int, filters: Sequence[Filter] = ()) -> list[list[tuple[str, float]]]:
         """Return ids and scores of the k closest documents to each query that pass all filters, best first.
@@ -146,8 +205,8 @@ class LanceEngine:
         self._check_width(asked)
         return [self._closest(asked[row : row + 1], k, where) for row in range(len(asked))]
 
-    def _closest(self, query: Dense, k: int, where: str | None) -> list[tuple[str, float]]:
-        """Return ids and scores of the documents closest to a query, [1]."""
+    def _closest(self, query: Dense, k: int, where: str | None, *, exact: bool = False) -> list[tuple[str, float]]:
+        """Return ids and scores of the documents closest to a query, [1]; `exact` passes the index by."""
         vectors = query.vectors if isinstance(query, TokenVectors) else query
         if not len(vectors):
             return []
@@ -158,10 +217,12 @@ class LanceEngine:
                 asked if of_tokens(self.similarity) else asked[0], vector_column_name=self._column
             )
             found = found.distance_type(self._metric()).limit(wanted).select(["id", self._column, "_distance"])
+            found = found.bypass_vector_index() if exact else found
             rows = (found if where is None else found.where(where)).to_arrow()
             if not len(rows):
                 return []
-            ids, documents = rows["id"].to_pylist(), self._embeddings(rows)
+            ids = rows["id"].to_pylist()
+            documents = embeddings_in(rows, self._column, several=of_tokens(self.similarity))
             scores = score_texts(self.similarity, query, documents)[0]
             steps = in_steps(scores).sort(descending=True).values
             if len(ids) < wanted or steps[k - 1] > steps[-1]:
@@ -179,40 +240,19 @@ class LanceEngine:
         best, shares = ties.unpack(ties.pack(scores / size).topk(min(k, len(ids))).values)
         return [(id_, size * share) for id_, share in zip(best, shares, strict=True)]
 
+    def _created(self, rows: Any) -> Any:
+        """Return a new table of rows, in the place of one that is there: as its next version, unless it is damaged."""
+        there = self._name in self._database.list_tables().tables
+        if there and "://" not in self._url:
+            try:
+                self._database.open_table(self._name)
+            except Exception:  # as above; elsewhere it may be the network, and is left for a person to look at
+                self._database.drop_table(self._name)
+                there = False
+        return self._database.create_table(self._name, rows, mode="overwrite" if there else "create")
+
     def _metric(self) -> Literal["l2", "dot"]:
         return "l2" if self.similarity.lengths_matter else "dot"
-
-    def _rows(self, ids: Sequence[str], embeddings: Embeddings, metadata: Sequence[Metadata]) -> Any:
-        """Return documents as a table of Arrow."""
-        arrow, embeddings = _arrow(), _on_cpu(embeddings)
-        self._check_width(embeddings)
-        tokens = embeddings.vectors if isinstance(embeddings, TokenVectors) else embeddings
-        prepared = self.similarity.prepare(tokens).float()
-        if isinstance(embeddings, TokenVectors):  # a text of none has one of zeros, whose score is 0 as well
-            lengths = embeddings.lengths.clamp_min(1)
-            starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-            whole = prepared.new_zeros(int(lengths.sum()), prepared.shape[1])
-            whole[
-                torch.arange(len(prepared))
-                + (starts[:-1] - embeddings.offsets[:-1]).repeat_interleave(embeddings.lengths)
-            ] = prepared
-            vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(whole.numpy().ravel()), whole.shape[1])
-            column = arrow.ListArray.from_arrays(arrow.array(starts.int().numpy()), vectors)
-        else:
-            column = arrow.FixedSizeListArray.from_arrays(arrow.array(prepared.numpy().ravel()), prepared.shape[1])
-        columns: dict[str, Any] = {"id": arrow.array(list(ids), arrow.string()), self._column: column}
-        for name, values in columns_of(metadata).items():
-            columns[name] = arrow.array(values, arrow.string() if name.startswith("text_") else arrow.float64())
-        return arrow.table(columns)
-
-    def _embeddings(self, rows: Any) -> Dense:
-        """Return the embeddings of candidates."""
-        column = rows[self._column].combine_chunks()
-        if not of_tokens(self.similarity):
-            return torch.tensor(column.flatten().to_numpy()).reshape(len(rows), -1)
-        lengths = torch.tensor(column.value_lengths().to_numpy())
-        flat = torch.tensor(column.flatten().flatten().to_numpy())
-        return TokenVectors.of_lengths(flat.reshape(int(lengths.sum()), -1), lengths.long())
 
     def _check_width(self, embeddings: Dense) -> None:
         """Raise ValueError if embeddings are not those of the table, or of a vocabulary."""
@@ -245,12 +285,6 @@ def _connected(url: str) -> Any:
     address, _, options = url.partition("?") if url.startswith("db://") else (url, "", "")
     given: dict[str, Any] = dict(parse_qsl(options))
     return lancedb.connect(address, read_consistency_interval=timedelta(seconds=0), **given)
-
-
-def _arrow() -> Any:
-    import pyarrow
-
-    return pyarrow
 
 
 def _on_cpu(embeddings: Embeddings) -> Dense:

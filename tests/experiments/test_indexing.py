@@ -38,9 +38,16 @@ def run(tiny_model_folder: Path, capsys: pytest.CaptureFixture[str], caplog: Any
     return called
 
 
-def test_an_index_is_built_searched_filtered_and_changed(run: Any, file: Path, tmp_path: Path, caplog: Any) -> None:
+@pytest.mark.parametrize("engine", [[], ["--engine", "lance"], ["--engine", "lance", "--url", "vectors of mine"]])
+def test_an_index_is_built_searched_filtered_and_changed(
+    engine: list[str], run: Any, file: Path, tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine:
+        pytest.importorskip("lancedb")
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "index"
-    run(index, "--data", file, "--out", folder)
+    run(index, "--data", file, "--out", folder, *engine)
+    assert (tmp_path / "vectors of mine").exists() == ("--url" in engine)
     assert "3 documents, " in caplog.text
     found = ["nurse", "--json", "--index", folder]
     assert sorted(run(search, *found)) == ["c", "d", "n"]
@@ -63,8 +70,12 @@ def test_an_index_is_built_searched_filtered_and_changed(run: Any, file: Path, t
     with pytest.raises(SystemExit, match="error: expected a filter such as place=Berlin"):
         run(search, *found, "--filter", "place")
     file.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1]) + "\n")
-    with pytest.raises(SystemExit, match=r"error: .*they have changed; python -m experiments.index --out .* builds it"):
+    command = r"python -m experiments.index --out \S+ --model \S+ --data \S+ --device cpu "
+    with pytest.raises(SystemExit, match=rf"error: .*they have changed; {command}{' '.join(engine[:3])}.*builds it"):
         run(search, *found, "--data", file)
+    caplog.clear()
+    run(search, *found)
+    assert f"{file} has changed since the index {folder} was built; python -m experiments.index" in caplog.text
 
 
 def test_a_first_search_builds_the_index(run: Any, file: Path, tmp_path: Path) -> None:
