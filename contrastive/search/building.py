@@ -36,6 +36,7 @@ from contrastive.search.manifest import (
 )
 from contrastive.search.segments import SEGMENTS, SIZE, check_finite, read_segment, segment_name, write_segment
 from contrastive.search.tables import FOLDER, is_inside, new_table, place, settled, table_of
+from contrastive.search.words_file import delete_words, stored_words
 
 _STAGED = "staged"
 """Where embeddings wait for the table that they go to, so that a build that is killed has them."""
@@ -109,6 +110,7 @@ def build_index(
             source=None if source is None else fingerprint(source),
         )
         _take_over(folder, manifest)
+    stored_words(folder, segments, lambda: (posting.text for posting in postings))
     return manifest
 
 
@@ -235,6 +237,7 @@ def _take_over(folder: Path, manifest: Manifest) -> None:
     for left in (folder / SEGMENTS).iterdir():
         if left.name not in manifest.segments:
             shutil.rmtree(left, ignore_errors=True)
+    delete_words(folder, manifest.segments)
     shutil.rmtree(folder / _STAGED, ignore_errors=True)
     if not is_inside(manifest.engine):
         shutil.rmtree(folder / FOLDER, ignore_errors=True)

@@ -7,16 +7,16 @@ Notable decisions:
   that was killed leaves it as it was (`building`).
 - The embeddings are in the segments, or in a table of LanceDB of which `index.json` names the version (`tables`); texts
   and columns are in the segments in any case.
-- Word matching is made of the texts when it is first asked for: bm25s cannot be changed, and reading an index takes
-  little beside making one.
+- BM25 is made of the texts when the index is built, and of a changed one when it is first asked for (`words_file`): it
+  is of all texts, and cannot be changed.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from contrastive.search.manifest import Manifest, check_encoder, has_changed, re
 from contrastive.search.segments import SEGMENTS, Segment, read_segment
 from contrastive.search.tables import table_of
 from contrastive.search.words import WordSearch
+from contrastive.search.words_file import stored_words
 from contrastive.similarity import product_similarity
 
 _log = logging.getLogger(__name__)
@@ -43,14 +44,22 @@ class StoredPostings:
         segments: Where they are.
         removed: The rows of each segment that do not count.
         engine: Has their embeddings.
+        words: Returns their BM25, given their texts.
 
     Attributes:
         ids: Their ids, in the order in which they were added.
         engine: Their embeddings.
     """
 
-    def __init__(self, segments: Sequence[Segment], removed: Sequence[Sequence[int]], engine: Engine) -> None:
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        removed: Sequence[Sequence[int]],
+        engine: Engine,
+        words: Callable[[Callable[[], Iterable[str]]], BM25Index],
+    ) -> None:
         self.engine = engine
+        self._words = words
         self._segments = segments
         self._alive = [np.ones(len(segment.ids), bool) for segment in segments]
         for alive, rows in zip(self._alive, removed, strict=True):
@@ -74,7 +83,7 @@ class StoredPostings:
     @cached_property
     def words(self) -> WordSearch:
         """Their words."""
-        return WordSearch(self.ids, BM25Index(self[id_].text for id_ in self.ids))
+        return WordSearch(self.ids, self._words(lambda: (self[id_].text for id_ in self.ids)))
 
     def __getitem__(self, id_: str) -> Posting:
         """Return a posting by its id."""
@@ -133,9 +142,10 @@ def read_postings(folder: Path, manifest: Manifest) -> StoredPostings:
     exact = manifest.engine["name"] == "exact"
     segments = [read_segment(folder / SEGMENTS / name, embedded=exact) for name in manifest.segments]
     removed = list(manifest.segments.values())
+    words = partial(stored_words, folder, manifest.segments)
     if not exact:
-        return StoredPostings(segments, removed, table_of(manifest, folder))
+        return StoredPostings(segments, removed, table_of(manifest, folder), words)
     similarity = product_similarity(str(manifest.encoder["similarity"]))
     parts = [Part(each.ids, each.embeddings, each.columns) for each in segments if each.embeddings is not None]
     engine = ExactEngine(similarity, parts, [np.array(rows, np.int64) for rows in removed])
-    return StoredPostings(segments, removed, engine)
+    return StoredPostings(segments, removed, engine, words)

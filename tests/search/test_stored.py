@@ -169,7 +169,7 @@ def test_lancedb_keeps_the_embeddings_where_it_is_told(
     made = build_index("one", tiny_encoder, POSTINGS, engine="lance", url="elsewhere")
     build_index("two", tiny_encoder, POSTINGS[:3], engine="lance", url=f"file://{tmp_path}/elsewhere")
     answers = found(open_index("one", tiny_encoder))
-    assert sorted(path.name for path in Path("one").iterdir()) == ["index.json", "segments"]
+    assert sorted(path.name for path in Path("one").iterdir()) == ["index.json", "segments", "words"]
     assert not list(tmp_path.glob("*/segments/*/embeddings.npy"))
     assert len(list(Path("elsewhere").glob("postings-*.lance"))) == 2  # each has its own
     Path("one").rename("moved")
@@ -188,7 +188,7 @@ def test_lancedb_keeps_the_embeddings_where_it_is_told(
     build_index(tmp_path / "moved", tiny_encoder, POSTINGS)
     assert found(open_index(tmp_path / "moved", tiny_encoder)) == answers
     build_index(tmp_path / "moved", tiny_encoder, POSTINGS, engine="exact")
-    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == ["index.json", "segments"]
+    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == ["index.json", "segments", "words"]
     with pytest.raises(ValueError, match="expected the engine lance for a URL or links, got exact"):
         build_index(tmp_path / "moved", tiny_encoder, POSTINGS, engine="exact", url="elsewhere")
 
@@ -265,6 +265,7 @@ def test_a_file_that_has_changed_is_said(
     file = tmp_path / "postings.csv"
     file.write_text("one")
     build_index(tmp_path / "index", tiny_encoder, POSTINGS, command=["--data", str(file)], source=file)
+    caplog.clear()
     os.utime(file, (1, 1))
     open_index(tmp_path / "index", tiny_encoder)
     assert not caplog.text
