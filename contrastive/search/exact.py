@@ -120,6 +120,19 @@ class ExactEngine:
         self._follow(queries.device)
         return self._standing().search(queries, k, filters)
 
+    @torch.no_grad()
+    def best_of(self, queries: Embeddings, among: Sequence[Sequence[str]], k: int) -> Found:
+        """Return ids and scores of the k closest to each query among documents of its own, by their ids, best first.
+
+        Raises:
+            KeyError: If one is not there.
+            ValueError: If `k` is below 1, or a score is not finite.
+        """
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}")
+        self._follow(queries.device)
+        return self._standing().best_of(queries, among, k)
+
     def _standing(self) -> Snapshot:
         """Return the documents as they are, which takes a while to find and is kept until they change."""
         if self._snapshot is None:

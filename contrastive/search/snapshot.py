@@ -112,6 +112,25 @@ class Snapshot:
             found += of_these
         return found
 
+    def best_of(self, queries: Embeddings, among: Sequence[Sequence[str]], k: int) -> Found:
+        """Return ids and scores of the k closest to each query among documents of its own, by their ids, best first.
+
+        Raises:
+            KeyError: If one is not there.
+            ValueError: If a score is not finite.
+        """
+        found: Found = []
+        for place, ids in enumerate(among):
+            query = queries[place : place + 1]
+            columns = torch.tensor(sorted(self._columns[id_] for id_ in ids), dtype=torch.long)
+            found += self._ranked(query, k, columns, self._size(query, columns))
+        return found
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        """Where the documents that count are, by their ids."""
+        return dict(zip(self.ids, self._alive.nonzero()[:, 0].tolist(), strict=True))
+
     def _kept(self, filters: Sequence[Filter]) -> Tensor:
         """Return which rows of all parts count and pass all filters, [N]."""
         if not filters:
