@@ -33,9 +33,7 @@ _log = logging.getLogger(__name__)
 class Reranker(Protocol):
     """An engine that can compare queries with some of its documents."""
 
-    def best_of(
-        self, queries: Embeddings, among: Sequence[Sequence[str]], k: int
-    ) -> list[list[tuple[str, float]]]:
+    def best_of(self, queries: Embeddings, among: Sequence[Sequence[str]], k: int) -> list[list[tuple[str, float]]]:
         """Return ids and scores of the k closest to each query among documents of its own, by their ids, best first."""
         ...
 

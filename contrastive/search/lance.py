@@ -126,13 +126,20 @@ class LanceEngine:
         """
         if not ids:
             return
-        of_them = f"id IN ({', '.join(quoted(id_) for id_ in sorted(set(ids)))})"
+        of_them = _among(ids)
         there: set[str] = set()
         if self._table is not None:
             there = set(self._table.search().where(of_them).select(["id"]).limit(len(ids)).to_arrow()["id"].to_pylist())
         if missing := set(ids) - there:
             raise KeyError(f"expected ids of the index to remove, got {min(missing)!r}")
         self._table.delete(of_them)
+
+    def embeddings_of(self, ids: Sequence[str]) -> Dense:
+        """Return the embeddings of documents that are there, as they are compared, in the order of their ids."""
+        found = self._table.search().where(_among(ids)).select(["id", self._column]).limit(len(ids)).to_arrow()
+        rows = {id_: row for row, id_ in enumerate(found["id"].to_pylist())}
+        embeddings = embeddings_in(found, self._column, several=of_tokens(self.similarity))
+        return embeddings[torch.tensor([rows[id_] for id_ in ids])]
 
     def count(self) -> int:
         """Return how many documents there are."""
@@ -285,6 +292,11 @@ def _connected(url: str) -> Any:
     address, _, options = url.partition("?") if url.startswith("db://") else (url, "", "")
     given: dict[str, Any] = dict(parse_qsl(options))
     return lancedb.connect(address, read_consistency_interval=timedelta(seconds=0), **given)
+
+
+def _among(ids: Collection[str]) -> str:
+    """Return the condition that a document is one of some."""
+    return f"id IN ({', '.join(quoted(id_) for id_ in sorted(set(ids)))})"
 
 
 def _on_cpu(embeddings: Embeddings) -> Dense:

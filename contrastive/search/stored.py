@@ -27,12 +27,13 @@ from contrastive.evaluation.bm25 import BM25Index
 from contrastive.search.contracts import Engine, Filter, Posting, Value
 from contrastive.search.exact import ExactEngine, Part
 from contrastive.search.index import SearchIndex
+from contrastive.search.lance import LanceEngine
 from contrastive.search.manifest import Manifest, check_encoder, has_changed, read_manifest, rebuild_command, whole
 from contrastive.search.segments import SEGMENTS, Segment, read_segment
 from contrastive.search.tables import table_of
 from contrastive.search.words import WordSearch
 from contrastive.search.words_file import stored_words
-from contrastive.similarity import product_similarity
+from contrastive.similarity import Embeddings, TokenVectors, product_similarity
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,17 @@ class StoredPostings:
             segment.columns.rows(filters)[alive] for segment, alive in zip(self._segments, self._alive, strict=True)
         ]
         return np.concatenate([np.zeros(0, bool), *kept])
+
+    def embeddings_of(self, ids: Sequence[str]) -> Embeddings | None:
+        """Return the token vectors of some; None if one is not there, or has others."""
+        if not ids or not all(id_ in self._places for id_ in ids):
+            return None
+        if isinstance(self.engine, LanceEngine):
+            return self.engine.embeddings_of(ids)
+        places = [self._places[id_] for id_ in ids]
+        found = [segment.embeddings[row : row + 1] for segment, row in places if segment.embeddings is not None]
+        tokens = [each for each in found if isinstance(each, TokenVectors)]
+        return TokenVectors.join(tokens) if tokens else None
 
 
 def open_index(

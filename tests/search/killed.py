@@ -1,7 +1,6 @@
 """Builds and changes indices in processes that are killed, each at another moment: run by `test_kills`.
 
-The libraries are imported once; processes are forks. A moment is a call of one of a few functions that write, before
-and after it.
+The libraries are imported once; processes are forks.
 """
 
 from __future__ import annotations
@@ -10,13 +9,15 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from contrastive.data import whole_files
 from contrastive.encoder import Encoder
-from contrastive.search import Posting, build_index, building, open_index, segments, update_index
+from contrastive.search import Posting, build_index, building, open_index, update_index
 from contrastive.search.lance import LanceEngine
 from contrastive.search.manifest import Manifest
 
@@ -34,68 +35,71 @@ def change(what: str, folder: Path, encoder: Encoder) -> None:
         update_index(folder, encoder, add=ADDED, remove=there - {posting.id for posting in AFTER})
 
 
-def kill_at(moment: int) -> Callable[[], int]:
-    """Let this process be killed at the moment of this number; return what says how many have passed."""
-    passed = 0
+MOMENTS = (
+    "before _sync 2",
+    "after write_segment 2",
+    "after remove 1",
+    "after add 1",
+    "before write 1",
+    "before _sync of index.json 1",
+    "after write 1",
+    "after rmtree 1",
+)
+"""Before or after which call of a function a process is killed."""
 
-    def passes() -> None:
-        nonlocal passed
-        passed += 1
-        if passed == moment:
+
+def moments_of(engine: str, what: str) -> list[str]:
+    """Return those that a build or an update passes: a table is added to and removed from with LanceDB alone."""
+    never = [*(("add", "remove") if engine == "exact" else ()), *(("remove",) if what == "build" else ())]
+    return [moment for moment in MOMENTS if moment.split()[1] not in never]
+
+
+def kill_at(moment: str) -> None:
+    """Let this process be killed at a moment."""
+    passed: Counter[str] = Counter()
+
+    def passes(where: str) -> None:
+        passed[where] += 1
+        if f"{where} {passed[where]}" == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def around(function: Callable[..., Any]) -> Callable[..., Any]:
+    def around(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*given: Any, **named: Any) -> Any:
-            passes()
+            of = " of index.json" if name == "_sync" and given[0].name.startswith("index.") else ""
+            passes(f"before {name}{of}")
             value = function(*given, **named)
-            passes()
+            passes(f"after {name}{of}")
             return value
 
         return called
 
-    writing = [(segments, "write_embeddings"), (whole_files, "_sync"), (building, "write_segment"), (shutil, "rmtree")]
-    for owner, name in [*writing, (Manifest, "write"), *((LanceEngine, name) for name in ("add", "remove", "tidy"))]:
-        setattr(owner, name, around(getattr(owner, name)))
-    return lambda: passed
+    writing = [(whole_files, "_sync"), (building, "write_segment"), (Manifest, "write"), (shutil, "rmtree")]
+    for owner, name in [*writing, *((LanceEngine, name) for name in ("add", "remove", "tidy"))]:
+        setattr(owner, name, around(name, getattr(owner, name)))
 
 
-def killed_at(moment: int, what: str, base: Path, folder: Path, encoder: Encoder) -> int:
-    """Change a copy of an index in a process that is killed; return how many moments there were, 0 if it was killed."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        shutil.copytree(base, folder)
-        passed = kill_at(moment)
-        change(what, folder, encoder)
-        os.write(writing, str(passed()).encode())
-        os._exit(0)
-    os.close(writing)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return 0
-    return int(os.read(reading, 9))
-
-
-def main(model: str, folder: Path, moments: int, engines: list[str]) -> None:
-    """Kill processes at moments that are spread over a build and over a change, an index of its own for each."""
+def main(model: str, folder: Path, engines: list[str]) -> None:
+    """Kill processes at each moment of a build and of a change, an index of its own for each."""
     building.SIZE = 2
     if "lance" in engines:
         import lancedb  # noqa: F401  # begins anew after a fork, while it is unused
     encoder = Encoder.from_pretrained(model, normalize=True, tokens_per_batch=32)  # as `tiny_encoder`
-    for engine in engines:
+    for engine, what in product(engines, ("build", "update")):
         base = folder / engine / "base"
-        if not os.fork():
-            build_index(base, encoder, BEFORE, engine=engine)  # type: ignore[arg-type]
-            os._exit(0)
-        os.wait()
-        for what in ("build", "update"):
-            here = folder / engine / what
-            there = killed_at(0, what, base, here / "whole", encoder)
-            for number in range(moments):
-                moment = 1 + number * (there - 1) // (moments - 1)
-                if killed_at(moment, what, base, here / f"{moment:03}", encoder):
-                    raise RuntimeError(f"expected to be killed at moment {moment} of {there}, was not")
+        for moment in moments_of(engine, what):
+            here = folder / engine / what / moment
+            child = os.fork()
+            if not child:
+                if not base.exists():
+                    build_index(base, encoder, BEFORE, engine=engine)  # type: ignore[arg-type]
+                shutil.copytree(base, here)
+                kill_at(moment)
+                change(what, here, encoder)
+                os._exit(1)
+            status = os.waitpid(child, 0)[1]
+            if not os.WIFSIGNALED(status):
+                raise RuntimeError(f"expected {what} with {engine} to be killed {moment}, was not")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

@@ -1,6 +1,7 @@
 """Why a posting was found: the words that answered each skill, whatever the representation, and what is missing."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.places import locate_tokens
-from contrastive.search import SearchIndex
+from contrastive.search import Hit, Posting, SearchIndex, build_index, matching, open_index
 from contrastive.search.explanation import Answer, Explainer, Span, _spans
 from contrastive.search.highlights import excerpt, pieces, plain
 from contrastive.search.matching import Parts, PhraseMatcher, TermMatcher, TokenMatcher, Units, matcher_of, phrases
@@ -100,7 +101,7 @@ def test_chance_is_the_95th_percentile_of_postings_that_share_no_word(
     def compare(_self: PhraseMatcher, _parts: Parts, units: Units) -> torch.Tensor:
         return torch.tensor([[scores[units.values[0]]]])  # type: ignore[index]
 
-    def read(_self: PhraseMatcher, texts: Sequence[str]) -> list[Units]:
+    def read(_self: PhraseMatcher, texts: Sequence[str], _embedded: object) -> list[Units]:
         return [Units([text.rsplit(" ", maxsplit=1)[-1]], [(0, len(text))]) for text in texts]
 
     monkeypatch.setattr(PhraseMatcher, "compare", compare)
@@ -133,6 +134,37 @@ def test_token_vectors_are_those_of_the_encoder_and_know_their_characters(kind: 
         assert (torch.nn.functional.normalize(query, dim=1) - vector).abs().amax(1).min() < 1e-5  # type: ignore[operator]
     expected = torch.nn.functional.cosine_similarity(asked.values[:, None], units.values[None], dim=-1)  # type: ignore[call-overload,index]
     torch.testing.assert_close(TokenMatcher(encoder, encoder).compare(asked, units), expected)
+
+
+def test_the_token_vectors_of_an_index_serve_again(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {**DOCUMENTS, "long": " ".join(f"python, {n} years;" for n in range(9)), "empty": "?!"}
+    postings = [Posting(id_, text) for id_, text in texts.items()]
+    lance = ["lance"] if find_spec("lancedb") else []
+    for number, options in enumerate(({}, {"punctuation": False, "windows": True, "max_length": 12})):
+        encoder = Encoder.from_pretrained(tiny_model_folder, representation="tokens", **options)  # type: ignore[arg-type]
+        encoder.document_prompt = "the job "
+        indices = [SearchIndex(encoder, texts)]
+        for engine in ("exact", *lance):
+            build_index(tmp_path / f"{engine}{number}", encoder, postings, engine=engine)  # type: ignore[arg-type]
+            indices.append(open_index(tmp_path / f"{engine}{number}", encoder))
+        *hits, empty = sorted(indices[0].search(["python"], 50, passages=False)[0], key=lambda hit: hit.id == "empty")
+        expected = [unit for hit in hits for unit in TokenMatcher(encoder, encoder).read([hit.text])]
+        with monkeypatch.context() as without_the_model:
+            without_the_model.setattr(matching, "locate_tokens", None)
+            for index in indices:
+                for ours, theirs in zip(Explainer(index)._units(hits), expected, strict=True):
+                    assert ours.places == theirs.places
+                    torch.testing.assert_close(ours.values, theirs.values, atol=2e-3, rtol=0)
+        for index in indices:
+            assert [unit.places for unit in Explainer(index)._units([empty])] == [[]]
+            other = Hit(1, "n", 1.0, "", "chef of the kitchen")  # what an index says of another text
+            (units,) = Explainer(index)._units([other])
+            assert [other.text[start:end] for start, end in units.places] == ["chef", "o", "f", "the", "kitchen"]
+    pooling = Encoder.from_pretrained(tiny_model_folder, representation="tokens", compression="pool2")
+    (units,) = Explainer(SearchIndex(pooling, texts))._units(hits[:1])
+    assert units.places == TokenMatcher(pooling, pooling).read([hits[0].text])[0].places
 
 
 @pytest.mark.parametrize("kind", ["lexical", "lexical learnt"])
