@@ -30,6 +30,7 @@ from contrastive.search.index import SearchIndex
 from contrastive.search.lance import LanceEngine
 from contrastive.search.manifest import Manifest, check_encoder, has_changed, read_manifest, rebuild_command, whole
 from contrastive.search.segments import SEGMENTS, Segment, read_segment
+from contrastive.search.stored_candidates import candidates_of
 from contrastive.search.tables import table_of
 from contrastive.search.words import WordSearch
 from contrastive.search.words_file import stored_words
@@ -48,6 +49,7 @@ class StoredPostings:
         words: Returns their BM25, given their texts.
 
     Attributes:
+        segments: Where they are.
         ids: Their ids, in the order in which they were added.
         engine: Their embeddings.
     """
@@ -61,7 +63,7 @@ class StoredPostings:
     ) -> None:
         self.engine = engine
         self._words = words
-        self._segments = segments
+        self.segments = segments
         self._alive = [np.ones(len(segment.ids), bool) for segment in segments]
         for alive, rows in zip(self._alive, removed, strict=True):
             alive[list(rows)] = False
@@ -76,7 +78,7 @@ class StoredPostings:
     def columns(self) -> Mapping[str, Sequence[tuple[Value, int]]]:
         """How many have each value of each column."""
         counts: dict[str, Counter[Value]] = {}
-        for segment, alive in zip(self._segments, self._alive, strict=True):
+        for segment, alive in zip(self.segments, self._alive, strict=True):
             for name in segment.columns.values:
                 counts.setdefault(name, Counter()).update(dict(segment.columns.counts(name, alive)))
         return {name: of_column.most_common() for name, of_column in counts.items() if of_column}
@@ -93,9 +95,7 @@ class StoredPostings:
 
     def rows(self, filters: Sequence[Filter]) -> NDArray[np.bool_]:
         """Return which of them, in the order of `ids`, pass all filters."""
-        kept = [
-            segment.columns.rows(filters)[alive] for segment, alive in zip(self._segments, self._alive, strict=True)
-        ]
+        kept = [segment.columns.rows(filters)[alive] for segment, alive in zip(self.segments, self._alive, strict=True)]
         return np.concatenate([np.zeros(0, bool), *kept])
 
     def embeddings_of(self, ids: Sequence[str]) -> Embeddings | None:
@@ -111,7 +111,12 @@ class StoredPostings:
 
 
 def open_index(
-    folder: str | Path, encoder: KeyedEncoder, *, weights: Mapping[str, float] | None = None, model: str = "MODEL"
+    folder: str | Path,
+    encoder: KeyedEncoder,
+    *,
+    weights: Mapping[str, float] | None = None,
+    candidates: int | None = None,
+    model: str = "MODEL",
 ) -> SearchIndex:
     """Open an index to search in.
 
@@ -119,6 +124,8 @@ def open_index(
         folder: Where it stands.
         encoder: The one it was built with.
         weights: Of BM25 and the encoder, see `SearchIndex`.
+        candidates: How many postings are compared with a query token by token, see `Candidates`; 0 for all, None for
+            as it was built.
         model: Name of the encoder, for the command that builds the index anew.
 
     Raises:
@@ -135,7 +142,12 @@ def open_index(
         try:
             with whole(manifest, folder, model):
                 postings = read_postings(folder, manifest)
-            return SearchIndex(encoder, postings, weights=weights)
+            return SearchIndex(
+                encoder,
+                postings,
+                weights=weights,
+                candidates=candidates_of(folder, manifest, postings.segments, postings, candidates),
+            )
         except ValueError:
             newer = read_manifest(folder)
             if newer.generation == manifest.generation:
