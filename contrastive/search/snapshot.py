@@ -20,6 +20,7 @@ from contrastive.similarity import (
     Embeddings,
     ProductSimilarity,
     TermWeights,
+    TokenVectors,
     cosine,
     dot,
     euclidean,
@@ -34,7 +35,7 @@ _BLOCK = 2048
 """Queries and documents that are compared at once."""
 
 _MANY = 64
-"""Documents below which a copy is not worth a thought."""
+"""Documents below which a copy is not worth a thought; of token vectors no more are copied at once."""
 
 _FEW, _MOST = 8, 4
 """A first pass pays if there are so many times the documents looked for, and a filter leaves one in so many."""
@@ -190,7 +191,8 @@ class Snapshot:
         places = columns - torch.searchsorted(self._removed, columns) if len(self._removed) else columns
         before = 0
         for part, of_part in self._by_part(columns):
-            for rows in torch.split(of_part, _BLOCK):
+            scattered = isinstance(part.embeddings, TokenVectors) and isinstance(_slice_of(of_part), Tensor)
+            for rows in torch.split(of_part, _MANY if scattered else _BLOCK):
                 here = slice(before, before := before + len(rows))
                 yield part.embeddings[_slice_of(rows)], places[here]
 
