@@ -153,13 +153,17 @@ def test_equals_the_dense_path_in_value_and_gradients(function: Loss, options: d
     assert all(gradient.ne(0).any() for gradient in tiled[1:3])
 
 
+@pytest.mark.parametrize("kept", [0, NUM_QUERIES * NUM_KEYS], ids=["made again", "kept"])
 @pytest.mark.parametrize("title", [title for title, options in OPTIONS.items() if options.get("symmetric")])
-def test_scores_that_are_kept_change_nothing(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways, the blocks that were made to sum up the columns serve for the rows as well."""
+def test_both_ways_in_one_go_are_one_after_the_other(title: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the scores that were made to sum up the columns are kept for the rows or not."""
+    monkeypatch.setattr(both_ways, "KEPT_SCORES", kept)
+    in_one_go = [value_and_gradients(losses.info_nce, OPTIONS[title], tiled=tiled) for tiled in (True, False)]
+    monkeypatch.setattr(ranking, "fits", lambda *_: False)
     expected = value_and_gradients(losses.info_nce, OPTIONS[title], tiled=True)
-    monkeypatch.setattr(both_ways, "KEPT_SCORES", NUM_QUERIES * NUM_KEYS)
-    for ours, right in zip(value_and_gradients(losses.info_nce, OPTIONS[title], tiled=True), expected, strict=True):
-        torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-14)
+    for found in in_one_go:
+        for ours, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-11, atol=1e-13)
 
 
 def products_of(size: int) -> int:
@@ -378,6 +382,15 @@ def test_trained_weights_of_queries_get_their_gradient(symmetric: bool) -> None:
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
         assert ours.ne(0).any()
+
+
+@pytest.mark.parametrize(
+    "title", ["default", "excluded", "excluded, symmetric", "several positives", "key weights, symmetric"]
+)
+def test_what_is_not_a_number_is_not_taken_for_unanswered(title: str) -> None:
+    queries, keys = embeddings()
+    queries.data[7] = torch.nan
+    assert losses.info_nce(queries, keys, **OPTIONS[title]).isnan()
 
 
 @pytest.mark.parametrize("tiled", [False, True])
