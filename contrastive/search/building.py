@@ -93,6 +93,7 @@ def build_index(
         before = _before(folder)
         kept = place(folder, engine, url, link, before)
         table = None if kept["name"] == "exact" else new_table(kept, folder, encoder)
+        is_new = before is None or "table" not in before.engine or before.engine["url"] != kept.get("url")
         if table is not None and cache is None:
             cache = EmbeddingCache(folder / _STAGED, max_bytes=1 << 62)
         writer = _Writer(folder, model, encoder, cache, show_progress, table)
@@ -105,7 +106,7 @@ def build_index(
             segments,
             len(postings),
             1 if before is None else before.generation + 1,
-            engine=kept if table is None else settled(table, kept, encoder, postings),
+            engine=kept if table is None else settled(table, kept, encoder, postings, is_new=is_new),
             source=None if source is None else fingerprint(source),
         )
         _take_over(folder, manifest)
@@ -156,7 +157,7 @@ def update_index(
             segments=segments,
             count=count + len(add),
             generation=manifest.generation + 1,
-            engine=kept if table is None else settled(table, kept, encoder, add),
+            engine=kept if table is None else settled(table, kept, encoder, add, is_new=False),
         )
         _take_over(folder, manifest)
     return manifest

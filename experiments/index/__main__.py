@@ -29,9 +29,11 @@ again, and leaves what was there as it is.
 
 def main(arguments: list[str] | None = None) -> None:
     """Build or change an index."""
-    heard = ("experiments.index", "experiments.results.received", "contrastive.encoder.embedding_cache")
-    heard = (*heard, "contrastive.search")
-    cli.start(index, parser().parse_args(arguments), heard=heard)
+    options = parser().parse_args(arguments)
+    heard = ["experiments.index", "experiments.results.received", "contrastive.search"]
+    if options.cache is not None:
+        heard.append("contrastive.encoder.embedding_cache")
+    cli.start(index, options, heard=heard)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -168,6 +168,7 @@ def test_lancedb_keeps_the_embeddings_where_it_is_told(
     made = build_index("one", tiny_encoder, POSTINGS, engine="lance", url="elsewhere")
     build_index("two", tiny_encoder, POSTINGS[:3], engine="lance", url=f"file://{tmp_path}/elsewhere")
     answers = found(open_index("one", tiny_encoder))
+    assert len(list(Path("elsewhere").glob("*/_versions/*.manifest"))) == 2  # of a new table the last one alone
     assert sorted(path.name for path in Path("one").iterdir()) == ["index.json", "segments"]
     assert not list(tmp_path.glob("*/segments/*/embeddings.npy"))
     assert len(list(Path("elsewhere").glob("postings-*.lance"))) == 2  # each has its own
