@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -160,11 +161,11 @@ class LanceEngine:
             raise ValueError(f"expected at least {_FEWEST} documents to link, got {self.count()}")
         from lancedb.index import HnswSq, IvfPq
 
-        metric = self._metric()
-        config = IvfPq(distance_type=metric) if of_tokens(self.similarity) else HnswSq(distance_type=metric)
+        config = IvfPq(distance_type="cosine") if of_tokens(self.similarity) else HnswSq(distance_type=self._metric())
         self._table.create_index(self._column, config=config, wait_timeout=_PATIENCE)
+        self.__dict__.pop("linked", None)
 
-    @property
+    @cached_property
     def linked(self) -> bool:
         """Whether there is such an index."""
         return self._table is not None and bool(self._table.list_indices())
@@ -216,7 +217,9 @@ class LanceEngine:
             found = self._table.search(
                 asked if of_tokens(self.similarity) else asked[0], vector_column_name=self._column
             )
-            found = found.distance_type(self._metric()).limit(wanted).select(["id", self._column, "_distance"])
+            cosines = self.linked and not exact and of_tokens(self.similarity)  # all that several vectors are linked by
+            found = found.distance_type("cosine" if cosines else self._metric())
+            found = found.limit(wanted).select(["id", self._column, "_distance"])
             found = found.bypass_vector_index() if exact else found
             rows = (found if where is None else found.where(where)).to_arrow()
             if not len(rows):

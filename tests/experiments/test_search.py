@@ -652,7 +652,7 @@ def test_explain_shows_the_words_of_each_skill_and_what_is_missing(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "postings.jsonl"
-    text = "The \x1b]0;owned\x07hospital\x1b[31m needs a nurse\x1b[0m. The job\x07data!"
+    text = "The \x1b]0;owned\x07hospital\x1b[31m needs a nurse\x1b[0m. The job\x1bdata!"
     data.write_text(json.dumps({"id": "n", "title": "Nurse\x1b[1m", "text": text}) + "\n")
     query = "nusre, python\x1b[5m, job\x07data"
     arguments = [query, "--model", str(tiny_model_folder), "--data", str(data), "--bm25", "--no-cache"]
@@ -664,7 +664,7 @@ def test_explain_shows_the_words_of_each_skill_and_what_is_missing(
     assert lines[1:4] == [
         "+ nusre (put right: nurse): Nurse 1.00",
         "- python: missing",
-        "+ jobdata: jobdata 1.00",  # marked as one, with what is between
+        "+ jobdata: jobata 1.00",  # marked as one, without what is between them, and what that would do
     ]
     program.main([*arguments, "--explain", "--json"])
     (hit,) = json.loads(capsys.readouterr().out)["hits"]

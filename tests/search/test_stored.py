@@ -236,6 +236,28 @@ def test_what_a_writer_left_in_lancedb_that_was_killed_is_not_seen(
     assert found(before) == answers
 
 
+def test_a_disk_that_is_full_for_lancedb_is_said(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb")
+    build_index(tmp_path, tiny_encoder, POSTINGS[:6], engine="lance")
+    answers = found(open_index(tmp_path, tiny_encoder))
+    add, added = LanceEngine.add, []
+
+    def full(self: LanceEngine, *given: Any) -> None:
+        added.append(given)
+        if len(added) == 2:
+            raise RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)")
+        add(self, *given)
+
+    monkeypatch.setattr(LanceEngine, "add", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*vectors"):
+        build_index(tmp_path, tiny_encoder, POSTINGS)
+    assert found(open_index(tmp_path, tiny_encoder)) == answers
+    build_index(tmp_path, tiny_encoder, POSTINGS)
+    assert open_index(tmp_path, tiny_encoder).postings.engine.count() == 9
+
+
 def test_many_postings_in_lancedb_are_linked_and_what_that_finds_is_said(
     tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
