@@ -20,6 +20,7 @@ examples:
   python -m experiments.index --model outputs/.../... --data postings.csv --out FOLDER
   python -m experiments.index --model outputs/.../... --out FOLDER --add new.jsonl
   python -m experiments.index --model outputs/.../... --out FOLDER --remove 17 18
+  python -m experiments.index --model outputs/.../... --data postings.csv --out FOLDER --engine lance --url s3://bucket
   python -m experiments.search "nurse, nights" --model outputs/.../... --index FOLDER
 
 Who searches in FOLDER meanwhile sees what was there before. A build that was interrupted goes on when it is called

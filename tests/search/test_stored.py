@@ -122,14 +122,17 @@ def test_a_build_that_fails_leaves_what_was_there_and_the_next_goes_on(
     assert len(list((tmp_path / "segments").iterdir())) == 3
 
 
+@pytest.mark.parametrize("damage", ["a bit", "half", "all"])
 @pytest.mark.parametrize("file", ["index.json", "postings.jsonl", "table.json", "embeddings.npy", "sums.json"])
-def test_a_damaged_file_is_said_and_a_build_makes_it_anew(file: str, tiny_encoder: Encoder, tmp_path: Path) -> None:
+def test_a_damaged_file_is_said_and_a_build_makes_it_anew(
+    file: str, damage: str, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
     build_index(tmp_path, tiny_encoder, POSTINGS, command=["--data", "mine"])
     answers = found(open_index(tmp_path, tiny_encoder))
     path = next(tmp_path.rglob(file))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(content[: {"a bit": None, "half": len(content) // 2, "all": 0}[damage]])
     message = rf"{file}.*build the index anew|expected .*{file}" if file == "index.json" else f"damaged: .*{file}"
     with pytest.raises(ValueError, match=message) as caught:
         open_index(tmp_path, tiny_encoder, model="ours")
