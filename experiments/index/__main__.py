@@ -104,7 +104,8 @@ def index(options: argparse.Namespace) -> None:
         )
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
     what = f"{made.count:,} documents, {size / 1e6:,.1f} MB, {size / made.count:,.0f} bytes each"
-    log.info("%s: %s, in %.0f s", options.out, what, time.perf_counter() - started)
+    elsewhere = f", embeddings at {made.engine['url']}" if made.engine.get("url") else ""
+    log.info("%s: %s, in %.0f s%s", options.out, what, time.perf_counter() - started, elsewhere)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_an_index_is_built_searched_filtered_and_changed(
     folder = tmp_path / "index"
     run(index, "--data", file, "--out", folder, *engine)
     assert (tmp_path / "vectors of mine").exists() == ("--url" in engine)
+    assert (f"embeddings at {tmp_path / 'vectors of mine'}" in caplog.text) == ("--url" in engine)
     assert "3 documents, " in caplog.text
     found = ["nurse", "--json", "--index", folder]
     assert sorted(run(search, *found)) == ["c", "d", "n"]
