@@ -61,9 +61,9 @@ class Columns:
             kept &= np.array([*passing, wanted.holds(None)])[self.codes[wanted.column]]  # -1 is the last
         return kept
 
-    def counts(self, name: str) -> list[tuple[Value, int]]:
-        """Return how many postings have each value of a column, the most frequent first."""
-        codes = self.codes[name]
+    def counts(self, name: str, kept: NDArray[np.bool_] | None = None) -> list[tuple[Value, int]]:
+        """Return how many postings, of all or those kept [N], have each value of a column, the most frequent first."""
+        codes = self.codes[name] if kept is None else self.codes[name][kept]
         numbers = np.bincount(codes[codes >= 0], minlength=1)
         order = np.argsort(-numbers, kind="stable").tolist()
         return [(self.values[name][code], int(numbers[code])) for code in order if numbers[code]]

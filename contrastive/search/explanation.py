@@ -24,6 +24,7 @@ from contrastive.search.contracts import Hit, System
 from contrastive.search.index import SearchIndex
 from contrastive.search.matching import Matcher, Parts, Place, Units, WordMatcher, matcher_of
 from contrastive.search.skills import Skill, skills_of
+from contrastive.similarity import Embeddings
 
 CHANCE_POSTINGS = 100
 """Postings that are drawn to see what a skill scores by chance."""
@@ -135,7 +136,7 @@ class Explainer:
         parts = self._matcher.ask(asked)
         thresholds = [self._threshold(*each) for each in zip(asked.skills, parts, strict=True)]
         explanations = []
-        for text, units, of_words in zip(texts, self._units(texts), same, strict=True):
+        for text, units, of_words in zip(texts, self._units(hits), same, strict=True):
             found = [_best(self._matcher, *each) for each in zip(parts, repeat(units), thresholds)]
             answers = zip(repeat(text), asked.skills, found, thresholds, of_words)
             explanations.append(Explanation(tuple(_by_encoder(*each) for each in answers), asked.further))
@@ -146,8 +147,9 @@ class Explainer:
         if self._chance is None:
             ids = self._index.postings.ids
             drawn = sorted(Random(self._seed).sample(range(len(ids)), min(CHANCE_POSTINGS, len(ids))))
-            texts = [self._index.postings[ids[number]].text for number in drawn]
-            self._chance = list(zip(self._matcher.read(texts), map(set, words_of(texts)), strict=True))
+            chosen = [ids[number] for number in drawn]
+            texts = [self._index.postings[id_].text for id_ in chosen]
+            self._chance = list(zip(self._anew(chosen, texts), map(set, words_of(texts)), strict=True))
         (own,) = words_of([skill.asked])
         scored = [(_best(self._matcher, parts, units, None).score, words) for units, words in self._chance]
         scores = [score for score, words in scored if score is not None and words.isdisjoint(own)]
@@ -155,10 +157,11 @@ class Explainer:
             return float(np.percentile(scores, PERCENTILE))
         return min((score for score, _ in scored if score is not None), default=None)
 
-    def _units(self, texts: Sequence[str]) -> list[Units]:
+    def _units(self, hits: Sequence[Hit]) -> list[Units]:
         """Read postings, those that were read a moment ago not again."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._read]
-        fresh = dict(zip(missing, self._matcher.read(missing), strict=True)) if missing else {}
+        texts = [hit.text for hit in hits]
+        missing = {hit.text: hit.id for hit in hits if hit.text not in self._read}
+        fresh = dict(zip(missing, self._anew(list(missing.values()), list(missing)), strict=True)) if missing else {}
         found = [fresh[text] if text in fresh else self._read[text] for text in texts]
         for text, units in zip(texts, found, strict=True):
             self._read[text] = units
@@ -166,6 +169,17 @@ class Explainer:
         while len(self._read) > _KEPT:
             self._read.popitem(last=False)
         return found
+
+    def _anew(self, ids: Sequence[str], texts: Sequence[str]) -> list[Units]:
+        """Read postings, by the embeddings of the index if these are its own and it can."""
+        postings = self._index.postings
+
+        def embedded() -> Embeddings | None:
+            found = postings.embeddings_of(ids)
+            same = found is not None and [postings[id_].text for id_ in ids] == list(texts)
+            return found if same else None
+
+        return self._matcher.read(texts, embedded)
 
 
 class _Best(NamedTuple):

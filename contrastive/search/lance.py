@@ -8,32 +8,38 @@ Notable decisions:
   then 0, and not undefined. Distances are Euclidean.
 - More candidates are asked for than wanted, and again more while the last of them are ties of the last that is wanted.
 - Without `link` a search looks at every document; with it, at those that the index leads to.
-- Every change is a version of the table that is there whole or not at all; readers see the last.
+- Every change is a version of the table that is there whole or not at all. Readers see the last, or the one they name,
+  which stays for a week.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Literal
-from urllib.parse import parse_qsl
 
 import torch
 
 from contrastive.evaluation.ties import TieBreaker, in_steps
 from contrastive.search.contracts import Filter, Metadata
-from contrastive.search.lance_columns import NOTHING, columns_of, condition, quoted
+from contrastive.search.lance_columns import NOTHING, among, condition
+from contrastive.search.lance_rows import Dense, embeddings_in, nothing, rows_of
+from contrastive.search.lance_table import connected, created, opened
 from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, score_texts
 from contrastive.similarity.naming import of_tokens
-
-Dense = torch.Tensor | TokenVectors
-"""Embeddings but for weights of terms."""
 
 _WIDEST = 8192
 """Width above which a vector is one of a vocabulary, of which LanceDB would keep every zero."""
 
 _MORE = 16
 """Candidates beyond those wanted, at least."""
+
+_FEWEST = 256
+"""Documents that can be linked."""
+
+_PATIENCE = timedelta(days=1)
+"""For a cluster that links."""
 
 
 class LanceEngine:
@@ -44,27 +50,30 @@ class LanceEngine:
             cluster, db://name, whose key is in LANCEDB_API_KEY: db://name?host_override=https://host:port is one's own.
         similarity: How embeddings are compared, see `similarity_of`.
         table: Its name.
+        version: Version of the table to read, see `version`; None for the last one, whatever it is.
+        anew: Begin with no document, whatever the table holds; who reads a version of it still does.
 
     Raises:
         ModuleNotFoundError: If LanceDB is not installed.
-        ValueError: If the table is damaged, or holds no embeddings of this kind.
+        ValueError: If the table is damaged, holds no embeddings of this kind, or has no such version.
     """
 
-    def __init__(self, url: str, similarity: ProductSimilarity, *, table: str = "postings") -> None:
+    def __init__(
+        self,
+        url: str,
+        similarity: ProductSimilarity,
+        *,
+        table: str = "postings",
+        version: int | None = None,
+        anew: bool = False,
+    ) -> None:
         self.similarity = similarity
         self._name, self._url = table, url
-        self._database = _connected(url)
-        self._table: Any = None
-        if table in self._database.list_tables().tables:
-            try:
-                self._table = self._database.open_table(table)
-                names = self._table.schema.names
-            except Exception as error:  # a damaged file may be anything to the library
-                raise ValueError(
-                    f"expected a table of LanceDB at {url}, got one that cannot be read: {error}"
-                ) from error
-            if self._column not in names:
-                raise ValueError(f"expected a table of embeddings for {similarity!r} at {url}, got columns {names}")
+        self._database = connected(url)
+        self._table: Any = None if anew else opened(self._database, url, table, version)
+        if self._table is not None and self._column not in self._table.schema.names:
+            names = self._table.schema.names
+            raise ValueError(f"expected a table of embeddings for {similarity!r} at {url}, got columns {names}")
 
     @property
     def _column(self) -> str:
@@ -83,9 +92,11 @@ class LanceEngine:
         TieBreaker(ids)
         if not len(ids):
             return
-        rows = self._rows(ids, embeddings, metadata)
+        asked = _on_cpu(embeddings)
+        self._check_width(asked)
+        rows = rows_of(self.similarity, self._column, ids, asked, metadata)
         if self._table is None:
-            self._table = self._database.create_table(self._name, rows)
+            self._table = created(self._database, self._url, self._name, rows)
             return
         known = set(self._table.schema.names)
         new = {name: _NULL[name.partition("_")[0]] for name in rows.schema.names if name not in known}
@@ -93,7 +104,7 @@ class LanceEngine:
             self._table.add_columns(new)
         for field in self._table.schema:
             if field.name not in rows.schema.names:
-                rows = rows.append_column(field, _arrow().nulls(len(rows), field.type))
+                rows = rows.append_column(field, nothing(len(rows), field))
         rows = rows.select(self._table.schema.names).cast(self._table.schema)
         self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
@@ -105,7 +116,7 @@ class LanceEngine:
         """
         if not ids:
             return
-        of_them = f"id IN ({', '.join(quoted(id_) for id_ in sorted(set(ids)))})"
+        of_them = among(ids)
         there: set[str] = set()
         if self._table is not None:
             there = set(self._table.search().where(of_them).select(["id"]).limit(len(ids)).to_arrow()["id"].to_pylist())
@@ -113,21 +124,70 @@ class LanceEngine:
             raise KeyError(f"expected ids of the index to remove, got {min(missing)!r}")
         self._table.delete(of_them)
 
+    def embeddings_of(self, ids: Sequence[str]) -> Dense:
+        """Return the embeddings of documents that are there, as they are compared, in the order of their ids."""
+        found = self._table.search().where(among(ids)).select(["id", self._column]).limit(len(ids)).to_arrow()
+        rows = {id_: row for row, id_ in enumerate(found["id"].to_pylist())}
+        embeddings = embeddings_in(found, self._column, several=of_tokens(self.similarity))
+        return embeddings[torch.tensor([rows[id_] for id_ in ids])]
+
     def count(self) -> int:
         """Return how many documents there are."""
         return 0 if self._table is None else int(self._table.count_rows())
+
+    @property
+    def version(self) -> int:
+        """Number of the version of the table that is read; 0 if there is no table."""
+        return 0 if self._table is None else int(self._table.version)
+
+    def restore(self) -> None:
+        """Make the version that is read the last one, to change it: what was written after it does not count."""
+        version = self.version
+        self._table.checkout_latest()
+        if self.version != version:
+            self._table.restore(version)
 
     def close(self) -> None:
         """Let go of the table."""
         self._table = self._database = None
 
     def link(self) -> None:
-        """Build the index that makes a search fast and approximate: of some 100,000 documents and more."""
+        """Build the index that makes a search fast and approximate: of some 100,000 documents and more.
+
+        Raises:
+            ValueError: If there are fewer than 256 documents, which are too few to learn from.
+        """
+        if self.count() < _FEWEST:
+            raise ValueError(f"expected at least {_FEWEST} documents to link, got {self.count()}")
         from lancedb.index import HnswSq, IvfPq
 
-        metric = self._metric()
-        config = IvfPq(distance_type=metric) if of_tokens(self.similarity) else HnswSq(distance_type=metric)
-        self._table.create_index(self._column, config=config)
+        config = IvfPq(distance_type="cosine") if of_tokens(self.similarity) else HnswSq(distance_type=self._metric())
+        self._table.create_index(self._column, config=config, wait_timeout=_PATIENCE)
+        self.__dict__.pop("linked", None)
+
+    @cached_property
+    def linked(self) -> bool:
+        """Whether there is such an index."""
+        return self._table is not None and bool(self._table.list_indices())
+
+    def recall(self, queries: Embeddings, k: int = 10) -> float:
+        """Return the share of the k closest documents that the index finds."""
+        asked, found, there = _on_cpu(queries), 0, 0
+        for row in range(len(asked)):
+            query = asked[row : row + 1]
+            closest = {id_ for id_, _ in self._closest(query, k, None, exact=True)}
+            found += len(closest & {id_ for id_, _ in self._closest(query, k, None)})
+            there += len(closest)
+        return found / there if there else 1.0
+
+    def tidy(self, *, alone: bool = False) -> None:
+        """Join small files, take what is new into the index, and delete versions that are older than a week.
+
+        Args:
+            alone: Delete all versions but the last, which nobody else may be reading.
+        """
+        if not self._url.startswith("db://"):  # a cluster does so itself
+            self._table.optimize(cleanup_older_than=timedelta(milliseconds=1) if alone else None)
 
     def search(self, queries: Embeddings, k: int, filters: Sequence[Filter] = ()) -> list[list[tuple[str, float]]]:
         """Return ids and scores of the k closest documents to each query that pass all filters, best first.
@@ -146,8 +206,8 @@ class LanceEngine:
         self._check_width(asked)
         return [self._closest(asked[row : row + 1], k, where) for row in range(len(asked))]
 
-    def _closest(self, query: Dense, k: int, where: str | None) -> list[tuple[str, float]]:
-        """Return ids and scores of the documents closest to a query, [1]."""
+    def _closest(self, query: Dense, k: int, where: str | None, *, exact: bool = False) -> list[tuple[str, float]]:
+        """Return ids and scores of the documents closest to a query, [1]; `exact` passes the index by."""
         vectors = query.vectors if isinstance(query, TokenVectors) else query
         if not len(vectors):
             return []
@@ -157,11 +217,15 @@ class LanceEngine:
             found = self._table.search(
                 asked if of_tokens(self.similarity) else asked[0], vector_column_name=self._column
             )
-            found = found.distance_type(self._metric()).limit(wanted).select(["id", self._column, "_distance"])
+            cosines = self.linked and not exact and of_tokens(self.similarity)  # all that several vectors are linked by
+            found = found.distance_type("cosine" if cosines else self._metric())
+            found = found.limit(wanted).select(["id", self._column, "_distance"])
+            found = found.bypass_vector_index() if exact else found
             rows = (found if where is None else found.where(where)).to_arrow()
             if not len(rows):
                 return []
-            ids, documents = rows["id"].to_pylist(), self._embeddings(rows)
+            ids = rows["id"].to_pylist()
+            documents = embeddings_in(rows, self._column, several=of_tokens(self.similarity))
             scores = score_texts(self.similarity, query, documents)[0]
             steps = in_steps(scores).sort(descending=True).values
             if len(ids) < wanted or steps[k - 1] > steps[-1]:
@@ -182,38 +246,6 @@ class LanceEngine:
     def _metric(self) -> Literal["l2", "dot"]:
         return "l2" if self.similarity.lengths_matter else "dot"
 
-    def _rows(self, ids: Sequence[str], embeddings: Embeddings, metadata: Sequence[Metadata]) -> Any:
-        """Return documents as a table of Arrow."""
-        arrow, embeddings = _arrow(), _on_cpu(embeddings)
-        self._check_width(embeddings)
-        tokens = embeddings.vectors if isinstance(embeddings, TokenVectors) else embeddings
-        prepared = self.similarity.prepare(tokens).float()
-        if isinstance(embeddings, TokenVectors):  # a text of none has one of zeros, whose score is 0 as well
-            lengths = embeddings.lengths.clamp_min(1)
-            starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-            whole = prepared.new_zeros(int(lengths.sum()), prepared.shape[1])
-            whole[
-                torch.arange(len(prepared))
-                + (starts[:-1] - embeddings.offsets[:-1]).repeat_interleave(embeddings.lengths)
-            ] = prepared
-            vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(whole.numpy().ravel()), whole.shape[1])
-            column = arrow.ListArray.from_arrays(arrow.array(starts.int().numpy()), vectors)
-        else:
-            column = arrow.FixedSizeListArray.from_arrays(arrow.array(prepared.numpy().ravel()), prepared.shape[1])
-        columns: dict[str, Any] = {"id": arrow.array(list(ids), arrow.string()), self._column: column}
-        for name, values in columns_of(metadata).items():
-            columns[name] = arrow.array(values, arrow.string() if name.startswith("text_") else arrow.float64())
-        return arrow.table(columns)
-
-    def _embeddings(self, rows: Any) -> Dense:
-        """Return the embeddings of candidates."""
-        column = rows[self._column].combine_chunks()
-        if not of_tokens(self.similarity):
-            return torch.tensor(column.flatten().to_numpy()).reshape(len(rows), -1)
-        lengths = torch.tensor(column.value_lengths().to_numpy())
-        flat = torch.tensor(column.flatten().flatten().to_numpy())
-        return TokenVectors.of_lengths(flat.reshape(int(lengths.sum()), -1), lengths.long())
-
     def _check_width(self, embeddings: Dense) -> None:
         """Raise ValueError if embeddings are not those of the table, or of a vocabulary."""
         if isinstance(embeddings, TokenVectors) and not of_tokens(self.similarity):
@@ -232,25 +264,6 @@ class LanceEngine:
 
 
 _NULL: Mapping[str, str] = {"text": "CAST(NULL AS string)", "number": "CAST(NULL AS double)"}
-
-
-def _connected(url: str) -> Any:
-    """Return a connection to a database."""
-    try:
-        import lancedb
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "expected LanceDB for this engine, which is not installed: pip install 'contrastive-losses[engine]'"
-        ) from error
-    address, _, options = url.partition("?") if url.startswith("db://") else (url, "", "")
-    given: dict[str, Any] = dict(parse_qsl(options))
-    return lancedb.connect(address, read_consistency_interval=timedelta(seconds=0), **given)
-
-
-def _arrow() -> Any:
-    import pyarrow
-
-    return pyarrow
 
 
 def _on_cpu(embeddings: Embeddings) -> Dense:

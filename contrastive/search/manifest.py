@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,9 @@ class Manifest:
         segments: Names of the segments and which rows of each are removed.
         count: How many postings there are.
         generation: How many states there have been.
+        engine: What keeps the embeddings: its name; of LanceDB also the URL, None for a folder in that of the index,
+            the table, the version of it that counts, and whether it is to be linked.
+        source: The file that the postings were read from, see `fingerprint`.
     """
 
     model: str
@@ -41,10 +47,12 @@ class Manifest:
     count: int = 0
     generation: int = 0
     format: int = FORMAT
+    engine: Mapping[str, Any] = field(default_factory=lambda: {"name": "exact"})
+    source: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         """Put it into the place of the one in a folder."""
-        content: dict[str, Any] = asdict(replace(self, segments=dict(self.segments), encoder=dict(self.encoder)))
+        content: dict[str, Any] = asdict(self)
         content["check"] = key_of(content)
         with whole_file(folder / _FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -118,7 +126,47 @@ def check_corpus(manifest: Manifest, postings: Sequence[Posting], folder: Path, 
         raise ValueError(f"expected the postings that the index {folder} was built from, they have changed; {command}")
 
 
+def fingerprint(file: Path) -> dict[str, Any]:
+    """Return what tells cheaply whether a file has changed: where it is, its size, time and digest."""
+    stat = file.stat()
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"path": str(file.resolve()), "size": stat.st_size, "time": stat.st_mtime_ns, "digest": digest}
+
+
+def has_changed(source: Mapping[str, Any]) -> bool:
+    """Whether a file is another than at its `fingerprint`; False if it is not there. It is read if its time is."""
+    file = Path(source["path"])
+    try:
+        stat = file.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (source["size"], source["time"]):
+            return False
+        return bool(stat.st_size != source["size"] or fingerprint(file)["digest"] != source["digest"])
+    except OSError:
+        return False
+
+
 def rebuild_command(manifest: Manifest, folder: Path, model: str) -> str:
     """Say what builds an index anew."""
-    words = ["python -m experiments.index --out", str(folder), "--model", model, *manifest.command]
-    return f"{' '.join(words)} builds it anew"
+    words = ["python", "-m", "experiments.index", "--out", str(folder), "--model", model, *manifest.command]
+    if manifest.engine["name"] != "exact":
+        words += ["--engine", manifest.engine["name"]]
+    if manifest.engine.get("url"):
+        words += ["--url", manifest.engine["url"]]
+    if manifest.engine.get("link") is not None:
+        words.append("--link" if manifest.engine["link"] else "--no-link")
+    return f"{shlex.join(words)} builds it anew"
+
+
+@contextmanager
+def whole(manifest: Manifest, folder: Path, model: str) -> Iterator[None]:
+    """Say what builds an index anew where something of it that is read in the block is missing or damaged.
+
+    Raises:
+        ValueError: If it is.
+    """
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        command = rebuild_command(manifest, folder, model)
+        raise ValueError(f"the index {folder} is damaged: {error}; {command}") from error

@@ -15,7 +15,7 @@ parts, so that these are embedded on their own.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,13 +26,16 @@ from contrastive.contracts import Side
 from contrastive.encoder.embedding_cache import KeyedEncoder
 from contrastive.encoder.encoder import Encoder
 from contrastive.encoder.heads import LexicalHead, TokensHead
-from contrastive.encoder.places import locate_tokens
+from contrastive.encoder.places import locate_embedded, locate_tokens
 from contrastive.encoder.truncation import tower_of
 from contrastive.evaluation.words import WORD, stop_words
 from contrastive.search.skills import Asked
-from contrastive.similarity import Embeddings, score_texts, similarity_of
+from contrastive.similarity import Embeddings, TokenVectors, score_texts, similarity_of
 
 Place = tuple[int, int]
+
+Known = Callable[[], Embeddings | None]
+"""Returns the embeddings that postings have in an index, None if they are not at hand."""
 
 _PHRASE_WORDS = 8
 """Words of a phrase at most: few enough to be highlighted, enough to say something."""
@@ -63,8 +66,8 @@ class Matcher(Protocol):
         """Return the parts of each skill; none of a skill that is not read, as where a long query is cut."""
         ...
 
-    def read(self, texts: Sequence[str]) -> list[Units]:
-        """Return the units of each posting."""
+    def read(self, texts: Sequence[str], embedded: Known | None = None) -> list[Units]:
+        """Return the units of each posting; `embedded` may have their embeddings, which saves the work."""
         ...
 
     def compare(self, parts: Parts, units: Units) -> Tensor:
@@ -101,7 +104,7 @@ class WordMatcher:
         found = [list(dict.fromkeys(word for word, _ in _words(skill.asked))) for skill in asked.skills]
         return [Parts(words, torch.full((len(words),), 1 / max(1, len(words)))) for words in found]
 
-    def read(self, texts: Sequence[str]) -> list[Units]:
+    def read(self, texts: Sequence[str], embedded: Known | None = None) -> list[Units]:  # noqa: ARG002
         """Return the words of each posting."""
         found = [_words(text) for text in texts]
         return [Units([word for word, _ in words], [place for _, place in words]) for words in found]
@@ -127,13 +130,13 @@ class PhraseMatcher:
         embedded = self._embed([skill.asked for skill in asked.skills], "query")
         return [Parts(embedded[number : number + 1], torch.ones(1)) for number in range(len(asked.skills))]
 
-    def read(self, texts: Sequence[str]) -> list[Units]:
+    def read(self, texts: Sequence[str], embedded: Known | None = None) -> list[Units]:  # noqa: ARG002
         """Embed the phrases of each posting."""
         places = [phrases(text) for text in texts]
-        embedded = self._embed([text[a:b] for text, of in zip(texts, places, strict=True) for a, b in of], "document")
+        vectors = self._embed([text[a:b] for text, of in zip(texts, places, strict=True) for a, b in of], "document")
         units, start = [], 0
         for of in places:
-            units.append(Units(embedded[start : start + len(of)], of))
+            units.append(Units(vectors[start : start + len(of)], of))
             start += len(of)
         return units
 
@@ -165,8 +168,12 @@ class TokenMatcher:
             parts.append(Parts(normalize(located.vectors[kept], dim=-1), weights / weights.sum().clamp_min(1e-12)))
         return parts
 
-    def read(self, texts: Sequence[str]) -> list[Units]:
-        """Embed the tokens of each posting."""
+    def read(self, texts: Sequence[str], embedded: Known | None = None) -> list[Units]:
+        """Return the tokens of each posting, embedded unless they are."""
+        known = None if embedded is None else embedded()
+        found = locate_embedded(self._document, texts, known) if isinstance(known, TokenVectors) else None
+        if found is not None:
+            return [Units(*each) for each in found]
         return [Units(*each) for each in locate_tokens(self._document, texts, "document", self._document.head)]
 
     def compare(self, parts: Parts, units: Units) -> Tensor:
@@ -194,7 +201,7 @@ class TermMatcher:
             parts.append(Parts(terms, (weights[terms] / weights[terms].sum().clamp_min(1e-12)).cpu()))
         return parts
 
-    def read(self, texts: Sequence[str]) -> list[Units]:
+    def read(self, texts: Sequence[str], embedded: Known | None = None) -> list[Units]:  # noqa: ARG002
         """Return the vectors of the tokens of each posting, from which the head weighs terms."""
         return [Units(*each) for each in locate_tokens(self._document, texts, "document", lambda hidden, *_: hidden)]
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, embeddings_of
@@ -17,7 +18,7 @@ from contrastive.search.columns import Columns
 from contrastive.search.contracts import Engine, Filter, Metadata, Posting, Value
 from contrastive.search.exact import ExactEngine, Part
 from contrastive.search.words import WordSearch
-from contrastive.similarity import similarity_of
+from contrastive.similarity import Embeddings, similarity_of
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,10 @@ class Postings(Protocol):
 
     def rows(self, filters: Sequence[Filter]) -> NDArray[np.bool_]:
         """Return which of them, in the order of `ids`, pass all filters."""
+        ...
+
+    def embeddings_of(self, ids: Sequence[str]) -> Embeddings | None:
+        """Return the embeddings of some, as the engine has them; None if one is not there or they are not at hand."""
         ...
 
 
@@ -103,6 +108,10 @@ class PostingsInMemory:
     @cached_property
     def engine(self) -> Engine:
         """Their embeddings, to be compared with those of queries."""
+        return ExactEngine(similarity_of(self._encoder), [Part(list(self._documents), self._embeddings, self._columns)])
+
+    @cached_property
+    def _embeddings(self) -> Embeddings:
         texts = list(self._documents.values())
         started = time.perf_counter()
         embeddings = embeddings_of(
@@ -110,7 +119,7 @@ class PostingsInMemory:
         )
         if self._cache is None:
             _log.info("%s documents embedded in %.0f s", f"{len(texts):,}", time.perf_counter() - started)
-        return ExactEngine(similarity_of(self._encoder), [Part(list(self._documents), embeddings, self._columns)])
+        return embeddings
 
     @cached_property
     def words(self) -> WordSearch:
@@ -124,3 +133,13 @@ class PostingsInMemory:
     def rows(self, filters: Sequence[Filter]) -> NDArray[np.bool_]:
         """Return which of them, in the order of `ids`, pass all filters."""
         return self._columns.rows(filters)
+
+    def embeddings_of(self, ids: Sequence[str]) -> Embeddings | None:
+        """Return the embeddings of some; None if one is not there, or nothing is embedded yet."""
+        if "_embeddings" not in self.__dict__ or not all(id_ in self._documents for id_ in ids):
+            return None
+        return self._embeddings[torch.tensor([self._rows[id_] for id_ in ids])]
+
+    @cached_property
+    def _rows(self) -> Mapping[str, int]:
+        return {id_: row for row, id_ in enumerate(self._documents)}

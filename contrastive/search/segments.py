@@ -1,5 +1,7 @@
 """Segments of an index on disk: some postings, their columns and their embeddings, written once and never changed.
 
+Where another engine keeps the embeddings, a segment has none.
+
 A segment is a folder that is complete or absent, named by what decides its content: the model, and the postings in
 their order. So a build that was killed finds the segments that it had made. `sums.json` has a checksum of each file
 beside it, which is compared when the segment is opened; the embeddings have their own (`embedding_files`).
@@ -24,30 +26,30 @@ from contrastive.encoder.embedding_files import Embeddings as Written
 from contrastive.encoder.embedding_files import are_finite, read_embeddings, write_embeddings
 from contrastive.search.columns import Columns
 from contrastive.search.contracts import Posting
-from contrastive.search.exact import Part
 from contrastive.similarity import Embeddings
 
 SIZE = 4096
 """Postings of a segment at most: what a killed build loses, and what is in memory while one is built."""
 
+SEGMENTS = "segments"
+"""The folder of them, in that of the index."""
+
 _POSTINGS, _TABLE, _EMBEDDINGS, _SUMS = "postings.jsonl", "table.json", "embeddings.npy", "sums.json"
 
 
-def segment_name(model: str, postings: Sequence[Posting]) -> str:
-    """Return the name of the segment that a model makes of postings."""
-    return key_of({"segment": 1, "model": model}, map(_line, postings))[:32]
+def segment_name(model: str, postings: Sequence[Posting], *, embedded: bool = True) -> str:
+    """Return the name of the segment that a model makes of postings, with their embeddings or without."""
+    described = {"segment": 1, "model": model}
+    return key_of(described if embedded else {**described, "embedded": False}, map(_line, postings))[:32]
 
 
-def write_segment(folder: Path, postings: Sequence[Posting], embeddings: Embeddings) -> None:
-    """Write a segment.
+def write_segment(folder: Path, postings: Sequence[Posting], embeddings: Embeddings | None) -> None:
+    """Write a segment, with embeddings or without.
 
     Raises:
         OSError: If it cannot be written, such as on a full disk; nothing is left of it.
         ValueError: If an embedding is not finite.
     """
-    on_disk: Written = embeddings.numpy() if isinstance(embeddings, torch.Tensor) else embeddings
-    if not are_finite(on_disk):
-        raise ValueError("expected finite embeddings to keep in an index, got NaN or infinity")
     lines = [_line(posting) + b"\n" for posting in postings]
     columns = Columns.of(posting.metadata for posting in postings)
     table = {
@@ -60,16 +62,29 @@ def write_segment(folder: Path, postings: Sequence[Posting], embeddings: Embeddi
     with whole_folder(folder) as temporary:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-        write_embeddings(temporary / _EMBEDDINGS, on_disk)
+        if embeddings is not None:
+            write_embeddings(temporary / _EMBEDDINGS, _on_disk(embeddings))
         sums = {name: zlib.crc32(content) for name, content in files.items()}
         (temporary / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
 
 
+def check_finite(embeddings: Embeddings) -> None:
+    """Refuse embeddings that are no numbers.
+
+    Raises:
+        ValueError: If one is NaN or infinite.
+    """
+    if not are_finite(_on_disk(embeddings)):
+        raise ValueError("expected finite embeddings to keep in an index, got NaN or infinity")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A segment that was read: what an engine needs of it, and where its postings are."""
+    """A segment that was read: ids and columns of its postings, where they are, and their embeddings if it has them."""
 
-    part: Part
+    ids: Sequence[str]
+    columns: Columns
+    embeddings: Embeddings | None
     lines: NDArray[np.uint8]
     starts: Sequence[int]
 
@@ -78,15 +93,16 @@ class Segment:
         return Posting(**json.loads(self.lines[self.starts[row] : self.starts[row + 1]].tobytes()))
 
 
-def read_segment(folder: Path) -> Segment:
-    """Open a segment; its embeddings and postings are memory-mapped.
+def read_segment(folder: Path, *, embedded: bool = True) -> Segment:
+    """Open a segment, with its embeddings or without; these and the postings are memory-mapped.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is not what was written; it is named.
     """
     sums = read_object(folder / _SUMS)
-    lines: NDArray[np.uint8] = np.memmap(folder / _POSTINGS, mode="r")
+    has_lines = (folder / _POSTINGS).stat().st_size > 0  # nothing cannot be mapped
+    lines: NDArray[np.uint8] = np.memmap(folder / _POSTINGS, mode="r") if has_lines else np.zeros(0, np.uint8)
     table = (folder / _TABLE).read_bytes()
     for name, content in ((_POSTINGS, lines.data), (_TABLE, memoryview(table))):
         if zlib.crc32(content) != sums.get(name):
@@ -94,12 +110,20 @@ def read_segment(folder: Path) -> Segment:
     known = json.loads(table)
     codes = {name: np.array(numbers, np.int32) for name, numbers in known["codes"].items()}
     columns = Columns(len(known["ids"]), known["values"], codes)
+    embeddings = _embeddings(folder / _EMBEDDINGS) if embedded else None
+    return Segment(known["ids"], columns, embeddings, lines, known["starts"])
+
+
+def _embeddings(path: Path) -> Embeddings:
     try:
-        found = read_embeddings(folder / _EMBEDDINGS)
+        found = read_embeddings(path)
     except ValueError as error:
-        raise ValueError(f"{folder / _EMBEDDINGS}: {error}") from error
-    embeddings: Embeddings = torch.from_numpy(found) if isinstance(found, np.ndarray) else found
-    return Segment(Part(known["ids"], embeddings, columns), lines, known["starts"])
+        raise ValueError(f"{path}: {error}") from error
+    return torch.from_numpy(found) if isinstance(found, np.ndarray) else found
+
+
+def _on_disk(embeddings: Embeddings) -> Written:
+    return embeddings.cpu().numpy() if isinstance(embeddings, torch.Tensor) else embeddings
 
 
 def _line(posting: Posting) -> bytes:

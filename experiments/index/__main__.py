@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.search.__main__ import load_encoder
-from experiments.search.corpora import read_corpus, read_postings
+from experiments.search.corpora import read_corpus, read_postings, rebuild_words, source_of
 
 log = logging.getLogger("experiments.index")
 
@@ -20,6 +20,7 @@ examples:
   python -m experiments.index --model outputs/.../... --data postings.csv --out FOLDER
   python -m experiments.index --model outputs/.../... --out FOLDER --add new.jsonl
   python -m experiments.index --model outputs/.../... --out FOLDER --remove 17 18
+  python -m experiments.index --model outputs/.../... --data postings.csv --out FOLDER --engine lance --url s3://bucket
   python -m experiments.search "nurse, nights" --model outputs/.../... --index FOLDER
 
 Who searches in FOLDER meanwhile sees what was there before. A build that was interrupted goes on when it is called
@@ -29,8 +30,11 @@ again, and leaves what was there as it is.
 
 def main(arguments: list[str] | None = None) -> None:
     """Build or change an index."""
-    heard = ("experiments.index", "experiments.results.received", "contrastive.encoder.embedding_cache")
-    cli.start(index, parser().parse_args(arguments), heard=heard)
+    options = parser().parse_args(arguments)
+    heard = ["experiments.index", "experiments.results.received", "contrastive.search"]
+    if options.cache is not None:
+        heard.append("contrastive.encoder.embedding_cache")
+    cli.start(index, options, heard=heard)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +49,18 @@ def parser() -> argparse.ArgumentParser:
     add("--split", choices=["dev", "test"], help="split whose corpus it is, where they differ (test, else dev)")
     add("--add", metavar="FILE", type=Path, help="add the documents of a file, which replace those of the same id")
     add("--remove", nargs="+", default=[], metavar="ID", help="remove documents")
+    add(
+        "--engine",
+        choices=["exact", "lance"],
+        help="what keeps the embeddings: the folder, whose search compares all (exact), or LanceDB (that of the index "
+        "that is there, else exact)",
+    )
+    add("--url", help="where LanceDB keeps them: a folder, s3://..., db://..., see docs/engines.md (in FOLDER)")
+    add(
+        "--link",
+        action=argparse.BooleanOptionalAction,
+        help="let LanceDB answer fast and approximately, and say what it finds of the ten best (from 100,000 on)",
+    )
     add("--cache", type=Path, metavar="DIR", help="where embeddings of the same documents may be already")
     return described
 
@@ -74,12 +90,22 @@ def index(options: argparse.Namespace) -> None:
         name, postings = read_corpus(options, for_data)
         log.info("building an index of %s with %s: %s documents", name, options.model, f"{len(postings):,}")
         encoder = load_encoder(options, for_encoder)
-        named = [*(["--data", options.data] if options.data else []), *options.overrides]
-        cache = EmbeddingCache(options.cache) if options.cache else None
-        made = build_index(options.out, encoder, postings, command=named, cache=cache, show_progress=shown)
+        made = build_index(
+            options.out,
+            encoder,
+            postings,
+            engine=options.engine,
+            url=options.url,
+            link=options.link,
+            command=rebuild_words(options, options.overrides),
+            source=source_of(options),
+            cache=EmbeddingCache(options.cache) if options.cache else None,
+            show_progress=shown,
+        )
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
     what = f"{made.count:,} documents, {size / 1e6:,.1f} MB, {size / made.count:,.0f} bytes each"
-    log.info("%s: %s, in %.0f s", options.out, what, time.perf_counter() - started)
+    elsewhere = f", embeddings at {made.engine['url']}" if made.engine.get("url") else ""
+    log.info("%s: %s, in %.0f s%s", options.out, what, time.perf_counter() - started, elsewhere)
 
 
 if __name__ == "__main__":

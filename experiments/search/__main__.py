@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import cli
 from experiments.composing import compose
-from experiments.search.corpora import read_corpus
+from experiments.search.corpora import read_corpus, rebuild_words, source_of
 from experiments.search.printing import print_hits, print_json
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def read_queries(query: str | None, file: str | None) -> list[str] | None:
 
 def open_index(options: argparse.Namespace, for_data: Sequence[str], for_encoder: Sequence[str]) -> SearchIndex:
     """Open the index of the command line, built now if there is none, or make one in memory of the documents."""
-    from contrastive.search import stored
+    from contrastive import search as library
     from contrastive.search.manifest import check_corpus, read_manifest
 
     folder = options.index
@@ -178,13 +178,19 @@ def open_index(options: argparse.Namespace, for_data: Sequence[str], for_encoder
     cache, weights = cli.embedding_cache(options), weights_of(options)
     if folder is None:
         return build_index(encoder, postings, cache, weights)
-    command = ["--data", options.data, *for_data, *for_encoder] if options.data else [*for_data, *for_encoder]
     if not there:
-        built = options.cache and cache
-        stored.build_index(folder, encoder, postings, command=command, cache=built, show_progress=sys.stderr.isatty())
+        library.build_index(
+            folder,
+            encoder,
+            postings,
+            command=rebuild_words(options, [*for_data, *for_encoder]),
+            source=source_of(options),
+            cache=options.cache and cache,
+            show_progress=sys.stderr.isatty(),
+        )
     elif given:
         check_corpus(read_manifest(folder), postings, folder, options.model)
-    return stored.open_index(folder, encoder, weights=weights, model=options.model)
+    return library.open_index(folder, encoder, weights=weights, model=options.model)
 
 
 def load_encoder(options: argparse.Namespace, overrides: Sequence[str]) -> Any:

@@ -49,6 +49,19 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
         raise ValueError(f"expected {path} to hold documents ({error}) or pairs ({no_pairs})") from error
 
 
+def rebuild_words(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
+    """Return what of a command line decides an index, beside its folder and the model."""
+    named = (("--data", options.data), ("--split", options.split), ("--device", options.device))
+    return [*(word for name, value in named if value is not None for word in (name, value)), *overrides]
+
+
+def source_of(options: argparse.Namespace) -> Path | None:
+    """Return the file that a command line names as data; None if it names something else."""
+    if options.data is None:
+        return None
+    return next((file for file in (Path(options.data), Path(options.data, "corpus.jsonl")) if file.is_file()), None)
+
+
 def corpus_of(described: Any, split: str | None, build: Callable[[Any], Any]) -> tuple[str, list[Posting]]:
     """Return name and corpus of a data set that a configuration describes; see `of_split`.
 

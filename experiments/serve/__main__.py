@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments import cli
 from experiments.composing import compose
@@ -13,6 +13,9 @@ from experiments.search.__main__ import build_index, load_encoder, open_index
 from experiments.search.corpora import run_config
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from contrastive.search import SearchIndex
     from experiments.serve.results import Searched
 
@@ -107,13 +110,18 @@ def serve(options: argparse.Namespace) -> None:
     app = make_app(Searching(systems), name=shown, example=example, hits=options.k)
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         log.warning("listening at %s: whoever reaches this machine can read the postings", options.host)
-    config = uvicorn.Config(
-        app, host=options.host, port=options.port, log_level="warning", h11_max_incomplete_event_size=1 << 20
-    )
+    config = configured(app, host=options.host, port=options.port)
     listener = config.bind_socket()  # which says what is wrong with a port, and ends the process
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def configured(app: FastAPI, **where: Any) -> uvicorn.Config:
+    """Return how an application is served: to requests as long as the longest query, whose letters may be nine each."""
+    import uvicorn
+
+    return uvicorn.Config(app, log_level="warning", http="h11", h11_max_incomplete_event_size=1 << 20, **where)
 
 
 def systems_of(index: SearchIndex, *, is_run: bool) -> list[Searched]:

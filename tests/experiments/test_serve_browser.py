@@ -1,6 +1,7 @@
 """The page in a real browser: what a person sees and operates. Skipped where no Chromium is installed."""
 
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def address(tiny_model_folder: Path) -> Iterator[str]:
     weights = {"BM25+spelling": 0.7, "encoder": 0.3}
     index = SearchIndex(encoder, DOCUMENTS, metadata=METADATA, weights=weights)
     app = make_app(Searching(program.systems_of(index, is_run=True)), name="3 postings", example=EXAMPLE)
-    config = uvicorn.Config(app, port=0, log_level="warning", h11_max_incomplete_event_size=1 << 20)
+    config = program.configured(app, port=0)
     listener = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -165,10 +166,20 @@ def test_an_empty_and_a_very_long_query_get_an_answer(visit: Callable[..., Any])
     assert page.get_by_role("region", name="BM25").get_by_role("article").count() == 1
     assert "further skills are not looked at" in page.locator("main").inner_text()
     assert "not read: the query is too long" in page.locator("main").inner_text()
-    search(page, "\N{SNOWMAN}" * 10_000)
-    assert page.get_by_role("alert").count() == 0
+    search(page, "\N{SNOWMAN}" * 10_000)  # nine letters each in an address
+    assert page.get_by_role("region", name="Trained").get_by_role("article").count() == 3
     search(page, "x" * 20_001)
     assert "at most 20,000 characters" in page.get_by_role("alert").inner_text()
+
+
+def test_a_very_long_query_may_come_in_pieces(address: str) -> None:
+    host, port = str(urlsplit(address).hostname), int(urlsplit(address).port or 0)
+    request = f"GET /api/search?q={'%E2%98%83' * 10_000}&k=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((host, port)) as connection:
+        for piece in (request[:80_000], request[80_000:]):
+            connection.sendall(piece.encode())
+            time.sleep(0.1)  # so that the server sees it alone
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
 
 
 def test_the_keyboard_reaches_box_button_and_results(visit: Callable[..., Any]) -> None:
@@ -190,9 +201,32 @@ def test_the_keyboard_reaches_box_button_and_results(visit: Callable[..., Any]) 
     assert page.evaluate("document.activeElement.id") == "results"
 
 
+CONTRASTS = r"""() => {
+    const light = color => color.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, n) => sum + v * [.2126, .7152, .0722][n], 0);
+    const numbers = color => color.match(/[\d.]+/g).map(Number);
+    const ground = each => { for (; each; each = each.parentElement) {
+        const color = numbers(getComputedStyle(each).backgroundColor);
+        if (color.length < 4 || color[3] > 0) return color.slice(0, 3); } };
+    const contrast = (each, pseudo) => {
+        const both = [numbers(getComputedStyle(each, pseudo).color).slice(0, 3), ground(each)].map(light);
+        return (Math.max(...both) + .05) / (Math.min(...both) + .05); };
+    const found = {}, words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (words.nextNode()) if (words.currentNode.textContent.trim()) {
+        const each = words.currentNode.parentElement;
+        found[each.tagName + ' ' + each.className + ' in ' + each.parentElement.className] = contrast(each, null); }
+    for (const each of document.querySelectorAll('input'))
+        found['placeholder ' + each.id] = contrast(each, '::placeholder');
+    return found; }"""
+"""Contrast of every kind of text with what is behind it."""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_phone_in_light_and_dark(scheme: str, visit: Callable[..., Any]) -> None:
     page = visit(f"/?q={EXAMPLE}", viewport={"width": 390, "height": 844}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    contrasts = page.evaluate(CONTRASTS)
+    assert {"MARK  in words", "SPAN words in missing", "placeholder filter-typed"} <= set(contrasts)
+    assert {name: contrast for name, contrast in contrasts.items() if contrast < 4.5} == {}
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) < 384) == (scheme == "dark")

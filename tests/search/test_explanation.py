@@ -1,6 +1,7 @@
 """Why a posting was found: the words that answered each skill, whatever the representation, and what is missing."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.places import locate_tokens
-from contrastive.search import SearchIndex
+from contrastive.search import Hit, Posting, SearchIndex, build_index, matching, open_index
 from contrastive.search.explanation import Answer, Explainer, Span, _spans
 from contrastive.search.highlights import excerpt, pieces, plain
 from contrastive.search.matching import Parts, PhraseMatcher, TermMatcher, TokenMatcher, Units, matcher_of, phrases
@@ -100,7 +101,7 @@ def test_chance_is_the_95th_percentile_of_postings_that_share_no_word(
     def compare(_self: PhraseMatcher, _parts: Parts, units: Units) -> torch.Tensor:
         return torch.tensor([[scores[units.values[0]]]])  # type: ignore[index]
 
-    def read(_self: PhraseMatcher, texts: Sequence[str]) -> list[Units]:
+    def read(_self: PhraseMatcher, texts: Sequence[str], _embedded: object) -> list[Units]:
         return [Units([text.rsplit(" ", maxsplit=1)[-1]], [(0, len(text))]) for text in texts]
 
     monkeypatch.setattr(PhraseMatcher, "compare", compare)
@@ -133,6 +134,39 @@ def test_token_vectors_are_those_of_the_encoder_and_know_their_characters(kind: 
         assert (torch.nn.functional.normalize(query, dim=1) - vector).abs().amax(1).min() < 1e-5  # type: ignore[operator]
     expected = torch.nn.functional.cosine_similarity(asked.values[:, None], units.values[None], dim=-1)  # type: ignore[call-overload,index]
     torch.testing.assert_close(TokenMatcher(encoder, encoder).compare(asked, units), expected)
+
+
+def test_the_token_vectors_of_an_index_serve_again(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {**DOCUMENTS, "long": " ".join(f"python, {n} years;" for n in range(9)), "empty": "?!"}
+    postings = [Posting(id_, text) for id_, text in texts.items()]
+    lance = ["lance"] if find_spec("lancedb") else []
+    for number, options in enumerate(({}, {"punctuation": False, "windows": True, "max_length": 12})):
+        encoder = Encoder.from_pretrained(tiny_model_folder, representation="tokens", **options)  # type: ignore[arg-type]
+        encoder.document_prompt = "the job "
+        indices = [SearchIndex(encoder, texts)]
+        for engine in ("exact", *lance):
+            build_index(tmp_path / f"{engine}{number}", encoder, postings, engine=engine)  # type: ignore[arg-type]
+            indices.append(open_index(tmp_path / f"{engine}{number}", encoder))
+        *hits, empty = sorted(indices[0].search(["python"], 50, passages=False)[0], key=lambda hit: hit.id == "empty")
+        expected = [unit for hit in hits for unit in TokenMatcher(encoder, encoder).read([hit.text])]
+        with monkeypatch.context() as without_the_model:
+            without_the_model.setattr(matching, "locate_tokens", None)
+            for index in indices:
+                for ours, theirs in zip(Explainer(index)._units(hits), expected, strict=True):
+                    assert ours.places == theirs.places
+                    torch.testing.assert_close(ours.values, theirs.values, atol=2e-3, rtol=0)
+        for index in indices:
+            assert [unit.places for unit in Explainer(index)._units([empty])] == [[]]
+            other = Hit(1, "n", 1.0, "", NURSE.replace("nurse", "chef"))  # not what the index says of it
+            (units,), (read,) = Explainer(index)._units([other]), TokenMatcher(encoder, encoder).read([other.text])
+            torch.testing.assert_close(units.values, read.values)
+    for compression in ("pool2", "8bit"):
+        compressed = Encoder.from_pretrained(tiny_model_folder, representation="tokens", compression=compression)
+        (units,) = Explainer(SearchIndex(compressed, texts))._units(hits[:1])
+        (read,) = TokenMatcher(compressed, compressed).read([hits[0].text])
+        torch.testing.assert_close(units.values, read.values)
 
 
 @pytest.mark.parametrize("kind", ["lexical", "lexical learnt"])
