@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import lightning
 import pytest
@@ -191,6 +192,25 @@ def test_a_failure_that_is_not_a_steps_leaves_the_checkpoints_before(configure: 
     for place, error in (("step", StoppedError), ("validation", NotFiniteError), ("batch", NotFiniteError)):
         train(config := configure(*rarely), Stop(place, 1, error))
         assert checkpoints(config) == []
+
+
+def test_the_run_of_a_tracker_goes_on_too_and_another_begins_where_training_does(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def start(arguments: dict[str, Any], _mode: str) -> Any:
+        asked.append(arguments.get("id"))
+        run: Any = MagicMock(id=arguments.get("id") or f"new{len(asked)}", offline=True)
+        run.settings.sync_dir = str(Path(config.folder) / "wandb" / "offline")
+        return run
+
+    monkeypatch.setattr("experiments.run.tracking._start_wandb", start)
+    few = ["logger=wandb", "before=false", "trainer.max_epochs=1", "trainer.limit_val_batches=0"]
+    config = configure(*few)
+    for resume in ("null", "x", "null"):
+        train(configure(*few, f"resume={resume}"), Stop("step", 1))
+    assert asked == [None, "new1", None]
 
 
 def test_best_weights_are_those_that_there_were(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
