@@ -49,6 +49,7 @@ from contrastive.encoder.micro_batches import (
     padded,
     positions,
     token_counts,
+    tokens_of_a_pass,
 )
 from contrastive.encoder.model_folder import write_pretrained
 from contrastive.encoder.pretrained import load_pretrained
@@ -394,6 +395,7 @@ class Encoder(nn.Module):
             self.length("query"),
             self.length("document"),
             "first" if not self.head.windows else self.training_windows if self.training else "all",
+            tokens_of_a_pass(self.device),
         )
         for windows, rows, is_query, is_last in reading.batches(texts, budget, padding=self.padding):
             inputs, of_queries = self._inputs(rows, is_query)

@@ -149,7 +149,8 @@ def _start_wandb(arguments: Mapping[str, Any], mode: str) -> Any:
 
 def ids(loggers: Sequence[Any]) -> dict[str, str]:
     """Return the id of the W&B run, if any, by which it can go on; for the report."""
-    return {"wandb": logger.experiment.id for logger in _working(loggers)}
+    found = [logger.experiment.id for logger in _working(loggers)]
+    return {"wandb": found[0]} if found else {}
 
 
 def going_on(config: DictConfig | None, report: Mapping[str, Any]) -> None:
