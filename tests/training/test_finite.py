@@ -247,10 +247,25 @@ def test_a_run_that_takes_no_step_any_more_stops(tiny_encoder: Encoder, tmp_path
         fit_skipping(tiny_encoder, Bad(range(2, 99), value=float("nan")), tmp_path, max_epochs=20)
 
 
+def test_steps_in_a_row_are_counted_on_where_a_run_goes_on(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    bad = Bad(range(1, 99), value=float("nan"))
+    module = fit_skipping(tiny_encoder, bad, tmp_path, max_epochs=3)
+    module.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(NotFiniteError, match="left out 10 steps in a row"):
+        fit_skipping(tiny_encoder, bad, tmp_path, max_epochs=20, resumed=tmp_path / "last.ckpt")
+    assert bad.calls == 10
+
+
 def test_steps_are_left_out_by_all_processes_if_by_one(tiny_encoder: Encoder, tmp_path: Path) -> None:
     def decide(trainer: lightning.Trainer, *_: Any) -> None:
         asked: list[bool] = []
-        trainer.strategy.reduce_boolean_decision = lambda own, **_: asked.append(own) or len(asked) == 2
+
+        def reduced(own: bool, *, all: bool) -> bool:
+            assert not all  # one is enough
+            asked.append(own)
+            return len(asked) == 2
+
+        trainer.strategy.reduce_boolean_decision = reduced
 
     weights = Weights()
     other = lightning.pytorch.callbacks.LambdaCallback(on_train_start=decide)
