@@ -1,7 +1,7 @@
 """Lightning's `ddp` on 2 and 3 processes ends with the weights of one: adapters, frozen layers, unused ones, tokens.
 
-Float64 and plain SGD without dropout, so that what is left is rounding: 1e-9 at most, in weights of about 1. Stopped and
-continued, with dropout and AdamW, 2 processes end with the weights of those that nobody stopped.
+Float64 and plain SGD without dropout, so that what is left is rounding: 1e-9 at most, in weights of about 1. With
+dropout and AdamW, 2 processes that were stopped and go on end with the weights of those that nobody stopped.
 """
 
 from __future__ import annotations
