@@ -24,9 +24,7 @@ def test_batches_are_as_large_as_the_budget_allows() -> None:
 
 def test_short_texts_do_not_go_with_long_ones() -> None:
     assert micro_batches([20, 3, 18, 2, 3], 100, of_a_pass=6) == [[0, 2], [1, 4, 3]]
-    assert micro_batches([20, 19, 18], 100, of_a_pass=6) == [
-        [0, 1, 2]
-    ]  # cheaper than passes of their own
+    assert micro_batches([20, 19, 18], 100, of_a_pass=6) == [[0, 1, 2]]  # cheaper than passes of their own
 
 
 @given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40), st.integers(0, 9))

@@ -215,7 +215,7 @@ def test_the_run_of_a_tracker_goes_on_too_and_another_begins_where_training_does
 
 def test_best_weights_are_those_that_there_were(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.6, 0.4, 0.3, 0.2])
-    falling = lambda *_: SimpleNamespace(means={"ndcg@10": next(scores)})  # noqa: E731
+    falling = lambda *_, **__: SimpleNamespace(means={"ndcg@10": next(scores)})  # noqa: E731
     monkeypatch.setattr("contrastive.training.module.evaluate_rankings", falling)
     config = configure("before=false", "trainer.val_check_interval=1.0", "trainer.max_epochs=3", "data.dev_queries=4")
     monkeypatch.setattr(training_run, "dev_means", lambda *_: {})
