@@ -26,7 +26,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Never, get_args, overload
+from typing import TYPE_CHECKING, Concatenate, Literal, Never, ParamSpec, get_args, overload
 
 import numpy as np
 import torch
@@ -61,8 +61,15 @@ from contrastive.similarity import SimilarityName, TokenVectors, product_similar
 if TYPE_CHECKING:
     from peft import PeftModel
 
+Options = ParamSpec("Options")
+
 _PARTS = 32
 """Parts of a query that are embedded: more than a person types, and few enough for any text to be a query."""
+
+
+def _of_class(load: Callable[Concatenate[type[Encoder], Options], Encoder]) -> classmethod[Encoder, Options, Encoder]:
+    """Make a method of the class of a function; `classmethod` alone would leave its arguments unchecked."""
+    return classmethod(load)
 
 
 class Encoder(nn.Module):
@@ -150,7 +157,7 @@ class Encoder(nn.Module):
         self.tokens_seen = TokenCount()
         head.attach(plain(backbone), tokenizer)
 
-    from_pretrained: classmethod[Encoder, ..., Encoder] = classmethod(load_pretrained)
+    from_pretrained = _of_class(load_pretrained)
 
     def try_out(self) -> None:
         """Find out whether texts may be padded, and freeze the weights that no embedding depends on; see `trial`."""
