@@ -223,7 +223,8 @@ def finish(loggers: Sequence[Any], *, failed: bool) -> None:
 
 def _folders(run: Any) -> list[str]:
     """Return the folders of a W&B run, one for each time that it went on, as short as they can be."""
-    folders = sorted(Path(run.settings.sync_dir).parent.glob(f"*run-*-{run.id}"))
+    latest = Path(run.settings.sync_dir)
+    folders = sorted({*latest.parent.glob(f"*run-*-{run.id}"), latest})
     return [str(each.relative_to(Path.cwd()) if each.is_relative_to(Path.cwd()) else each) for each in folders]
 
 
