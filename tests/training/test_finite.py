@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from small_training import dev_task, records
+from small_training import dev_task, quiet_trainer, records
 from torch import Tensor, nn
 
 from contrastive.data import Record
@@ -44,14 +44,8 @@ class Bad(nn.Module):
 
 def fit(encoder: Encoder, loss: nn.Module, folder: Path, items: list[Record], **options: Any) -> ContrastiveModule:
     """Train in batches of four, and keep what an interruption would."""
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
+    trainer = quiet_trainer(
+        folder,
         **{"max_epochs": 2, **options, "callbacks": [FillMemory(), *options.get("callbacks", [])]},
     )
     memory = CrossBatchQueue(8, 32)
@@ -167,15 +161,10 @@ def fit_skipping(
     encoder: Encoder, loss: nn.Module, folder: Path, *, accumulate: int = 1, resumed: Path | None = None, **options: Any
 ) -> ContrastiveModule:
     """Train in batches of four for as many epochs as asked, and leave steps out."""
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
+    trainer = quiet_trainer(
+        folder,
         gradient_clip_val=1.0,
         accumulate_grad_batches=accumulate,
-        default_root_dir=folder,
         **{"max_epochs": 2, **options, "callbacks": [FillMemory(), *options.get("callbacks", [])]},
     )
     how = {"memory": CrossBatchQueue(8, 32), "on_nonfinite": "skip"}

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import Callback
-from small_training import dev_task, with_negatives
+from small_training import dev_task, quiet_trainer, with_negatives
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -72,19 +72,13 @@ def trained(case: str, model: Path, folder: Path, ranks: int) -> dict[str, Any]:
     loss = InfoNCELoss(symmetric=True, learnable_temperature=True, **similarity(case))
     strategy = "ddp_find_unused_parameters_true" if case == "unused" else "ddp"
     rows = Rows()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
         devices=ranks,
         strategy="auto" if ranks == 1 else strategy,
         use_distributed_sampler=False,
         max_epochs=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
         gradient_clip_val=1.0,
-        default_root_dir=folder,
         callbacks=[FillMemory(), rows],
     )
     data = ContrastiveData(with_negatives(9), dev_task(), batch_size=4)
@@ -131,18 +125,13 @@ def stopped(rank: int, model: Path, folder: Path, is_stopped: bool) -> dict[str,
         torch.manual_seed(rank)
         encoder = Encoder.from_pretrained(model)
         memory, _ = with_queue(encoder, size=6)
-        trainer = lightning.Trainer(
-            accelerator="cpu",
+        trainer = quiet_trainer(
+            folder,
             devices=2,
             strategy="ddp",
             use_distributed_sampler=False,
             max_epochs=2,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
             plugins=[WholeCheckpoints()],
-            default_root_dir=folder,
             callbacks=[FillMemory(), SaveToContinue(folder / "checkpoints", seconds=0), *([stop] if stop else [])],
         )
         data = ContrastiveData(with_negatives(9), None, batch_size=4)
