@@ -2,20 +2,23 @@
 
     python -m benchmarks.cached                       # all of it, some ten minutes of one core
     python -m benchmarks.cached --pairs 128           # time another batch
+    python -m benchmarks.cached --memory              # the memory alone; the times of the result stay
 
 Theirs is sentence-transformers' `CachedMultipleNegativesRankingLoss` beside its plain loss, with micro-batches of as
 many tokens as ours. A step is both passes of a batch with dropout on, without the optimiser. Seconds are those of the
 processor, of one thread, which others that share the machine lengthen least. The four take the same batches in turn;
 the first round is not counted. Each peak of memory is that
-of a process of its own, which takes one step of one batch size, above that of the loaded model. The result is kept in
-benchmarks/results/.
+of a process of its own, which takes one step of one batch size, above that of the loaded model (Linux alone); what is
+freed goes back to the system at once there, or the peak would be that of what the C library keeps. The result is kept
+in benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from experiments.cli import WAIT_POLICY
 
@@ -59,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=64, help="pairs of the timed batches (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="timed steps of each (%(default)s)")
+    parser.add_argument("--memory", action="store_true", help="measure the memory alone")
     parser.add_argument("--probe", nargs=3, metavar=("SYSTEM", "MODEL", "PAIRS"), help="print the peak of a process")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,7 +72,19 @@ def main() -> None:
             system, model, pairs = options.probe
             print(peak(make(system, model, Path(folder)), int(pairs)))
             return
-        seconds = timed({name: make(name, "minilm", Path(folder)) for name in SYSTEMS}, options.pairs, options.rounds)
+        content = json.loads(RESULT.read_text()) if options.memory else times(Path(folder), options)
+    content["peak_mib"] = {}
+    for model, sizes in SIZES.items():
+        for system in sorted(SYSTEMS, key=lambda name: not name.endswith("cached")):
+            peaks = {n: probe(system, model, n) for n in sizes if n <= LARGEST[f"{model}, {system.split()[1]}"]}
+            content["peak_mib"].setdefault(model, {})[system] = peaks
+            print(model, system, peaks, flush=True)
+            write_json(RESULT, content)
+
+
+def times(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Time all systems, print and write; return the result so far."""
+    seconds = timed({name: make(name, "minilm", folder) for name in SYSTEMS}, options.pairs, options.rounds)
     content = {
         "date": date.today().isoformat(),
         **machine(),
@@ -76,16 +93,10 @@ def main() -> None:
         "tokens_per_micro_batch": BUDGET,
         "tokens_per_text": TOKENS,
         "time": {"model": "minilm", "pairs": options.pairs, **summary(seconds)},
-        "peak_mib": {},
     }
     print(content["time"], flush=True)
     write_json(RESULT, content)
-    for model, sizes in SIZES.items():
-        for system in sorted(SYSTEMS, key=lambda name: not name.endswith("cached")):
-            peaks = {n: probe(system, model, n) for n in sizes if n <= LARGEST[f"{model}, {system.split()[1]}"]}
-            content["peak_mib"].setdefault(model, {})[system] = peaks
-            print(model, system, peaks, flush=True)
-            write_json(RESULT, content)
+    return content
 
 
 def make(system: str, model: str, folder: Path) -> Step:
@@ -190,15 +201,26 @@ def ratios(seconds: dict[str, list[float]], whose: str) -> list[float]:
 def peak(step: Step, pairs: int) -> float:
     """Return the peak memory of this process above what it had before a step, MiB."""
     texts = batch(pairs)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak that loading had
     step(*texts)
-    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1)
+    return round(resident("VmHWM") - before, 1)
+
+
+def resident(which: str) -> float:
+    """Return the memory of this process, or its peak, MiB; `ru_maxrss` begins with that of the parent."""
+    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def probe(system: str, model: str, pairs: int) -> float:
     """Measure the peak in a process of its own."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", "benchmarks.cached", "--probe", system, model, str(pairs)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()[-1]
+    )
 
 
 if __name__ == "__main__":

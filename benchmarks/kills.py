@@ -50,6 +50,7 @@ RUNS = {
     "queue": ["memory=queue", "memory.size=20", "memory.momentum=0.9", "trainer.accumulate_grad_batches=2"],
     "refresh": ["negatives=refresh", "negatives.every_n_epochs=null", "negatives.every_n_steps=3", "negatives.count=2"],
     "clusters": ["batches.clusters=3", "trainer.log_every_n_steps=3"],
+    "average": ["callbacks=average"],
     "tokens": [
         "encoder=tokens",
         "encoder.max_length=64",

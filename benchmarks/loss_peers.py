@@ -116,14 +116,17 @@ def ours(**settings: Any) -> Callable[[Inputs], Run]:
     return make
 
 
-def ours_masked(inputs: Inputs) -> Run:
+def ours_masked(**settings: Any) -> Callable[[Inputs], Run]:
     """Return `info_nce` that leaves out known positives; the mask is made anew, as in a training step."""
 
-    def run() -> None:
-        mask = known_positive(inputs.key_ids[: inputs.case.queries, None], inputs.key_ids)
-        ours(exclude=mask)(inputs)()
+    def make(inputs: Inputs) -> Run:
+        def run() -> None:
+            mask = known_positive(inputs.key_ids[: inputs.case.queries, None], inputs.key_ids)
+            ours(exclude=mask, **settings)(inputs)()
 
-    return run
+        return run
+
+    return make
 
 
 def ours_guided(inputs: Inputs) -> Run:
@@ -262,7 +265,9 @@ CONTESTANTS = {
     "ours, symmetric": Contestant(ours(symmetric=True), "symmetric", pairs),
     "sentence-transformers GIST": Contestant(guided_ranking, "guided", lambda case: case.negatives <= 1),
     "ours, guided": Contestant(ours_guided, "guided", up_to_16k),
-    "ours, masked": Contestant(ours_masked, "masked", up_to_16k),
+    "ours, masked": Contestant(ours_masked(), "masked", up_to_16k),
+    "ours, symmetric, masked": Contestant(ours_masked(symmetric=True), "symmetric, masked", pairs),
+    "ours, as in training": Contestant(ours_masked(symmetric=True, similarity="cosine"), "as in training", pairs),
 }
 """By name, in the order of every round."""
 

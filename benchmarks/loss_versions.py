@@ -2,21 +2,25 @@
 
     python -m benchmarks.loss_versions fa3a428                 # this checkout and that revision
     python -m benchmarks.loss_versions ../other --sizes 256    # and another checkout
+    python -m benchmarks.loss_versions ../other --threads 1 --cpu-time --precisions float32 bfloat16
 
 Each version has a process of its own, with its own `contrastive` and the contestants and inputs of this checkout. They
 run in turn, one at a time, and change places every round, so that a machine that others use disturbs both alike; the
-ratio is the median of the rounds' own.
+ratio is the median of the rounds' own. Time is also given by that of three bare matrix products of the same precision,
+of which the faster of two ways counts. On a busy machine the time of the processor says more than that of the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,8 +31,9 @@ from tqdm import tqdm
 
 from benchmarks.loss_cases import Case, Inputs
 
-NAMES = ("plain autograd", "ours", "ours, symmetric")
-"""The contestants, the first of which is the same in both versions: its ratio says how even the machine was."""
+FLOORS = ("three products", "three products, blocks")
+NAMES = (*FLOORS, "plain autograd", "ours", "ours, symmetric", "ours, masked", "ours, as in training")
+"""The contestants; those that are not ours are the same in both versions: their ratio says how even the machine was."""
 
 WARM = 3
 """Rounds that are not counted, fewer for large cases."""
@@ -47,12 +52,17 @@ def main() -> None:
     here = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory(prefix="loss-versions-") as folder:
         other = checkout(options.other, Path(folder))
-        versions = [Version(other, options.threads), Version(here, options.threads)]
+        versions = [Version(root, options.threads, options.cpu_time) for root in (other, here)]
         cases = {case.name: compare(case, versions, options) for case in selected(options)}
         for version in versions:
             version.connection.send(None)
     for name, entry in cases.items():
-        print(name, *(f"{key}: {value['ratio']['median']:.2f}" for key, value in entry.items()), sep="\n    ")
+        lines = (
+            f"{key}: {value['ratio']['median']:.3f} of the other, "
+            f"{value['other_by_products']:.2f} -> {value['by_products']:.2f} of three products"
+            for key, value in entry.items()
+        )
+        print(name, *lines, sep="\n    ")
     result = {
         "date": date.today().isoformat(),
         "command": " ".join(["python -m benchmarks.loss_versions", *sys.argv[1:]]),
@@ -71,6 +81,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", metavar="Q", help="numbers of queries (all up to 16,384)")
     parser.add_argument("--widths", type=int, nargs="+", metavar="D", default=[384, 768], help="(%(default)s)")
     parser.add_argument("--negatives", type=int, nargs="+", metavar="N", default=[0, 1], help="(%(default)s)")
+    parser.add_argument("--precisions", nargs="+", metavar="DTYPE", default=["float32"], help="(%(default)s)")
+    parser.add_argument("--cpu-time", action="store_true", help="time of the processor in place of the clock's")
     parser.add_argument("--contestants", nargs="+", metavar="NAME", default=NAMES, help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="of a case, which has 3 rounds anyway")
     parser.add_argument("--threads", type=int, default=2, help="threads of each version (%(default)s)")
@@ -83,7 +95,11 @@ def selected(options: argparse.Namespace) -> list[Case]:
     """Return the cases that were asked for."""
     sizes = options.sizes or [256, 1024, 4096, 16384]
     return [
-        Case(size, width, negatives) for negatives in options.negatives for width in options.widths for size in sizes
+        Case(size, width, negatives, precision)
+        for precision in options.precisions
+        for negatives in options.negatives
+        for width in options.widths
+        for size in sizes
     ]
 
 
@@ -99,10 +115,10 @@ def checkout(other: str, folder: Path) -> Path:
 class Version:
     """A process that imports one version of the package."""
 
-    def __init__(self, root: Path, threads: int) -> None:
+    def __init__(self, root: Path, threads: int, cpu_time: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, str(root), threads), daemon=True).start()
+        context.Process(target=serve, args=(theirs, str(root), threads, cpu_time), daemon=True).start()
 
     def ask(self, question: Any) -> Any:
         """Return the answer of the process."""
@@ -113,7 +129,7 @@ class Version:
         return answer
 
 
-def serve(connection: Connection, root: str, threads: int) -> None:
+def serve(connection: Connection, root: str, threads: int, cpu_time: bool) -> None:
     """Make the inputs of each case that is sent, and time a contestant for each name."""
     sys.path.insert(0, root)
     import contrastive
@@ -129,7 +145,10 @@ def serve(connection: Connection, root: str, threads: int) -> None:
             connection.send([name for name, contestant in CONTESTANTS.items() if contestant.fits(question)])
         else:
             inputs.clear()
-            connection.send(seconds_of(CONTESTANTS[question].make(inputs), "cpu"))
+            run = CONTESTANTS[question].make(inputs)
+            start = time.process_time()
+            seconds = seconds_of(run, "cpu")
+            connection.send(time.process_time() - start if cpu_time else seconds)
 
 
 def compare(case: Case, versions: list[Version], options: argparse.Namespace) -> dict[str, Any]:
@@ -144,7 +163,12 @@ def compare(case: Case, versions: list[Version], options: argparse.Namespace) ->
             first = turn % 2
             times = {each: versions[each].ask(name) for each in (first, 1 - first)}
             seconds[name].append((times[0], times[1]))
-    return {name: summary(times) for name, times in seconds.items()}
+    entries = {name: summary(times) for name, times in seconds.items()}
+    for field in ("seconds", "other_seconds"):
+        products = min((entries[name][field] for name in FLOORS if name in entries), default=math.nan)
+        for entry in entries.values():
+            entry[f"{field.removesuffix('seconds')}by_products"] = entry[field] / products
+    return entries
 
 
 def summary(times: list[tuple[float, float]]) -> dict[str, Any]:

@@ -77,9 +77,10 @@ def known_positive(positive_ids: Tensor, key_ids: Tensor) -> Mask:
         positive_ids: Ids of every known positive of each query, [Q, M], padded with -1.
         key_ids: Id of each key, [K]; a key of unknown identity has -1 and is nobody's known positive.
     """
-    return Mask(
-        lambda rows, cols: (positive_ids[rows] == key_ids[cols][..., None]).any(-1) & (key_ids[cols] >= 0),
-    )
+    known = key_ids.masked_fill(key_ids < 0, torch.iinfo(key_ids.dtype).min)
+    if positive_ids.shape[1] == 1:  # one comparison, and nothing to bring together
+        return same_id(positive_ids[:, 0], known)
+    return Mask(lambda rows, cols: (positive_ids[rows] == known[cols][..., None]).any(-1))
 
 
 def owned(owners: Tensor) -> Mask:

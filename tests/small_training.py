@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning
 from conftest import WORDS
@@ -41,6 +42,20 @@ def dev_task() -> RetrievalTask:
     )
 
 
+def quiet_trainer(folder: Path, **options: Any) -> lightning.Trainer:
+    """A trainer on the processor that shows, logs and keeps nothing, unless options say otherwise."""
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": folder,
+    }
+    return lightning.Trainer(**{**quiet, **options})
+
+
 def fit(
     encoder: Encoder,
     loss: nn.Module,
@@ -54,18 +69,8 @@ def fit(
 ) -> lightning.Trainer:
     """Train on the records above in batches of 4."""
     lightning.seed_everything(0, verbose=False)
-    options = {
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-        "callbacks": [LogTraining()],
-    }
-    trainer = lightning.Trainer(
-        max_epochs=epochs, enable_checkpointing=False, default_root_dir=folder, **{**options, **trainer_options}
-    )
+    options = {"log_every_n_steps": 1, "callbacks": [LogTraining()], **trainer_options}
+    trainer = quiet_trainer(folder, max_epochs=epochs, **options)
     data = ContrastiveData(records(), dev, batch_size=4, seed=0)
     steps = planned_steps(len(data.batches), trainer)
     optimizer = LinearDecayAdamW(learning_rate=3e-3)

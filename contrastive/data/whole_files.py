@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
-        with _naming(path):
+        with naming(path):
             yield temporary
             _sync(temporary)
             temporary.replace(path)
@@ -64,7 +64,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     replaced = temporary.with_suffix(".old.tmp")
     try:
-        with _naming(path):
+        with naming(path):
             temporary.mkdir()
             yield temporary
             for written in temporary.rglob("*"):
@@ -86,7 +86,7 @@ def disk_is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Raise a full disk as an `OSError` with the name of what was to be written, whichever library found it."""
     try:
         yield

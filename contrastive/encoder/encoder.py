@@ -26,7 +26,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Never, get_args, overload
+from typing import TYPE_CHECKING, Concatenate, Literal, Never, ParamSpec, get_args, overload
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from contrastive.encoder.micro_batches import (
     padded,
     positions,
     token_counts,
+    tokens_of_a_pass,
 )
 from contrastive.encoder.model_folder import write_pretrained
 from contrastive.encoder.pretrained import load_pretrained
@@ -60,8 +61,15 @@ from contrastive.similarity import SimilarityName, TokenVectors, product_similar
 if TYPE_CHECKING:
     from peft import PeftModel
 
+Options = ParamSpec("Options")
+
 _PARTS = 32
 """Parts of a query that are embedded: more than a person types, and few enough for any text to be a query."""
+
+
+def _of_class(load: Callable[Concatenate[type[Encoder], Options], Encoder]) -> classmethod[Encoder, Options, Encoder]:
+    """Make a method of the class of a function; `classmethod` alone would leave its arguments unchecked."""
+    return classmethod(load)
 
 
 class Encoder(nn.Module):
@@ -149,7 +157,7 @@ class Encoder(nn.Module):
         self.tokens_seen = TokenCount()
         head.attach(plain(backbone), tokenizer)
 
-    from_pretrained: classmethod[Encoder, ..., Encoder] = classmethod(load_pretrained)
+    from_pretrained = _of_class(load_pretrained)
 
     def try_out(self) -> None:
         """Find out whether texts may be padded, and freeze the weights that no embedding depends on; see `trial`."""
@@ -394,6 +402,7 @@ class Encoder(nn.Module):
             self.length("query"),
             self.length("document"),
             "first" if not self.head.windows else self.training_windows if self.training else "all",
+            tokens_of_a_pass(self.device),
         )
         for windows, rows, is_query, is_last in reading.batches(texts, budget, padding=self.padding):
             inputs, of_queries = self._inputs(rows, is_query)

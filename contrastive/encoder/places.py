@@ -6,6 +6,7 @@ Shape letters: N tokens of a text, D width of a vector.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from contrastive.contracts import Side
 from contrastive.encoder.encoder import Encoder
+from contrastive.encoder.heads import TokensHead
 from contrastive.encoder.micro_batches import default_tokens_per_batch, micro_batches, padded, token_counts
 from contrastive.encoder.tokens import Row, padding_id
 from contrastive.similarity import TokenVectors
@@ -66,7 +68,7 @@ def locate_embedded(tower: Encoder, texts: Sequence[str], vectors: TokenVectors)
     Returns:
         None if they are not these, as where several have become one, or a codec keeps them (`compression`).
     """
-    if vectors.codec is not None:
+    if vectors.codec is not None or not isinstance(tower.head, TokensHead):
         return None
     rows, offsets, owners = _windows(tower, texts, "document")
     has_vector: dict[int, Tensor] = {}
@@ -77,9 +79,10 @@ def locate_embedded(tower: Encoder, texts: Sequence[str], vectors: TokenVectors)
     if not torch.equal(counts.new_zeros(len(texts)).index_add_(0, torch.tensor(owners), counts), vectors.lengths.cpu()):
         return None
     found = []
-    for number, of_window in enumerate(vectors.vectors.float().cpu().split(counts.tolist())):
-        found.append(of_window.new_zeros(len(has_vector[number]), of_window.shape[1]))
-        found[-1][has_vector[number]] = of_window
+    width, ends = vectors.vectors.shape[1], counts.cumsum(0).tolist()
+    for number, (start, end) in enumerate(pairwise([0, *ends])):
+        found.append(torch.zeros(len(has_vector[number]), width))
+        found[-1][has_vector[number]] = vectors.vectors[start:end].float().cpu()
     return _of_texts(tower, texts, "document", found, offsets, owners)
 
 

@@ -61,6 +61,7 @@ class Reading(NamedTuple):
         query_length: Tokens that a query is cut to.
         document_length: Tokens of a window of a document.
         windows: Which windows of a document are read: the "first", a "random" one, or "all".
+        of_a_pass: What a pass through the model costs, in tokens.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -68,6 +69,7 @@ class Reading(NamedTuple):
     query_length: int
     document_length: int
     windows: TrainingWindows
+    of_a_pass: int
 
     def rows(self, texts: Sequence[Text]) -> list[list[Row]]:
         """Return the token ids of each text, one row or, of a long document that is read whole, several."""
@@ -102,7 +104,7 @@ class Reading(NamedTuple):
             windows = self.rows([texts[number] for number in chunk])
             places = [(chunk[place], number) for place, rows in enumerate(windows) for number in range(len(rows))]
             rows = [row for of_text in windows for row in of_text]
-            batches = micro_batches(token_counts(rows), budget, padding=padding)
+            batches = micro_batches(token_counts(rows), budget, padding=padding, of_a_pass=self.of_a_pass)
             for number, batch in enumerate(batches, start=1):
                 here = [places[place] for place in batch]
                 is_query = [texts[text].is_query for text, _ in here]

@@ -35,6 +35,9 @@ _ALWAYS = ("input_ids", "attention_mask")
 _MOST_TOKENS = 1 << 25
 """Tokens that are kept, of all tokenizers together: 128 MiB, enough for 200,000 texts of 170 tokens."""
 
+_AT_ONCE = 1024
+"""Texts given to a tokenizer at once: what it returns takes some 17 kB a posting of 80 words, its ids 0.3."""
+
 _kept: dict[bytes, list[Row]] = {}
 _room = _MOST_TOKENS
 _fingerprints: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()
@@ -97,7 +100,20 @@ def _windows(
     *,
     whole: bool = False,
 ) -> list[list[Row]]:
-    """Return the windows of each text, see `cached_windows`."""
+    """Return the windows of each text, see `cached_windows`; some texts are read at a time."""
+    some = (texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE))
+    return [windows for part in some for windows in _read(tokenizer, part, max_length, further, whole=whole)]
+
+
+def _read(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int | None,
+    further: Sequence[str],
+    *,
+    whole: bool,
+) -> list[list[Row]]:
+    """Return the windows of each text."""
     encoded: Any = tokenizer(
         # Tokenizers refuse a lone surrogate (half an emoji, out of JSON that was cut); it becomes "?".
         [text.encode("utf-8", "replace").decode("utf-8") for text in texts],

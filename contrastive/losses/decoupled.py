@@ -65,8 +65,9 @@ def decoupled_contrastive(
         agreement = compare.of_pairs(queries[: len(heads)], heads) / sigma
         weights = 2 - len(queries) * agreement.softmax(0)
 
-    def weighted(rows: Rows) -> Tensor:
-        return rows.sums.negatives + (1 - full_precision(weights)[rows.rows]) * rows.sums.target
+    def weighted(rows: Rows) -> Judged:
+        of_target = 1 - full_precision(weights)[rows.rows]
+        return Judged(rows.sums.negatives + of_target * rows.sums.target, 0.0, 1.0, of_target)
 
     return ranking_loss(weighted, queries, keys, options, by_log_sums=True)
 

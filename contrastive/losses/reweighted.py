@@ -161,7 +161,7 @@ def _formula(concentration: float, prior: float, lowest_score: float, temperatur
     lowest = lowest_score / (temperature.detach() if isinstance(temperature, Tensor) else temperature)
 
     def formula(rows: Rows) -> Tensor:
-        log_count = rows.count_negatives().clamp_min(1).log()
+        log_count = rows.count_negatives().clamp_min(1).to(rows.logits.dtype).log()
         negatives = rows.sums.negatives
         if concentration:
             # Relative to the positive at (1 + beta), beta and 1: what is taken off cancels.

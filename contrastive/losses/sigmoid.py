@@ -56,8 +56,8 @@ def siglip(queries: Tensor, keys: Tensor, *, bias: float | Tensor = -10.0, **opt
         losses = softplus(torch.where(positive, -biased, biased))
         if rows.log_weights is not None:
             losses = losses * torch.where(positive, 1, rows.log_weights.exp())
-        if rows.negative is not None:
-            losses = torch.where(positive | rows.negative, losses, 0)
+        if rows.left_out is not None:
+            losses = losses.masked_fill(rows.left_out & ~positive, 0)
         return losses.sum(1), positive.any(1)
 
     parameters = [bias] if isinstance(bias, Tensor) else []

@@ -168,7 +168,7 @@ def _with_label_smoothing(label_smoothing: float) -> Formula:
 
 def _mean_candidate(rows: Rows) -> Tensor:
     """Return the mean logit of each row's positives and negatives, relative to its target, [r]."""
-    candidate = torch.ones_like(rows.logits, dtype=torch.bool) if rows.negative is None else rows.negative
+    candidate = torch.ones_like(rows.logits, dtype=torch.bool) if rows.left_out is None else ~rows.left_out
     if rows.log_weights is not None:
         candidate = candidate & (rows.log_weights > -torch.inf)
     candidate = candidate | rows.is_positive()

@@ -83,7 +83,9 @@ def nt_xent(queries: Tensor, keys: Tensor, **options: Unpack[SoftmaxOptions]) ->
     """
     views = options.get("positives") is None
     defaults: SoftmaxOptions = {"temperature": 0.5, "symmetric": views, "same_side": views}
-    return ranking_loss(_pairwise, queries, keys, {**defaults, **options})
+    one_each = views and not options.get("merge_excluded")
+    formula = cross_entropy if one_each else _pairwise
+    return ranking_loss(formula, queries, keys, {**defaults, **options}, by_log_sums=one_each)
 
 
 class SupConLoss(LossModule, function=sup_con, temperature=0.1, merge_excluded=True):

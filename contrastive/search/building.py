@@ -13,15 +13,16 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from contrastive.data.store import one_at_a_time
+from contrastive.data.whole_files import naming
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, check_keyed, embeddings_of
 from contrastive.search.candidates import drawn
 from contrastive.search.contracts import Posting
@@ -104,6 +105,7 @@ def build_index(
         before = _before(folder)
         kept = place(folder, engine, url, link, before)
         table = None if kept["name"] == "exact" else new_table(kept, folder, encoder)
+        is_new = before is None or "table" not in before.engine or before.engine["url"] != kept.get("url")
         if table is not None and cache is None:
             cache = EmbeddingCache(folder / _STAGED, max_bytes=1 << 62)
         writer = _Writer(folder, model, encoder, cache, show_progress, table)
@@ -116,7 +118,7 @@ def build_index(
             segments,
             len(postings),
             1 if before is None else before.generation + 1,
-            engine=kept if table is None else settled(table, kept, encoder, postings),
+            engine=writer.settled(kept, postings, is_new=is_new),
             source=None if source is None else fingerprint(source),
         )
         manifest = _with_candidates(manifest, folder, encoder, postings, candidates)
@@ -162,14 +164,14 @@ def update_index(
         if table is not None:
             table.restore()
             table.remove(set(remove) - {posting.id for posting in add})
-        segments |= dict.fromkeys(_Writer(folder, manifest.model, encoder, None, show_progress, table).write(add), ())
-        kept = manifest.engine
+        writer = _Writer(folder, manifest.model, encoder, None, show_progress, table)
+        segments |= dict.fromkeys(writer.write(add), ())
         manifest = replace(
             manifest,
             segments=segments,
             count=count + len(add),
             generation=manifest.generation + 1,
-            engine=kept if table is None else settled(table, kept, encoder, add),
+            engine=writer.settled(manifest.engine, add, is_new=False),
         )
         _take_over(folder, manifest)
     return manifest
@@ -205,6 +207,13 @@ class _Writer:
         """Return the names of the segments of postings, which are written unless they are there and whole."""
         return [self._one(postings[start : start + SIZE]) for start in range(0, len(postings), SIZE)]
 
+    def settled(self, engine: Mapping[str, Any], added: Sequence[Posting], *, is_new: bool) -> Mapping[str, Any]:
+        """Return what the manifest says of the engine, after all is written."""
+        if self.table is None:
+            return engine
+        with naming(self.folder / FOLDER):
+            return settled(self.table, engine, self.encoder, added, is_new=is_new)
+
     def _one(self, postings: Sequence[Posting]) -> str:
         embedded = self.table is None
         name = segment_name(self.model, postings, embedded=embedded)
@@ -219,7 +228,8 @@ class _Writer:
         if not there:
             write_segment(path, postings, made if embedded else None)
         if self.table is not None:
-            self.table.add([posting.id for posting in postings], made, [posting.metadata for posting in postings])
+            with naming(self.folder / FOLDER):
+                self.table.add([posting.id for posting in postings], made, [posting.metadata for posting in postings])
         return name
 
 

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Literal
-from urllib.parse import parse_qsl
 
 import torch
 
 from contrastive.evaluation.ties import TieBreaker, in_steps
 from contrastive.search.contracts import Filter, Metadata
-from contrastive.search.lance_columns import NOTHING, condition, quoted
+from contrastive.search.lance_columns import NOTHING, among, condition
 from contrastive.search.lance_rows import Dense, embeddings_in, nothing, rows_of
+from contrastive.search.lance_table import connected, created, opened
 from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, score_texts
 from contrastive.similarity.naming import of_tokens
 
@@ -68,22 +69,11 @@ class LanceEngine:
     ) -> None:
         self.similarity = similarity
         self._name, self._url = table, url
-        self._database = _connected(url)
-        self._table: Any = None
-        if anew:
-            return
-        if version is not None or table in self._database.list_tables().tables:
-            try:
-                self._table = self._database.open_table(table)
-                if version is not None:
-                    self._table.checkout(version)
-                names = self._table.schema.names
-            except Exception as error:  # a damaged file may be anything to the library
-                raise ValueError(
-                    f"expected a table of LanceDB at {url}, got one that cannot be read: {error}"
-                ) from error
-            if self._column not in names:
-                raise ValueError(f"expected a table of embeddings for {similarity!r} at {url}, got columns {names}")
+        self._database = connected(url)
+        self._table: Any = None if anew else opened(self._database, url, table, version)
+        if self._table is not None and self._column not in self._table.schema.names:
+            names = self._table.schema.names
+            raise ValueError(f"expected a table of embeddings for {similarity!r} at {url}, got columns {names}")
 
     @property
     def _column(self) -> str:
@@ -106,7 +96,7 @@ class LanceEngine:
         self._check_width(asked)
         rows = rows_of(self.similarity, self._column, ids, asked, metadata)
         if self._table is None:
-            self._table = self._created(rows)
+            self._table = created(self._database, self._url, self._name, rows)
             return
         known = set(self._table.schema.names)
         new = {name: _NULL[name.partition("_")[0]] for name in rows.schema.names if name not in known}
@@ -126,7 +116,7 @@ class LanceEngine:
         """
         if not ids:
             return
-        of_them = _among(ids)
+        of_them = among(ids)
         there: set[str] = set()
         if self._table is not None:
             there = set(self._table.search().where(of_them).select(["id"]).limit(len(ids)).to_arrow()["id"].to_pylist())
@@ -136,7 +126,7 @@ class LanceEngine:
 
     def embeddings_of(self, ids: Sequence[str]) -> Dense:
         """Return the embeddings of documents that are there, as they are compared, in the order of their ids."""
-        found = self._table.search().where(_among(ids)).select(["id", self._column]).limit(len(ids)).to_arrow()
+        found = self._table.search().where(among(ids)).select(["id", self._column]).limit(len(ids)).to_arrow()
         rows = {id_: row for row, id_ in enumerate(found["id"].to_pylist())}
         embeddings = embeddings_in(found, self._column, several=of_tokens(self.similarity))
         return embeddings[torch.tensor([rows[id_] for id_ in ids])]
@@ -171,11 +161,11 @@ class LanceEngine:
             raise ValueError(f"expected at least {_FEWEST} documents to link, got {self.count()}")
         from lancedb.index import HnswSq, IvfPq
 
-        metric = self._metric()
-        config = IvfPq(distance_type=metric) if of_tokens(self.similarity) else HnswSq(distance_type=metric)
+        config = IvfPq(distance_type="cosine") if of_tokens(self.similarity) else HnswSq(distance_type=self._metric())
         self._table.create_index(self._column, config=config, wait_timeout=_PATIENCE)
+        self.__dict__.pop("linked", None)
 
-    @property
+    @cached_property
     def linked(self) -> bool:
         """Whether there is such an index."""
         return self._table is not None and bool(self._table.list_indices())
@@ -190,10 +180,14 @@ class LanceEngine:
             there += len(closest)
         return found / there if there else 1.0
 
-    def tidy(self) -> None:
-        """Join small files, take what is new into the index, and delete versions that are older than a week."""
+    def tidy(self, *, alone: bool = False) -> None:
+        """Join small files, take what is new into the index, and delete versions that are older than a week.
+
+        Args:
+            alone: Delete all versions but the last, which nobody else may be reading.
+        """
         if not self._url.startswith("db://"):  # a cluster does so itself
-            self._table.optimize()
+            self._table.optimize(cleanup_older_than=timedelta(milliseconds=1) if alone else None)
 
     def search(self, queries: Embeddings, k: int, filters: Sequence[Filter] = ()) -> list[list[tuple[str, float]]]:
         """Return ids and scores of the k closest documents to each query that pass all filters, best first.
@@ -223,7 +217,9 @@ class LanceEngine:
             found = self._table.search(
                 asked if of_tokens(self.similarity) else asked[0], vector_column_name=self._column
             )
-            found = found.distance_type(self._metric()).limit(wanted).select(["id", self._column, "_distance"])
+            cosines = self.linked and not exact and of_tokens(self.similarity)  # all that several vectors are linked by
+            found = found.distance_type("cosine" if cosines else self._metric())
+            found = found.limit(wanted).select(["id", self._column, "_distance"])
             found = found.bypass_vector_index() if exact else found
             rows = (found if where is None else found.where(where)).to_arrow()
             if not len(rows):
@@ -247,17 +243,6 @@ class LanceEngine:
         best, shares = ties.unpack(ties.pack(scores / size).topk(min(k, len(ids))).values)
         return [(id_, size * share) for id_, share in zip(best, shares, strict=True)]
 
-    def _created(self, rows: Any) -> Any:
-        """Return a new table of rows, in the place of one that is there: as its next version, unless it is damaged."""
-        there = self._name in self._database.list_tables().tables
-        if there and "://" not in self._url:
-            try:
-                self._database.open_table(self._name)
-            except Exception:  # as above; elsewhere it may be the network, and is left for a person to look at
-                self._database.drop_table(self._name)
-                there = False
-        return self._database.create_table(self._name, rows, mode="overwrite" if there else "create")
-
     def _metric(self) -> Literal["l2", "dot"]:
         return "l2" if self.similarity.lengths_matter else "dot"
 
@@ -279,24 +264,6 @@ class LanceEngine:
 
 
 _NULL: Mapping[str, str] = {"text": "CAST(NULL AS string)", "number": "CAST(NULL AS double)"}
-
-
-def _connected(url: str) -> Any:
-    """Return a connection to a database."""
-    try:
-        import lancedb
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "expected LanceDB for this engine, which is not installed: pip install 'contrastive-losses[engine]'"
-        ) from error
-    address, _, options = url.partition("?") if url.startswith("db://") else (url, "", "")
-    given: dict[str, Any] = dict(parse_qsl(options))
-    return lancedb.connect(address, read_consistency_interval=timedelta(seconds=0), **given)
-
-
-def _among(ids: Collection[str]) -> str:
-    """Return the condition that a document is one of some."""
-    return f"id IN ({', '.join(quoted(id_) for id_ in sorted(set(ids)))})"
 
 
 def _on_cpu(embeddings: Embeddings) -> Dense:

@@ -60,6 +60,11 @@ def condition(filters: Iterable[Filter], known: Collection[str]) -> str | None:
     return " AND ".join(parts) or None
 
 
+def among(ids: Collection[str]) -> str:
+    """Return the condition that a document is one of some."""
+    return f"id IN ({', '.join(quoted(id_) for id_ in sorted(set(ids)))})"
+
+
 def quoted(text: str) -> str:
     """Return a text as SQL has it."""
     return "'" + text.replace("'", "''") + "'"

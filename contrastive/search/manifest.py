@@ -144,7 +144,7 @@ def has_changed(source: Mapping[str, Any]) -> bool:
         stat = file.stat()
         if (stat.st_size, stat.st_mtime_ns) == (source["size"], source["time"]):
             return False
-        return stat.st_size != source["size"] or fingerprint(file)["digest"] != source["digest"]
+        return bool(stat.st_size != source["size"] or fingerprint(file)["digest"] != source["digest"])
     except OSError:
         return False
 

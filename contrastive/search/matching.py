@@ -130,13 +130,13 @@ class PhraseMatcher:
         embedded = self._embed([skill.asked for skill in asked.skills], "query")
         return [Parts(embedded[number : number + 1], torch.ones(1)) for number in range(len(asked.skills))]
 
-    def read(self, texts: Sequence[str], embedded: Known | None = None) -> list[Units]:
+    def read(self, texts: Sequence[str], embedded: Known | None = None) -> list[Units]:  # noqa: ARG002
         """Embed the phrases of each posting."""
         places = [phrases(text) for text in texts]
-        embedded = self._embed([text[a:b] for text, of in zip(texts, places, strict=True) for a, b in of], "document")
+        vectors = self._embed([text[a:b] for text, of in zip(texts, places, strict=True) for a, b in of], "document")
         units, start = [], 0
         for of in places:
-            units.append(Units(embedded[start : start + len(of)], of))
+            units.append(Units(vectors[start : start + len(of)], of))
             start += len(of)
         return units
 

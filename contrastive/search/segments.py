@@ -101,7 +101,8 @@ def read_segment(folder: Path, *, embedded: bool = True) -> Segment:
         ValueError: If a file is not what was written; it is named.
     """
     sums = read_object(folder / _SUMS)
-    lines: NDArray[np.uint8] = np.memmap(folder / _POSTINGS, mode="r")
+    has_lines = (folder / _POSTINGS).stat().st_size > 0  # nothing cannot be mapped
+    lines: NDArray[np.uint8] = np.memmap(folder / _POSTINGS, mode="r") if has_lines else np.zeros(0, np.uint8)
     table = (folder / _TABLE).read_bytes()
     for name, content in ((_POSTINGS, lines.data), (_TABLE, memoryview(table))):
         if zlib.crc32(content) != sums.get(name):

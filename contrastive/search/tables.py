@@ -53,7 +53,7 @@ def place(
         engine, url, link = there.get("name"), there.get("url"), there.get("link")
     if engine != "lance":
         if url is not None or link:
-            raise ValueError("expected the engine lance for a URL or links, got exact, which has neither")
+            raise ValueError(f"expected the engine lance for a URL or links, got {engine or 'none'}")
         return {"name": "exact"}
     if url is None:
         return {"name": "lance", "url": None, "table": "postings", "link": link}
@@ -90,10 +90,10 @@ def table_of(manifest: Manifest, folder: Path) -> LanceEngine:
 
 
 def settled(
-    table: LanceEngine, described: Mapping[str, Any], encoder: KeyedEncoder, added: Sequence[Posting]
+    table: LanceEngine, described: Mapping[str, Any], encoder: KeyedEncoder, added: Sequence[Posting], *, is_new: bool
 ) -> Mapping[str, Any]:
     """Link a table that was changed, if it is to be, and return what the manifest says of it, with its version."""
-    table.tidy()
+    table.tidy(alone=is_new)
     wanted = table.count() >= LINKED_FROM if described["link"] is None else described["link"]
     if wanted and not table.linked:
         table.link()

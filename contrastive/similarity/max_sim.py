@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
 from contrastive.similarity.differentiation import differentiable_once
-from contrastive.similarity.products import AddGradients, ProductSimilarity, full_precision, unit
+from contrastive.similarity.products import AddGradients, ProductSimilarity, full_precision, prepare_unit
 
 _BLOCK, _GPU_BLOCK = 2**19, 2**26
 """Scores of tokens that are made at a time: 2 MiB in float32, which a cache holds until the largest are found, a fifth
@@ -59,6 +59,11 @@ class MaxSimilarity(ProductSimilarity):
     shape: ClassVar[str] = "T, D"
     mean: bool = True
 
+    @property
+    def by_products(self) -> bool:
+        """No: which token is closest is kept as well."""
+        return False
+
     def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Map prepared queries [Q, Tq, D] and keys [K, Tk, D] to scores [Q, K]."""
         if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
@@ -88,6 +93,8 @@ class MaxSimilarity(ProductSimilarity):
         def add(
             of_scores: Tensor, of_queries: Tensor | None, of_keys: Tensor | None, of_temperature: Tensor | None
         ) -> None:
+            if of_queries is not None:
+                of_queries.zero_()
             of_scores = (of_scores.T if flipped else of_scores) / temperature
             if of_temperature is not None:
                 of_temperature -= (of_scores * scores).sum() / temperature
@@ -238,41 +245,11 @@ def _present(vectors: Tensor) -> Tensor:
     return lengths != 0
 
 
-class _Unit(torch.autograd.Function):
-    """`unit`, whose gradient takes two passes over the tokens and no further memory."""
-
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        """Return vectors of length 1, or zeros."""
-        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-        lengths = torch.where(lengths > 0, lengths, 1)
-        prepared = vectors / lengths
-        ctx.save_for_backward(prepared, lengths)
-        return prepared
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, of_prepared: Tensor) -> tuple[Tensor]:
-        """Return what of the gradient turns the vectors, by their lengths."""
-        prepared, lengths = ctx.saved_tensors
-        with torch.autocast(prepared.device.type, enabled=False):  # a backward pass may run under it too
-            along = torch.linalg.vecdot(of_prepared, prepared)[..., None]
-        return (torch.addcmul(of_prepared, prepared, along, value=-1).div_(lengths),)
-
-
-def _prepare(vectors: Tensor) -> Tensor:
-    vectors = full_precision(vectors)
-    if not (torch.is_grad_enabled() and vectors.requires_grad):
-        return unit(vectors)
-    prepared: Tensor = _Unit.apply(vectors)  # type: ignore[no-untyped-call]
-    return prepared
-
-
 def _index_type(keys: Tensor) -> torch.dtype:
     return torch.int16 if keys.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
 
 
-max_sim = MaxSimilarity("max_sim", prepare=_prepare)
+max_sim = MaxSimilarity("max_sim", prepare=prepare_unit)
 """Mean over the tokens of a query of the largest cosine with a token of the document, in [-1, 1]."""
 
 max_dot = MaxSimilarity("max_dot", prepare=full_precision, mean=False)

@@ -15,18 +15,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from contrastive.contracts import Similarity
+from contrastive.similarity.differentiation import differentiable_once
 
 SimilarityName = Literal["cosine", "dot", "euclidean", "max_sim", "max_dot"]
 
 
 AddGradients = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], None]
-"""Called with the gradient of a block of scores, [r, K]; adds to those of queries, keys and temperature, if wanted."""
+"""Called with the gradient of a block of scores, [r, K], and where those of queries, keys and temperature go, if
+wanted: sets that of the queries, which are in no other block, and adds to the others."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,6 +59,11 @@ class ProductSimilarity:
 
     def __repr__(self) -> str:
         return self.name
+
+    @property
+    def by_products(self) -> bool:
+        """Whether scores are products of vectors, so that nothing but these is kept to bring their gradient back."""
+        return not self.lengths_matter
 
     def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Map queries [Q, D] and keys [K, D] to scores [Q, K], higher is closer.
@@ -158,20 +165,18 @@ def _add_of_products(
     of_keys: Tensor | None,
     of_temperature: Tensor | None,
 ) -> None:
-    """Add to the gradients, see `AddGradients`, for scores that are products of queries divided by a temperature.
+    """Make the gradients, see `AddGradients`, of scores that are products of queries divided by a temperature.
 
     By a tensor the queries are divided already.
     """
     if not isinstance(temperature, Tensor):
         if of_queries is not None:
-            of_queries.addmm_(of_scores, keys, alpha=1 / temperature)
+            torch.addmm(of_queries, of_scores, keys, beta=0, alpha=1 / temperature, out=of_queries)
         if of_keys is not None:
             of_keys.addmm_(of_scores.T, queries, alpha=1 / temperature)
         return
     if of_queries is not None or of_temperature is not None:
-        divided = of_scores @ keys / temperature
-        if of_queries is not None:
-            of_queries += divided
+        divided = torch.mm(of_scores, keys, out=of_queries).div_(temperature)
         if of_temperature is not None:
             of_temperature -= (divided * queries).sum()
     if of_keys is not None:
@@ -179,8 +184,11 @@ def _add_of_products(
 
 
 def _add_of_graph(scores: Tensor, leaves: Sequence[Tensor], of_scores: Tensor, *gradients: Tensor | None) -> None:
-    """Add to the gradients, see `AddGradients`, for scores that have a graph."""
-    for gradient, more in zip(gradients, torch.autograd.grad(scores, leaves, of_scores), strict=False):
+    """Make the gradients, see `AddGradients`, of scores that have a graph."""
+    of_queries, *others = zip(gradients, torch.autograd.grad(scores, leaves, of_scores), strict=False)
+    if of_queries[0] is not None:
+        of_queries[0].copy_(of_queries[1])
+    for gradient, more in others:
         if gradient is not None:
             gradient += more
 
@@ -193,8 +201,43 @@ def full_precision(embeddings: Tensor) -> Tensor:
 def unit(embeddings: Tensor) -> Tensor:
     """Scale each vector of [B, D] to length 1; zero stays zero, with a gradient as small as a unit vector's."""
     embeddings = full_precision(embeddings)
-    lengths = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
-    return embeddings / torch.where(lengths > 0, lengths, 1)
+    return embeddings / _lengths(embeddings)
+
+
+def prepare_unit(embeddings: Tensor) -> Tensor:
+    """Do as `unit`; what is differentiated can be so once."""
+    embeddings = full_precision(embeddings)
+    if not (torch.is_grad_enabled() and embeddings.requires_grad):
+        return unit(embeddings)
+    prepared: Tensor = _Unit.apply(embeddings)  # type: ignore[no-untyped-call]
+    return prepared
+
+
+def _lengths(embeddings: Tensor) -> Tensor:
+    """Return the lengths of vectors [..., D], [..., 1], 1 in place of 0."""
+    lengths: Tensor = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
+    return lengths.masked_fill(lengths == 0, 1)
+
+
+class _Unit(torch.autograd.Function):
+    """`unit`, whose gradient takes a few passes over the vectors and no further memory."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        """Return vectors of length 1, or zeros."""
+        lengths = _lengths(vectors)
+        prepared = vectors / lengths
+        ctx.save_for_backward(prepared, lengths)
+        return prepared
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, of_prepared: Tensor) -> tuple[Tensor]:
+        """Return what of the gradient turns the vectors, by their lengths."""
+        prepared, lengths = ctx.saved_tensors
+        with torch.autocast(prepared.device.type, enabled=False):  # a backward pass may run under it too
+            along = torch.linalg.vecdot(of_prepared, prepared)[..., None]
+        return (torch.addcmul(of_prepared, prepared, along, value=-1).div_(lengths),)
 
 
 _CLOSE = 2**14
@@ -232,7 +275,7 @@ def _middle(keys: Tensor) -> Tensor:
     return torch.where((middle := keys.detach().mean(0)).isfinite(), middle, 0)
 
 
-cosine = ProductSimilarity("cosine", prepare=unit)
+cosine = ProductSimilarity("cosine", prepare=prepare_unit)
 """Cosine of the angle, in [-1, 1]."""
 
 dot = ProductSimilarity("dot", prepare=full_precision)

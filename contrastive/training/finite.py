@@ -71,11 +71,11 @@ class Skipping:
         if not is_left_out:
             self.in_a_row = 0
             return
+        why = str(reason or "another process has what is not finite").removesuffix(f". {_ADVICE}")
+        if self.in_a_row + 1 >= _MOST_IN_A_ROW:  # not counted: who goes on comes to this step again
+            raise NotFiniteError(f"left out {_MOST_IN_A_ROW} steps in a row, the last since: {why}. {_ADVICE}")
         self.total += 1
         self.in_a_row += 1
-        why = str(reason or "another process has what is not finite").removesuffix(f". {_ADVICE}")
-        if self.in_a_row >= _MOST_IN_A_ROW:
-            raise NotFiniteError(f"left out {self.in_a_row} steps in a row, the last since: {why}. {_ADVICE}")
         _log.warning("This step is left out, %d so far: %s", self.total, why)
 
 

@@ -232,14 +232,14 @@ class ContrastiveModule(lightning.LightningModule):
             raise NotFiniteError(
                 f"expected finite embeddings of {task.name} {self._now}, got NaN or infinity among them"
             )
-        results = evaluate_rankings(rank_embedded(embeddings, task), task)
+        results = evaluate_rankings(rank_embedded(embeddings, task), task, resamples=1)  # their means alone are wanted
         for name, value in results.means.items():
             # Every rank ranks the whole corpus, so this is the mean of equal numbers.
             self.log(f"dev/{name}", value, prog_bar=name == "ndcg@10", batch_size=len(task.queries), sync_dist=True)
         for width in self.loss.dimensions if isinstance(self.loss, MatryoshkaLoss) else ():
             if width < self.encoder.dimension:
                 ranked = rank_embedded(embeddings.cut(width), task)
-                value = evaluate_rankings(ranked, task, metrics=("ndcg@10",)).means["ndcg@10"]
+                value = evaluate_rankings(ranked, task, metrics=("ndcg@10",), resamples=1).means["ndcg@10"]
                 self.log(f"dev/ndcg@10_{width}", value, batch_size=len(task.queries), sync_dist=True)
         # Lightning takes this for the place in the history: steps that were made, not the number of the last.
         self.log("step", float(self.trainer.global_step), batch_size=len(task.queries), sync_dist=True)

@@ -20,6 +20,7 @@ examples:
   python -m experiments.index --model outputs/.../... --data postings.csv --out FOLDER
   python -m experiments.index --model outputs/.../... --out FOLDER --add new.jsonl
   python -m experiments.index --model outputs/.../... --out FOLDER --remove 17 18
+  python -m experiments.index --model outputs/.../... --data postings.csv --out FOLDER --engine lance --url s3://bucket
   python -m experiments.search "nurse, nights" --model outputs/.../... --index FOLDER
 
 Who searches in FOLDER meanwhile sees what was there before. A build that was interrupted goes on when it is called
@@ -29,9 +30,11 @@ again, and leaves what was there as it is.
 
 def main(arguments: list[str] | None = None) -> None:
     """Build or change an index."""
-    heard = ("experiments.index", "experiments.results.received", "contrastive.encoder.embedding_cache")
-    heard = (*heard, "contrastive.search")
-    cli.start(index, parser().parse_args(arguments), heard=heard)
+    options = parser().parse_args(arguments)
+    heard = ["experiments.index", "experiments.results.received", "contrastive.search"]
+    if options.cache is not None:
+        heard.append("contrastive.encoder.embedding_cache")
+    cli.start(index, options, heard=heard)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,7 +104,8 @@ def index(options: argparse.Namespace) -> None:
         )
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
     what = f"{made.count:,} documents, {size / 1e6:,.1f} MB, {size / made.count:,.0f} bytes each"
-    log.info("%s: %s, in %.0f s", options.out, what, time.perf_counter() - started)
+    elsewhere = f", embeddings at {made.engine['url']}" if made.engine.get("url") else ""
+    log.info("%s: %s, in %.0f s%s", options.out, what, time.perf_counter() - started, elsewhere)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Only Hydra is imported at the top, so that `--help` and a misspelt key answer in
 import logging
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.cli import WAIT_POLICY, ended
 from experiments.composing import MISTAKES, check_known, check_overrides, in_one_line, said
 from experiments.run.resuming import continued, located
-from experiments.run.run_folder import new_folder
+from experiments.run.run_folder import forget_refused, new_folder
 
 
 @hydra.main(version_base="1.3", config_path="../../configs", config_name="config")
@@ -28,13 +29,17 @@ def main(config: DictConfig) -> float:
     logging.raiseExceptions = False  # else a full disk is a traceback for every line of the log
     command = ["python", "-m", "experiments.run", *HydraConfig.get().overrides.task]
     with ended():
-        with in_one_line():
-            check_known(config)
-            if config.resume is not None:
-                config = continued(config, HydraConfig.get().overrides.task)
-        from experiments.run.training_run import train_and_judge
+        try:
+            with in_one_line():
+                check_known(config)
+                if config.resume is not None:
+                    config = continued(config, HydraConfig.get().overrides.task)
+            from experiments.run.training_run import train_and_judge
 
-        return train_and_judge(config, command=command)
+            return train_and_judge(config, command=command)
+        except BaseException:
+            forget_refused(Path(config.folder))
+            raise
 
 
 def is_sweep(arguments: list[str]) -> bool:

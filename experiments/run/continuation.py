@@ -4,7 +4,8 @@ Notable decisions:
 
 - Checkpoints to continue from are written at one place: before the first batch of a step, where nothing is half done.
   All that came before, validations and new negatives included, is in it, and nothing of what comes next. A signal
-  waits until training is there. So no other state than this one has to be taken up again.
+  waits until training is there. So no other state than this one has to be taken up again. A step that fails by its
+  numbers or for want of memory takes the run back there, so that another setting can go on without losing any.
 - With weights, optimiser and schedule go the random numbers that come next, the rows of the history that were written,
   and what a loss has told since it was last logged; batches, negatives and clusters keep their own state.
 - The two latest are kept, so that a damaged one costs minutes, each with the best weights as they were then: a link,
@@ -17,6 +18,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from contrastive.encoder.finite import NotFiniteError
 from contrastive.training import ContrastiveModule
 from contrastive.training.distributed import world_size
 from contrastive.training.random_state import random_states_of_ranks, set_random_state
@@ -32,6 +35,7 @@ from experiments.interruptions import Postponed
 from experiments.run.checkpoints import best_of, discard
 from experiments.run.history import History
 from experiments.run.identity import moved
+from experiments.run.step_start import FAILURES, StepStart
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class SaveToContinue(Callback):
         self._signals: Postponed | None = None
         self._written = self._began = self._took = 0.0
         self._random: list[Any] | None = None  # to go on with at the next batch
+        self._start: StepStart | None = None  # of the step that is under way; one process alone can go back there
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Find out who listens to signals, before Lightning does."""
@@ -77,25 +82,27 @@ class SaveToContinue(Callback):
     def on_train_batch_start(
         self,
         trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,  # noqa: ARG002
+        pl_module: lightning.LightningModule,
         batch: Any,  # noqa: ARG002
         batch_idx: int,
     ) -> None:
         """Go on as a checkpoint says, or write one, if that is due before this step."""
         assert self._signals is not None
+        assert isinstance(pl_module, ContrastiveModule)
         if self._random is not None:
             if trainer.global_rank < len(self._random):
                 set_random_state(self._random[trainer.global_rank])
             self._random = None
             # What Lightning calls the step of a logged row; it counts one too many where a validation came before.
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        elif batch_idx % trainer.accumulate_grad_batches:
             return
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
-        asked = self._agreed(self._signals.asked or 0, trainer)
-        if asked or self._agreed(self._is_due(), trainer):
-            self._save(trainer)
-        self._signals.heed(asked or None)
+        else:
+            asked = self._agreed(self._signals.asked or 0, trainer)
+            if asked or self._agreed(self._is_due(), trainer):
+                self._save(trainer)
+            self._signals.heed(asked or None)
+        self._start = StepStart.of(trainer, pl_module) if world_size() == 1 else None
 
     def on_save_checkpoint(
         self,
@@ -141,14 +148,21 @@ class SaveToContinue(Callback):
         self._signals.end()
 
     def on_exception(
-        self,
-        trainer: lightning.Trainer,  # noqa: ARG002
-        pl_module: lightning.LightningModule,  # noqa: ARG002
-        exception: BaseException,  # noqa: ARG002
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Hold signals back no longer."""
+        """Hold signals back no longer, and keep what a step that failed has not changed: all that was learnt before."""
         if self._signals is not None:
             self._signals.end()
+        start = self._start
+        if start is None or start.step != trainer.global_step or not isinstance(exception, FAILURES):
+            return
+        assert isinstance(pl_module, ContrastiveModule)
+        start.go_back(pl_module)
+        with suppress(NotFiniteError):  # the weights are so themselves
+            if not self._save(trainer):
+                return
+            how = "on_nonfinite=skip leaves it out" if isinstance(exception, NotFiniteError) else "with what helps"
+            log.warning("The state before this step is kept: resume=FOLDER goes on with it, %s", how)
 
     def _is_due(self) -> bool:
         least = self._took / SHARE if self.seconds else 0.0
@@ -162,9 +176,9 @@ class SaveToContinue(Callback):
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
-    def _save(self, trainer: lightning.Trainer) -> None:
-        """Write a checkpoint; where that cannot be, the ones before it stay, and the run goes on."""
-        began = time.monotonic()
+    def _save(self, trainer: lightning.Trainer) -> bool:
+        """Write a checkpoint, or return False: where that cannot be, the ones before it stay, and the run goes on."""
+        began, is_written = time.monotonic(), True
         # As `trainer.save_checkpoint` does, which would wait for ever for a process whose disk is full.
         checkpoint = trainer._checkpoint_connector.dump_checkpoint()
         if trainer.is_global_zero:
@@ -176,9 +190,11 @@ class SaveToContinue(Callback):
                 trainer.strategy.save_checkpoint(checkpoint, path)
                 discard(self.folder, keep=KEPT)
             except OSError as error:
+                is_written = False
                 log.warning("%s is not written, the run could be continued from one before: %s", path.name, error)
         self._written = time.monotonic()
         self._took = self._written - began
+        return is_written
 
     def _keep_best(self, trainer: lightning.Trainer, path: Path) -> None:
         callback = trainer.checkpoint_callback

@@ -22,7 +22,7 @@ from experiments.results.figures import illustrate
 from experiments.results.provenance import base_models, provenance
 from experiments.run.history import HISTORY
 from experiments.run.parts import Parts
-from experiments.run.tracking import log_model, log_results
+from experiments.run.tracking import ids, log_model, log_results
 from experiments.run.training_account import tell
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def opening(config: DictConfig, parts: Parts, command: Sequence[str] | None) -> 
         "trained_on": parts.trained_on,
         "base_models": base_models(settings["encoder"]),
         **origin,
+        **ids(parts.trainer.loggers),
         "systems": {},
     }
     tell(parts.trained_on, parts.data.name)

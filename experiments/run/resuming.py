@@ -28,9 +28,10 @@ OUTPUTS = Path("outputs")
 
 FREE = (
     *("logger", "cache", "trainer.enable_progress_bar", "callbacks.progress", "callbacks.continuation"),
-    *("trainer.cached", "encoder.tokens_per_batch"),
+    *("trainer.cached", "encoder.tokens_per_batch", "on_nonfinite"),
 )
-"""Settings that may be others where a run goes on: who watches, where things are kept, and how much memory it takes."""
+"""Settings that may be others where a run goes on: who watches, where things are kept, how much memory it takes, and
+what becomes of a step that cannot be."""
 
 
 def located(arguments: Sequence[str]) -> list[str]:

@@ -4,7 +4,8 @@
 - A folder belongs to one run at a time, and a finished run is never written over. One that failed or was
   interrupted may be begun again in its folder, or go on in it.
 - Of the processes that share a run only the first writes. The others get the same object, which writes nothing.
-- Nothing of a run is written before its parts are built and checked, so a mistake leaves a folder as it was.
+- Nothing of a run is written before its parts are built and checked, so a mistake leaves a folder as it was, and none
+  where there was none.
 """
 
 from __future__ import annotations
@@ -170,6 +171,16 @@ def is_running(path: Path) -> bool:
     except (OSError, NotImplementedError):
         return False
     return False
+
+
+def forget_refused(path: Path) -> None:
+    """Delete the folder of a run that never started, if nothing else is in it than that it did not, and its log."""
+    files = {file.name for file in path.iterdir()} if path.is_dir() else {"config.yaml"}
+    if files <= {"metrics.json", "run.log"}:
+        with suppress(OSError):
+            for name in files:
+                (path / name).unlink()
+            path.rmdir()
 
 
 def read_report(folder: Path) -> dict[str, Any]:

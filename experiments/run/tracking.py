@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 
 from experiments.results.files import Outcome
 from experiments.run.history import History
@@ -79,6 +80,7 @@ def wandb_logger(
     tags: Sequence[str],
     mode: Mode = "auto",
     log_model: bool | Literal["auto"] = "auto",
+    id: str | None = None,
 ) -> list[Any]:
     """Track into Weights & Biases and, as a copy that needs no account, into a CSV file.
 
@@ -90,6 +92,7 @@ def wandb_logger(
         tags: Tags of the run there.
         mode: `auto` is online if a key is present and the server answers, offline otherwise; `WANDB_MODE` comes first.
         log_model: Whether an online run uploads the model; an offline one never copies it.
+        id: Of the run there that goes on; None begins one.
 
     Returns:
         The loggers; the CSV file alone if W&B cannot even start offline.
@@ -109,6 +112,7 @@ def wandb_logger(
         "group": group,
         "tags": list(tags),
         "dir": str(folder),
+        **({} if id is None else {"id": id, "resume": "allow"}),
     }
     try:
         run = _start_wandb(arguments, os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode)
@@ -141,6 +145,23 @@ def _start_wandb(arguments: Mapping[str, Any], mode: str) -> Any:
     for pattern in ("train/*", "dev/*", "negatives/*"):
         run.define_metric(pattern, step_metric="trainer/global_step")
     return run
+
+
+def ids(loggers: Sequence[Any]) -> dict[str, str]:
+    """Return the id of the W&B run, if any, by which it can go on; for the report."""
+    found = [logger.experiment.id for logger in _working(loggers)]
+    return {"wandb": found[0]} if found else {}
+
+
+def going_on(config: DictConfig | None, report: Mapping[str, Any]) -> None:
+    """Have a W&B run go on that an earlier attempt began, unless the configuration of the loggers names another.
+
+    Args:
+        config: Of the loggers; changed in place.
+        report: Of the earlier attempt.
+    """
+    if config is not None and "id" in config and config.id is None:
+        config.id = report.get("wandb")
 
 
 def log_results(loggers: Sequence[Any], outcome: Outcome) -> None:
@@ -196,10 +217,15 @@ def finish(loggers: Sequence[Any], *, failed: bool) -> None:
         if complete and not (logger.failed or run.offline):
             log.info("Weights & Biases: %s", run.url)
             continue
-        folder = Path(run.settings.sync_dir)
-        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         state = "was offline" if run.offline else "got only a part of the run"
-        log.info("Weights & Biases %s. To upload it: wandb sync %s", state, shlex.quote(str(shown)))
+        log.info("Weights & Biases %s. To upload it: wandb sync %s", state, shlex.join(_folders(run)))
+
+
+def _folders(run: Any) -> list[str]:
+    """Return the folders of a W&B run, one for each time that it went on, as short as they can be."""
+    latest = Path(run.settings.sync_dir)
+    folders = sorted({*latest.parent.glob(f"*run-*-{run.id}"), latest})
+    return [str(each.relative_to(Path.cwd()) if each.is_relative_to(Path.cwd()) else each) for each in folders]
 
 
 def _working(loggers: Sequence[Any]) -> list[LenientWandbLogger]:

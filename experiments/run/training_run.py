@@ -37,8 +37,8 @@ from experiments.run.hybrid import leave_hybrid
 from experiments.run.parts import Parts, build
 from experiments.run.ranks import is_first, take_part
 from experiments.run.report import described, opening, present, timed
-from experiments.run.run_folder import RunFolder, claimed, monitored
-from experiments.run.tracking import finish
+from experiments.run.run_folder import RunFolder, claimed, monitored, read_report
+from experiments.run.tracking import finish, going_on
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def train_and_judge(
                 check_complete(config)
                 checkpoint = newest(folder.checkpoints) if goes_on else None
                 parts = build(config, folder.path, callbacks, checkpoint)
+                if goes_on:
+                    going_on(config.logger, read_report(folder.path))
                 trackers += instantiate(config.logger, folder=folder.path)  # last: nobody is to track a refused run
             parts.trainer.loggers = trackers
             if not first:

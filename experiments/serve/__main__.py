@@ -121,7 +121,7 @@ def configured(app: FastAPI, **where: Any) -> uvicorn.Config:
     """Return how an application is served: to requests as long as the longest query, whose letters may be nine each."""
     import uvicorn
 
-    return uvicorn.Config(app, log_level="warning", h11_max_incomplete_event_size=1 << 20, **where)
+    return uvicorn.Config(app, log_level="warning", http="h11", h11_max_incomplete_event_size=1 << 20, **where)
 
 
 def systems_of(index: SearchIndex, *, is_run: bool) -> list[Searched]:

@@ -110,8 +110,8 @@ def state(folder: Path) -> State:
 def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False, capture: bool = False) -> float:
     """Run a job in this process, unless it is finished; return its monitored metric.
 
-    What was interrupted goes on, unless `callbacks` want to see it from its beginning; what else an earlier attempt
-    left is deleted. Whatever ends the job is written into its folder before it is raised.
+    What was interrupted goes on; what else an earlier attempt left is deleted. Whatever ends the job is written into
+    its folder before it is raised.
 
     Args:
         job: The job.
@@ -128,7 +128,7 @@ def run_job(job: Job, callbacks: Sequence[Callback] = (), *, wait: bool = False,
             report = read_report(job.folder)
             if report.get("status") == "finished":
                 return monitored(report)[1]
-            goes_on = not callbacks and can_go_on(job)
+            goes_on = can_go_on(job)
             if not goes_on:
                 report = {}
                 with suppress(FileNotFoundError):

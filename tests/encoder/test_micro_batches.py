@@ -19,16 +19,16 @@ def test_batches_cover_every_text_once_within_the_budget(lengths: list[int], bud
 
 
 def test_batches_are_as_large_as_the_budget_allows() -> None:
-    assert sorted(len(batch) for batch in micro_batches([4] * 10, 16)) == [2, 4, 4]
+    assert sorted(len(batch) for batch in micro_batches([4] * 10, 16, of_a_pass=1)) == [2, 4, 4]
 
 
 def test_short_texts_do_not_go_with_long_ones() -> None:
-    assert micro_batches([20, 3, 18, 2, 3], 100) == [[0, 2], [1, 4, 3]]
-    assert micro_batches([20, 19, 18], 100) == [[0, 1, 2]]  # a pass of their own would cost more than the padding
+    assert micro_batches([20, 3, 18, 2, 3], 100, of_a_pass=6) == [[0, 2], [1, 4, 3]]
+    assert micro_batches([20, 19, 18], 100, of_a_pass=6) == [[0, 1, 2]]  # cheaper than passes of their own
 
 
-@given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40))
-def test_no_other_cuts_cost_less(lengths: list[int], budget: int) -> None:
+@given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40), st.integers(0, 9))
+def test_no_other_cuts_cost_less(lengths: list[int], budget: int, of_a_pass: int) -> None:
     ordered = sorted(lengths, reverse=True)
 
     def cheapest(start: int) -> float:
@@ -36,10 +36,10 @@ def test_no_other_cuts_cost_less(lengths: list[int], budget: int) -> None:
             return 0.0
         stops = range(start + 1, len(ordered) + 1)
         sizes = [(stop, ordered[start] * (stop - start)) for stop in stops]
-        return min(size + budget / 16 + cheapest(stop) for stop, size in sizes if size <= budget or stop == start + 1)
+        return min(size + of_a_pass + cheapest(stop) for stop, size in sizes if size <= budget or stop == start + 1)
 
-    batches = micro_batches(lengths, budget)
-    cost = sum(max(lengths[i] for i in batch) * len(batch) + budget / 16 for batch in batches)
+    batches = micro_batches(lengths, budget, of_a_pass=of_a_pass)
+    cost = sum(max(lengths[i] for i in batch) * len(batch) + of_a_pass for batch in batches)
     assert cost == pytest.approx(cheapest(0))
 
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import lightning
 import pytest
@@ -25,6 +26,8 @@ from hydra.errors import CompactHydraException
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
+from contrastive.encoder.finite import NotFiniteError
+from contrastive.training.out_of_memory import OutOfMemoryError
 from experiments.composing import CONFIGS
 from experiments.interruptions import Interrupted, interruptible, interruption
 from experiments.run import training_run
@@ -49,14 +52,14 @@ class StoppedError(Exception):
 class Stop(Callback):
     """Ends the training the n-th time that it comes to a place, and notes the batches on the way."""
 
-    def __init__(self, place: str = "", times: int = 0) -> None:
-        self.place, self.times = place, times
+    def __init__(self, place: str = "", times: int = 0, error: type[Exception] = StoppedError) -> None:
+        self.place, self.times, self.error = place, times, error
         self.batches: dict[tuple[int, int], list[str]] = {}
 
     def passes(self, place: str) -> None:
         self.times -= place == self.place
         if place == self.place and self.times == 0:
-            raise StoppedError
+            raise self.error
 
     def on_train_batch_start(self, trainer: lightning.Trainer, _: Any, batch: Any, batch_idx: int) -> None:
         self.batches[trainer.current_epoch, batch_idx] = batch.queries + batch.documents
@@ -101,7 +104,7 @@ def compose_once(overrides: tuple[str, ...]) -> DictConfig:
 def train(config: DictConfig, stop: Stop | None = None) -> Stop:
     stop = stop or Stop()
     if stop.place:
-        with pytest.raises(StoppedError):
+        with pytest.raises(stop.error):
             training_run.train_and_judge(config, callbacks=[stop])
     else:
         training_run.train_and_judge(config, callbacks=[stop])
@@ -163,9 +166,56 @@ def test_a_run_stopped_again_and_again_ends_as_one_that_never_was(
     assert [entry["step"] for entry in read_report(Path(config.folder))["continued"]] == [0, 2, 2, 5]
 
 
+def test_a_step_that_fails_costs_none_of_those_before_it(
+    configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    rarely = [*EVERYTHING, "callbacks.continuation.seconds=1000"]
+    straight = train(config := configure(*rarely))
+    expected = left(config)
+    shutil.rmtree(config.folder)
+    # After a refresh, in the second batch of a step; then the same step again.
+    stopped = train(configure(*rarely), Stop("step", 4, NotFiniteError))
+    assert checkpoints(config) == ["step-000000003.ckpt"]
+    again = train(configure(*rarely, "resume=x"), Stop("step", 1, OutOfMemoryError))
+    assert checkpoints(config) == ["step-000000003.ckpt"]
+    for how in ("on_nonfinite=skip leaves it out", "with what helps"):
+        assert f"The state before this step is kept: resume=FOLDER goes on with it, {how}" in caplog.text
+    last = train(configure(*rarely, "resume=x"))
+    assert {**stopped.batches, **again.batches, **last.batches} == straight.batches
+    assert len(last.batches) == len(straight.batches) - 6
+    assert_same(last.end, straight.end)
+    assert_same(left(config), expected)
+
+
+def test_a_failure_that_is_not_a_steps_leaves_the_checkpoints_before(configure: Configure) -> None:
+    rarely = ["before=false", "callbacks.continuation.seconds=1000"]
+    for place, error in (("step", StoppedError), ("validation", NotFiniteError), ("batch", NotFiniteError)):
+        train(config := configure(*rarely), Stop(place, 1, error))
+        assert checkpoints(config) == []
+
+
+def test_the_run_of_a_tracker_goes_on_too_and_another_begins_where_training_does(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def start(arguments: dict[str, Any], _mode: str) -> Any:
+        asked.append(arguments.get("id"))
+        run: Any = MagicMock(id=arguments.get("id") or f"new{len(asked)}", offline=True)
+        run.settings.sync_dir = str(Path(config.folder) / "wandb" / "offline")
+        return run
+
+    monkeypatch.setattr("experiments.run.tracking._start_wandb", start)
+    few = ["logger=wandb", "before=false", "trainer.max_epochs=1", "trainer.limit_val_batches=0"]
+    config = configure(*few)
+    for resume in ("null", "x", "null"):
+        train(configure(*few, f"resume={resume}"), Stop("step", 1))
+    assert asked == [None, "new1", None]
+
+
 def test_best_weights_are_those_that_there_were(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.6, 0.4, 0.3, 0.2])
-    falling = lambda *_: SimpleNamespace(means={"ndcg@10": next(scores)})  # noqa: E731
+    falling = lambda *_, **__: SimpleNamespace(means={"ndcg@10": next(scores)})  # noqa: E731
     monkeypatch.setattr("contrastive.training.module.evaluate_rankings", falling)
     config = configure("before=false", "trainer.val_check_interval=1.0", "trainer.max_epochs=3", "data.dev_queries=4")
     monkeypatch.setattr(training_run, "dev_means", lambda *_: {})

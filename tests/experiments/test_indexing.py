@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def run(tiny_model_folder: Path, capsys: pytest.CaptureFixture[str], caplog: Any
     return called
 
 
-@pytest.mark.parametrize("engine", [[], ["--engine", "lance"], ["--engine", "lance", "--url", "vectors of mine"]])
+@pytest.mark.parametrize("engine", [[], ["--engine", "lance", "--url", "vectors of mine"]])
 def test_an_index_is_built_searched_filtered_and_changed(
     engine: list[str], run: Any, file: Path, tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ def test_an_index_is_built_searched_filtered_and_changed(
     folder = tmp_path / "index"
     run(index, "--data", file, "--out", folder, *engine)
     assert (tmp_path / "vectors of mine").exists() == ("--url" in engine)
+    assert (f"embeddings at {tmp_path / 'vectors of mine'}" in caplog.text) == ("--url" in engine)
     assert "3 documents, " in caplog.text
     found = ["nurse", "--json", "--index", folder]
     assert sorted(run(search, *found)) == ["c", "d", "n"]
@@ -76,6 +78,22 @@ def test_an_index_is_built_searched_filtered_and_changed(
     caplog.clear()
     run(search, *found)
     assert f"{file} has changed since the index {folder} was built; python -m experiments.index" in caplog.text
+
+
+def test_an_engine_that_is_not_there_is_said(
+    run: Any, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "index"
+    run(index, "--data", file, "--out", folder)
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    for arguments, message in (
+        (["--engine", "exact", "--link"], "error: expected the engine lance for a URL or links, got exact"),
+        (["--url", "elsewhere"], "error: expected the engine lance for a URL or links, got none"),
+        (["--engine", "lance"], "error: expected LanceDB for this engine.* pip install 'contrastive-losses.engine.'"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(index, "--data", file, "--out", folder, *arguments)
+    assert sorted(run(search, "nurse", "--json", "--index", folder)) == ["c", "d", "n"]
 
 
 def test_a_first_search_builds_the_index(run: Any, file: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_saved_model_is_the_one_that_was_judged(finished: DictConfig) -> None:
 
 def test_best_weights_are_kept_and_not_the_last(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.5, 0.4, 0.3])
-    falling = lambda *_: SimpleNamespace(means={"ndcg@10": next(values)})  # noqa: E731
+    falling = lambda *_, **__: SimpleNamespace(means={"ndcg@10": next(values)})  # noqa: E731
     monkeypatch.setattr("contrastive.training.module.evaluate_rankings", falling)
     config = configure("optimizer.learning_rate=1e-3", "trainer.max_epochs=3", "trainer.val_check_interval=1.0")
     assert train_and_judge(config) == pytest.approx(0.5)
@@ -528,7 +528,7 @@ def test_a_full_disk_is_one_line_and_the_best_checkpoint_stays(
 
 def better_each_time() -> Callable[..., SimpleNamespace]:
     values = itertools.count(1)
-    return lambda *_: SimpleNamespace(means={"ndcg@10": next(values) / 10})
+    return lambda *_, **__: SimpleNamespace(means={"ndcg@10": next(values) / 10})
 
 
 @pytest.mark.usefixtures("without_key")

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.results.files import write_json
 from experiments.run import run_folder
-from experiments.run.run_folder import claimed, new_folder
+from experiments.run.run_folder import claimed, forget_refused, new_folder
 
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -90,6 +90,22 @@ def test_what_never_started_does_not_replace_what_an_earlier_run_says(tmp_path: 
         with claimed(tmp_path, writes=True) as folder:
             folder.write_ending({"status": status})
         assert json.loads((tmp_path / "metrics.json").read_text()) == {"status": "interrupted"}
+
+
+def test_a_run_that_was_refused_leaves_no_folder_and_another_stays(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for names in ([], ["run.log"], ["metrics.json", "run.log"]):
+        path.mkdir()
+        for name in names:
+            (path / name).touch()
+        forget_refused(path)
+        assert not path.exists()
+    forget_refused(path)
+    path.mkdir()
+    for name in ("metrics.json", "config.yaml"):
+        (path / name).touch()
+    forget_refused(path)
+    assert len(list(path.iterdir())) == 2
 
 
 def test_an_ending_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

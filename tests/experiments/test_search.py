@@ -652,18 +652,23 @@ def test_explain_shows_the_words_of_each_skill_and_what_is_missing(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "postings.jsonl"
-    text = "The \x1b]0;owned\x07hospital\x1b[31m needs a nurse\x1b[0m."
+    text = "The \x1b]0;owned\x07hospital\x1b[31m needs a nurse\x1b[0m. The job\x1bdata!"
     data.write_text(json.dumps({"id": "n", "title": "Nurse\x1b[1m", "text": text}) + "\n")
-    arguments = ["nusre, python", "--model", str(tiny_model_folder), "--data", str(data), "--bm25", "--no-cache"]
+    query = "nusre, python\x1b[5m, job\x07data"
+    arguments = [query, "--model", str(tiny_model_folder), "--data", str(data), "--bm25", "--no-cache"]
     program.main([*arguments, "--explain"])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\x07" not in shown
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert lines[1:3] == ["+ nusre (put right: nurse): Nurse 1.00", "- python: missing"]
+    assert lines[1:4] == [
+        "+ nusre (put right: nurse): Nurse 1.00",
+        "- python: missing",
+        "+ jobdata: jobata 1.00",  # marked as one, without what is between them, and what that would do
+    ]
     program.main([*arguments, "--explain", "--json"])
     (hit,) = json.loads(capsys.readouterr().out)["hits"]
-    assert [(skill["asked"], skill["missing"]) for skill in hit["skills"]] == [("nurse", False), ("python", True)]
+    assert [skill["missing"] for skill in hit["skills"]] == [False, True, False]
     assert hit["skills"][0]["words"] == [{"start": 0, "end": 5, "text": "Nurse", "score": 1.0}]
     program.main([*arguments, "--json"])
     assert "skills" not in json.loads(capsys.readouterr().out)["hits"][0]

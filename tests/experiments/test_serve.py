@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from contrastive.encoder import Encoder
-from contrastive.search import SearchIndex
+from contrastive.search import Posting, SearchIndex, build_index
 from experiments.serve import __main__ as program
 from experiments.serve.page import make_app, read_filters
 from experiments.serve.results import MOST_CHARACTERS, Searching
@@ -200,6 +200,32 @@ def test_the_command_listens_at_this_machine_alone(
         assert EXAMPLE in TestClient(app).get("/").text
     finally:
         listener.close()
+
+
+@pytest.mark.parametrize("engine", ["exact", "lance"])
+def test_the_command_serves_an_index(
+    engine: str, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uvicorn
+
+    if engine == "lance":
+        pytest.importorskip("lancedb")
+    encoder = Encoder.from_pretrained(tiny_model_folder)
+    postings = [Posting(id_, text, METADATA[id_]) for id_, text in DOCUMENTS.items()]
+    build_index(tmp_path / "index", encoder, postings, engine=engine)  # type: ignore[arg-type]
+    served: list[Any] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: served.append((self.config.app, sockets)))
+    program.main(["--model", str(tiny_model_folder), "--index", str(tmp_path / "index"), "--port", "0"])
+    ((app, (listener,)),) = served
+    listener.close()
+    (expected,) = SearchIndex(encoder, DOCUMENTS).search(["nurse, python"], 2)
+    given = {"q": "nurse, python", "k": "2", "system": "encoder"}
+    (column,) = TestClient(app).get("/api/search", params=given).json()["columns"]
+    found = [(hit["id"], hit["score"]) for hit in column["hits"]]
+    assert found == [(hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in expected]
+    assert [len(hit["skills"]) for hit in column["hits"]] == [2, 2]
+    (column,) = TestClient(app).get("/api/search", params={**given, "filter": "location=Ulm"}).json()["columns"]
+    assert sorted(hit["id"] for hit in column["hits"]) == ["c", "d"]
 
 
 @pytest.mark.parametrize(

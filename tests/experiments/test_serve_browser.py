@@ -1,6 +1,7 @@
 """The page in a real browser: what a person sees and operates. Skipped where no Chromium is installed."""
 
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -165,10 +166,20 @@ def test_an_empty_and_a_very_long_query_get_an_answer(visit: Callable[..., Any])
     assert page.get_by_role("region", name="BM25").get_by_role("article").count() == 1
     assert "further skills are not looked at" in page.locator("main").inner_text()
     assert "not read: the query is too long" in page.locator("main").inner_text()
-    search(page, "\N{SNOWMAN}" * 10_000)
-    assert page.get_by_role("alert").count() == 0
+    search(page, "\N{SNOWMAN}" * 10_000)  # nine letters each in an address
+    assert page.get_by_role("region", name="Trained").get_by_role("article").count() == 3
     search(page, "x" * 20_001)
     assert "at most 20,000 characters" in page.get_by_role("alert").inner_text()
+
+
+def test_a_very_long_query_may_come_in_pieces(address: str) -> None:
+    host, port = str(urlsplit(address).hostname), int(urlsplit(address).port or 0)
+    request = f"GET /api/search?q={'%E2%98%83' * 10_000}&k=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((host, port)) as connection:
+        for piece in (request[:80_000], request[80_000:]):
+            connection.sendall(piece.encode())
+            time.sleep(0.1)  # so that the server sees it alone
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
 
 
 def test_the_keyboard_reaches_box_button_and_results(visit: Callable[..., Any]) -> None:

@@ -192,6 +192,36 @@ def test_the_path_to_sync_is_as_short_as_it_can_be(
     assert read_back(tmp_path / "run")[1]["exit_code"] == 1
 
 
+def test_a_run_goes_on_under_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
+    config = OmegaConf.create({**SETTINGS, "id": None})
+    for step in (1, 2):
+        loggers = tracking.wandb_logger(tmp_path / "run", **config)
+        loggers[0].log_metrics({"train/loss": 1.0}, step=step)
+        known = tracking.ids(loggers)
+        tracking.finish(loggers, failed=step == 1)
+        time.sleep(1.1)  # W&B names folders by the second
+        tracking.going_on(config, known)
+    files = sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
+    assert {file.stem for file in files} == {f"run-{config.id}"}
+    assert len(files) == 2
+    said = [message for message in caplog.messages if "wandb sync" in message][-1]
+    assert said.partition("wandb sync ")[2].split() == [str(file.parent.relative_to(tmp_path)) for file in files]
+
+
+def test_an_id_that_is_given_stays_and_a_logger_without_one_is_left_alone() -> None:
+    config = OmegaConf.create({"id": "mine"})
+    tracking.going_on(config, {"wandb": "other"})
+    assert config.id == "mine"
+    config = OmegaConf.create({"_target_": "csv_logger"})
+    tracking.going_on(config, {"wandb": "other"})
+    assert "id" not in config
+    tracking.going_on(None, {})
+
+
 def test_key_without_network_costs_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with socket.create_server(("127.0.0.1", 0)) as closed:

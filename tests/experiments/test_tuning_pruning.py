@@ -54,6 +54,18 @@ def test_what_falls_behind_ends_and_what_is_done_does_not(study: optuna.Study) -
     assert study.trials[bad.number].intermediate_values == {2: pytest.approx(0.1)}
 
 
+def test_a_trial_that_goes_on_has_the_reports_of_the_one_that_was_cut_off(study: optuna.Study) -> None:
+    whole, cut_off, again = (ReportToTrial(study.ask(), MONITOR, stages=4) for _ in range(3))
+    for step, value in enumerate((0.3, 0.4, 0.2, 0.5), start=1):
+        validate(whole, value, step, 4)
+        validate(cut_off if step < 3 else again, value, step, 4)
+        if step == 2:
+            again.load_state_dict(cut_off.state_dict())
+            validate(again, 0.9, 2, 4)  # of a stage that was reported
+    assert study.trials[2].intermediate_values == study.trials[0].intermediate_values
+    assert len(study.trials[0].intermediate_values) == 4
+
+
 def test_a_value_that_is_no_number_is_not_reported(study: optuna.Study) -> None:
     trial = study.ask()
     validate(ReportToTrial(trial, MONITOR, stages=4), float("nan"), 1, 4)

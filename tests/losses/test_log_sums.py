@@ -41,7 +41,7 @@ def test_equals_its_definition_in_value_and_gradient(
     positive = torch.rand(rows, columns, generator=generator) < 0.4
     negative = torch.rand(rows, columns, generator=generator) < 0.6
     weights = torch.randint(0, 3, (rows, columns), generator=generator).double() if weighted else None
-    found = log_sums(logits, positive, negative, None if weights is None else weights.log())
+    found = log_sums(logits, positive, ~negative, None if weights is None else weights.log())
     counted = negative & ~positive
     if weights is not None:
         counted &= weights > 0
@@ -68,8 +68,8 @@ def test_an_index_says_the_same_as_a_mask_with_one_positive_a_row(columns: int, 
     before = logits.detach().clone()
     index = torch.tensor([1, 0, 1, 1])
     positive = torch.zeros(4, columns, dtype=torch.bool).scatter(1, index[:, None], value=True)
-    negative = torch.rand(4, columns, generator=torch.Generator().manual_seed(5)) < 0.7 if masked else None
-    by_index, by_mask = log_sums(logits, index, negative), log_sums(logits, positive, negative)
+    left_out = torch.rand(4, columns, generator=torch.Generator().manual_seed(5)) >= 0.7 if masked else None
+    by_index, by_mask = log_sums(logits, index, left_out), log_sums(logits, positive, left_out)
     assert by_index.answered.equal(by_mask.answered)
     for part in ("target", "positives", "negatives"):
         ours, theirs = getattr(by_index, part)[by_index.answered], getattr(by_mask, part)[by_index.answered]
@@ -93,11 +93,11 @@ def test_gradients_are_those_of_finite_differences(as_mask: bool) -> None:
     positive = torch.eye(4, 6, dtype=torch.bool) if as_mask else torch.arange(4)
     if as_mask:
         positive[0, 3] = positive[2, 5] = True
-    negative = torch.rand(4, 6, generator=torch.Generator().manual_seed(2)) < 0.8
+    left_out = torch.rand(4, 6, generator=torch.Generator().manual_seed(2)) >= 0.8
     log_weights = torch.tensor([0.0, 1.0, -2.0, 0.5, -math.inf, 3.0])
 
     def all_three(logits: Tensor) -> tuple[Tensor, ...]:
-        found = log_sums(logits, positive, negative, log_weights)
+        found = log_sums(logits, positive, left_out, log_weights)
         return found.target, found.positives, found.negatives
 
     assert torch.autograd.gradcheck(all_three, random_logits().requires_grad_())
@@ -124,7 +124,7 @@ def test_row_without_candidates_has_zero_value_and_zero_gradient() -> None:
     logits = torch.zeros(2, 3, requires_grad=True)
     positive = torch.tensor([[True, False, False], [False, False, False]])
     with torch.autograd.detect_anomaly(check_nan=True):
-        statistics = log_sums(logits, positive, positive)
+        statistics = log_sums(logits, positive, ~positive)
         assert statistics.answered.tolist() == [False, False]
         for part in (statistics.target, statistics.positives, statistics.negatives):
             assert part.isfinite().all()
@@ -135,7 +135,7 @@ def test_row_without_candidates_has_zero_value_and_zero_gradient() -> None:
 
 def test_row_of_no_negatives_has_no_softmax_over_them() -> None:
     logits = torch.tensor([[3.0, 7.0, 5.0]], requires_grad=True)
-    statistics = log_sums(logits, torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool))
+    statistics = log_sums(logits, torch.tensor([0]), torch.ones(1, 3, dtype=torch.bool))
     assert statistics.negatives.abs() < 10  # of the size of a logit, whatever is done with it
     (gradient,) = torch.autograd.grad(statistics.negatives.sum(), logits)
     assert gradient.tolist() == [[-1, 0, 0]]  # of the target that it is relative to
@@ -161,9 +161,9 @@ def test_empty_blocks_are_unanswered() -> None:
 
 def test_unanswered_row_does_not_disturb_its_neighbours() -> None:
     logits = random_logits(3, 3).requires_grad_()
-    negative = torch.ones(3, 3, dtype=torch.bool)
-    negative[1] = False
-    statistics, whole = log_sums(logits, torch.arange(3), negative), log_sums(logits, torch.arange(3))
+    left_out = torch.zeros(3, 3, dtype=torch.bool)
+    left_out[1] = True
+    statistics, whole = log_sums(logits, torch.arange(3), left_out), log_sums(logits, torch.arange(3))
     assert statistics.answered.tolist() == [True, False, True]
     assert info_nce(statistics)[[0, 2]].equal(info_nce(whole)[[0, 2]])
     (gradient,) = torch.autograd.grad(info_nce(statistics).sum(), logits)
@@ -209,7 +209,7 @@ def test_pair_all_but_found_keeps_its_small_loss_and_gradient() -> None:
 @pytest.mark.parametrize("positive", POSITIVES, ids=["index", "mask"])
 def test_excluded_logits_however_large_do_not_cost_precision(positive: Callable[[], Tensor]) -> None:
     logits = torch.tensor([[200.0, 186.0, 1e8]])
-    kept = info_nce(log_sums(logits, positive(), torch.tensor([[True, True, False]])))
+    kept = info_nce(log_sums(logits, positive(), torch.tensor([[False, False, True]])))
     torch.testing.assert_close(kept, info_nce(log_sums(logits[:, :2], torch.tensor([0]))), rtol=1e-6, atol=0)
 
 

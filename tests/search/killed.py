@@ -49,8 +49,11 @@ MOMENTS = (
 
 
 def moments_of(engine: str, what: str) -> list[str]:
-    """Return those that a build or an update passes: a table is added to and removed from with LanceDB alone."""
-    never = [*(("add", "remove") if engine == "exact" else ()), *(("remove",) if what == "build" else ())]
+    """Return those of a build or an update: only LanceDB is added to and removed from; else it is as with `exact`."""
+    never = [
+        *(("add", "remove") if engine == "exact" else ("_sync", "rmtree")),
+        *(("remove",) if what == "build" else ()),
+    ]
     return [moment for moment in MOMENTS if moment.split()[1] not in never]
 
 

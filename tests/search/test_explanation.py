@@ -159,12 +159,14 @@ def test_the_token_vectors_of_an_index_serve_again(
                     torch.testing.assert_close(ours.values, theirs.values, atol=2e-3, rtol=0)
         for index in indices:
             assert [unit.places for unit in Explainer(index)._units([empty])] == [[]]
-            other = Hit(1, "n", 1.0, "", "chef of the kitchen")  # what an index says of another text
-            (units,) = Explainer(index)._units([other])
-            assert [other.text[start:end] for start, end in units.places] == ["chef", "o", "f", "the", "kitchen"]
-    pooling = Encoder.from_pretrained(tiny_model_folder, representation="tokens", compression="pool2")
-    (units,) = Explainer(SearchIndex(pooling, texts))._units(hits[:1])
-    assert units.places == TokenMatcher(pooling, pooling).read([hits[0].text])[0].places
+            other = Hit(1, "n", 1.0, "", NURSE.replace("nurse", "chef"))  # not what the index says of it
+            (units,), (read,) = Explainer(index)._units([other]), TokenMatcher(encoder, encoder).read([other.text])
+            torch.testing.assert_close(units.values, read.values)
+    for compression in ("pool2", "8bit"):
+        compressed = Encoder.from_pretrained(tiny_model_folder, representation="tokens", compression=compression)
+        (units,) = Explainer(SearchIndex(compressed, texts))._units(hits[:1])
+        (read,) = TokenMatcher(compressed, compressed).read([hits[0].text])
+        torch.testing.assert_close(units.values, read.values)
 
 
 @pytest.mark.parametrize("kind", ["lexical", "lexical learnt"])

@@ -122,14 +122,17 @@ def test_a_build_that_fails_leaves_what_was_there_and_the_next_goes_on(
     assert len(list((tmp_path / "segments").iterdir())) == 3
 
 
+@pytest.mark.parametrize("damage", ["a bit", "half", "all"])
 @pytest.mark.parametrize("file", ["index.json", "postings.jsonl", "table.json", "embeddings.npy", "sums.json"])
-def test_a_damaged_file_is_said_and_a_build_makes_it_anew(file: str, tiny_encoder: Encoder, tmp_path: Path) -> None:
+def test_a_damaged_file_is_said_and_a_build_makes_it_anew(
+    file: str, damage: str, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
     build_index(tmp_path, tiny_encoder, POSTINGS, command=["--data", "mine"])
     answers = found(open_index(tmp_path, tiny_encoder))
     path = next(tmp_path.rglob(file))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(content[: {"a bit": None, "half": len(content) // 2, "all": 0}[damage]])
     message = rf"{file}.*build the index anew|expected .*{file}" if file == "index.json" else f"damaged: .*{file}"
     with pytest.raises(ValueError, match=message) as caught:
         open_index(tmp_path, tiny_encoder, model="ours")
@@ -168,6 +171,7 @@ def test_lancedb_keeps_the_embeddings_where_it_is_told(
     made = build_index("one", tiny_encoder, POSTINGS, engine="lance", url="elsewhere")
     build_index("two", tiny_encoder, POSTINGS[:3], engine="lance", url=f"file://{tmp_path}/elsewhere")
     answers = found(open_index("one", tiny_encoder))
+    assert len(list(Path("elsewhere").glob("*/_versions/*.manifest"))) == 2  # of a new table the last one alone
     assert sorted(path.name for path in Path("one").iterdir()) == ["index.json", "segments", "words"]
     assert not list(tmp_path.glob("*/segments/*/embeddings.npy"))
     assert len(list(Path("elsewhere").glob("postings-*.lance"))) == 2  # each has its own
@@ -233,6 +237,28 @@ def test_what_a_writer_left_in_lancedb_that_was_killed_is_not_seen(
         for hits in found(open_index(tmp_path / "anew", tiny_encoder))
     ]
     assert found(before) == answers
+
+
+def test_a_disk_that_is_full_for_lancedb_is_said(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb")
+    build_index(tmp_path, tiny_encoder, POSTINGS[:6], engine="lance")
+    answers = found(open_index(tmp_path, tiny_encoder))
+    add, added = LanceEngine.add, []
+
+    def full(self: LanceEngine, *given: Any) -> None:
+        added.append(given)
+        if len(added) == 2:
+            raise RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)")
+        add(self, *given)
+
+    monkeypatch.setattr(LanceEngine, "add", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*vectors"):
+        build_index(tmp_path, tiny_encoder, POSTINGS)
+    assert found(open_index(tmp_path, tiny_encoder)) == answers
+    build_index(tmp_path, tiny_encoder, POSTINGS)
+    assert open_index(tmp_path, tiny_encoder).postings.engine.count() == 9
 
 
 def test_many_postings_in_lancedb_are_linked_and_what_that_finds_is_said(

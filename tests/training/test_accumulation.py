@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from small_training import records
+from small_training import quiet_trainer, records
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -82,13 +82,8 @@ def train(
     """Ten pairs in batches of two, without dropout, in windows of three batches."""
     lightning.seed_everything(0, verbose=False)
     resumed = options.pop("resumed", None)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
+    trainer = quiet_trainer(
+        tmp_path,
         callbacks=[windows],
         **{"accumulate_grad_batches": 3, "max_epochs": 2, **options},
     )

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from small_training import dev_task, records
+from small_training import dev_task, quiet_trainer, records
 from torch import Tensor
 
 from contrastive.encoder import Encoder
@@ -53,16 +53,10 @@ def fit(folder: Path, model: Path, watch: Watch, *, resumed: Path | None = None,
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
     memory, _ = with_queue(encoder, size=6) if how.pop("queue", False) else (None, None)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
+    trainer = quiet_trainer(
+        folder,
         val_check_interval=1,
         max_epochs=3,
-        default_root_dir=folder,
         callbacks=[FillMemory(), AverageWeights(decay=0.5), watch],
     )
     loss, optimizer = InfoNCELoss(), LinearDecayAdamW(learning_rate=3e-3)

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from small_training import dev_task, records
+from small_training import dev_task, quiet_trainer, records
 from torch import Tensor, nn
 
 from contrastive.data import Record
@@ -44,14 +44,8 @@ class Bad(nn.Module):
 
 def fit(encoder: Encoder, loss: nn.Module, folder: Path, items: list[Record], **options: Any) -> ContrastiveModule:
     """Train in batches of four, and keep what an interruption would."""
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
+    trainer = quiet_trainer(
+        folder,
         **{"max_epochs": 2, **options, "callbacks": [FillMemory(), *options.get("callbacks", [])]},
     )
     memory = CrossBatchQueue(8, 32)
@@ -167,15 +161,10 @@ def fit_skipping(
     encoder: Encoder, loss: nn.Module, folder: Path, *, accumulate: int = 1, resumed: Path | None = None, **options: Any
 ) -> ContrastiveModule:
     """Train in batches of four for as many epochs as asked, and leave steps out."""
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
+    trainer = quiet_trainer(
+        folder,
         gradient_clip_val=1.0,
         accumulate_grad_batches=accumulate,
-        default_root_dir=folder,
         **{"max_epochs": 2, **options, "callbacks": [FillMemory(), *options.get("callbacks", [])]},
     )
     how = {"memory": CrossBatchQueue(8, 32), "on_nonfinite": "skip"}
@@ -247,10 +236,25 @@ def test_a_run_that_takes_no_step_any_more_stops(tiny_encoder: Encoder, tmp_path
         fit_skipping(tiny_encoder, Bad(range(2, 99), value=float("nan")), tmp_path, max_epochs=20)
 
 
+def test_steps_in_a_row_are_counted_on_where_a_run_goes_on(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    bad = Bad(range(1, 99), value=float("nan"))
+    module = fit_skipping(tiny_encoder, bad, tmp_path, max_epochs=3)
+    module.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(NotFiniteError, match="left out 10 steps in a row"):
+        fit_skipping(tiny_encoder, bad, tmp_path, max_epochs=20, resumed=tmp_path / "last.ckpt")
+    assert bad.calls == 10
+
+
 def test_steps_are_left_out_by_all_processes_if_by_one(tiny_encoder: Encoder, tmp_path: Path) -> None:
     def decide(trainer: lightning.Trainer, *_: Any) -> None:
         asked: list[bool] = []
-        trainer.strategy.reduce_boolean_decision = lambda own, **_: asked.append(own) or len(asked) == 2
+
+        def reduced(own: bool, *, all: bool) -> bool:
+            assert not all  # one is enough
+            asked.append(own)
+            return len(asked) == 2
+
+        trainer.strategy.reduce_boolean_decision = reduced
 
     weights = Weights()
     other = lightning.pytorch.callbacks.LambdaCallback(on_train_start=decide)

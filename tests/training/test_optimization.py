@@ -83,11 +83,13 @@ def test_each_block_learns_slower_than_the_one_above_it(options: dict[str, Any],
     if options.get("representation") == "tokens":
         options = {**options, "dimension": 8}
     encoder = load_encoder(tiny_model_folder, **options)
+    for name, weight in encoder.named_parameters():
+        weight.requires_grad_(weight.requires_grad or "pooler" in name)  # which comes after the last block
     optimizer, schedule = LinearDecayAdamW(learning_rate=1.0, layer_decay=0.5)(encoder, InfoNCELoss(), 10)
     rates = {id(weight): group["initial_lr"] for group in optimizer.param_groups for weight in group["params"]}
     found = {name: rates[id(weight)] for name, weight in encoder.named_parameters() if weight.requires_grad}
     assert len(found) == len(rates)
-    expected = {"layer.1.": 1.0, "layer.0.": 0.5, "embeddings.": 0.25, "projection.": 1.0}
+    expected = {"layer.1.": 1.0, "layer.0.": 0.5, "embeddings.": 0.25, "projection.": 1.0, "pooler.": 1.0}
     for name, rate in found.items():
         assert [rate] == [value for part, value in expected.items() if part in name], name
     decayed = [group["weight_decay"] > 0 for group in optimizer.param_groups for weight in group["params"]]

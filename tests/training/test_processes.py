@@ -1,12 +1,14 @@
-"""Lightning's `ddp` on 2 processes ends with the weights of one: adapters, frozen layers, unused ones, tokens.
+"""Lightning's `ddp` on 2 and 3 processes ends with the weights of one: adapters, frozen layers, unused ones, tokens.
 
-Float64 and plain SGD without dropout, so that what is left is rounding: 1e-9 at most, in weights of about 1.
+Float64 and plain SGD without dropout, so that what is left is rounding: 1e-9 at most, in weights of about 1. With
+dropout and AdamW, 2 processes that were stopped and go on end with the weights of those that nobody stopped.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import Callback
-from small_training import dev_task, with_negatives
+from small_training import dev_task, quiet_trainer, with_negatives
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,6 +27,9 @@ from contrastive.losses import InfoNCELoss
 from contrastive.training import ContrastiveData, ContrastiveModule
 from contrastive.training.callbacks import FillMemory
 from contrastive.training.memory import with_queue
+from contrastive.training.optimization import LinearDecayAdamW
+from experiments.run.checkpoints import WholeCheckpoints, newest
+from experiments.run.continuation import SaveToContinue
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
@@ -67,19 +72,13 @@ def trained(case: str, model: Path, folder: Path, ranks: int) -> dict[str, Any]:
     loss = InfoNCELoss(symmetric=True, learnable_temperature=True, **similarity(case))
     strategy = "ddp_find_unused_parameters_true" if case == "unused" else "ddp"
     rows = Rows()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
         devices=ranks,
         strategy="auto" if ranks == 1 else strategy,
         use_distributed_sampler=False,
         max_epochs=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
         gradient_clip_val=1.0,
-        default_root_dir=folder,
         callbacks=[FillMemory(), rows],
     )
     data = ContrastiveData(with_negatives(9), dev_task(), batch_size=4)
@@ -100,7 +99,50 @@ def on_rank(rank: int, ranks: int, port: int, model: Path, folder: Path) -> None
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
     found = {case: trained(case, model, folder, ranks) for case in CASES}
+    if ranks == 2:
+        found |= {name: {"state": stopped(rank, model, folder / name, name == "stopped")} for name in STOPPED}
     torch.save(found, folder / f"{rank}.pt")
+
+
+STOPPED = ("straight", "stopped")
+
+
+class Stop(Callback):
+    """Ends the training of all processes in the middle of the 4th step."""
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == 3:
+            raise StoppedError
+
+
+class StoppedError(Exception):
+    """What ends a run in the middle."""
+
+
+def stopped(rank: int, model: Path, folder: Path, is_stopped: bool) -> dict[str, torch.Tensor]:
+    """Train with dropout that differs between the processes, and go on if it is stopped."""
+    for stop in [Stop()] * is_stopped + [None]:
+        torch.manual_seed(rank)
+        encoder = Encoder.from_pretrained(model)
+        memory, _ = with_queue(encoder, size=6)
+        trainer = quiet_trainer(
+            folder,
+            devices=2,
+            strategy="ddp",
+            use_distributed_sampler=False,
+            max_epochs=2,
+            plugins=[WholeCheckpoints()],
+            callbacks=[FillMemory(), SaveToContinue(folder / "checkpoints", seconds=0), *([stop] if stop else [])],
+        )
+        data = ContrastiveData(with_negatives(9), None, batch_size=4)
+        module = ContrastiveModule(
+            encoder, InfoNCELoss(learnable_temperature=True), LinearDecayAdamW(1e-3), total_steps=6, memory=memory
+        )
+        checkpoint = newest(folder / "checkpoints")
+        assert (checkpoint is None) == (stop is not None or not is_stopped)
+        with suppress(StoppedError):
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
 
 
 def free_port() -> int:
@@ -115,7 +157,7 @@ def alone(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return {case: trained(case, tiny_model_folder, tmp_path_factory.mktemp("alone"), 1) for case in CASES}
 
 
-@pytest.mark.parametrize("ranks", [2])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_several_processes_end_with_the_weights_of_one(
     ranks: int, alone: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -135,3 +177,6 @@ def test_several_processes_end_with_the_weights_of_one(
         assert [[row for share in batch for row in share] for batch in shares] == one[
             "rows"
         ]  # none twice, none left out
+    for each in found if ranks == 2 else ():
+        straight, again = (each[name]["state"] for name in STOPPED)
+        torch.testing.assert_close(again, straight, rtol=0, atol=0)

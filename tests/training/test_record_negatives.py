@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from small_training import records
+from small_training import quiet_trainer, records
 
 from contrastive.data import Batch, Record
 from contrastive.encoder import Encoder
@@ -161,16 +160,12 @@ def train(
     data = ContrastiveData(records(8), None, batch_size=4)
     module = Watching(encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=8)
     module.steps = []
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
+        folder,
         max_epochs=epochs,
         logger=CSVLogger(folder, name="", version="resumed" if resume else "first"),
         log_every_n_steps=1,
         callbacks=[MineNegatives(data, strategy)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
     )
     trainer.fit(module, data, ckpt_path=resume)
     trainer.save_checkpoint(folder / "end.ckpt")

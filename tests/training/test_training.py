@@ -9,7 +9,7 @@ import all_losses
 import lightning
 import pytest
 import torch
-from small_training import alone, dev_task, fit, records, with_negatives
+from small_training import alone, dev_task, fit, quiet_trainer, records, with_negatives
 from torch import Tensor, nn
 
 from contrastive.data import Batch, Record
@@ -223,17 +223,9 @@ def fit_with_memory(
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    options = {"logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1, "max_epochs": 2, **options}
+    options = {"log_every_n_steps": 1, "max_epochs": 2, **options}
     callbacks = [FillMemory(), LogTraining(), *options.pop("callbacks", [])]
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=callbacks,
-        **options,
-    )
+    trainer = quiet_trainer(folder, callbacks=callbacks, **options)
     data = ContrastiveData(items or records(10), None, batch_size=4)
     module = ContrastiveModule(
         encoder,
@@ -278,14 +270,9 @@ def test_token_vectors_train_with_a_queue_and_a_guide_of_their_kind(tiny_model_f
         memory=memory,
         momentum_encoder=slow,
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = quiet_trainer(
+        tmp_path,
         max_epochs=1,
-        default_root_dir=tmp_path,
         callbacks=[guided, FillMemory(), LogTraining()],
     )
     before = {name: weight.clone() for name, weight in encoder.named_parameters()}
@@ -306,14 +293,9 @@ def test_a_memory_that_nobody_fills_is_refused(tiny_encoder: Encoder, tmp_path: 
     module = ContrastiveModule(
         tiny_encoder, InfoNCELoss(), LinearDecayAdamW(), total_steps=2, memory=CrossBatchQueue(6, 32)
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = quiet_trainer(
+        tmp_path,
         max_epochs=1,
-        default_root_dir=tmp_path,
     )
     with pytest.raises(ValueError, match=r"keys of this batch \(callbacks.FillMemory\), got none"):
         trainer.fit(module, ContrastiveData(records(), None, batch_size=4))

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from small_training import dev_task, records, with_negatives
+from small_training import dev_task, quiet_trainer, records, with_negatives
 
 from contrastive.data import Record
 from contrastive.encoder import Encoder
@@ -73,16 +73,10 @@ def run(
     """Three epochs of five batches of four; return the batches whose step was made."""
     lightning.seed_everything(0, verbose=False)
     served = ContrastiveData(records(18), dev_task(), **{"batch_size": 4, "seed": 0, **(data or {})})
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
+    trainer = quiet_trainer(
+        tmp_path,
         max_epochs=3,
         max_steps=max_steps,
-        default_root_dir=tmp_path,
         callbacks=[watcher, *([ClusterQueries(served, clusters, refresh)] if clusters else [])],
     )
     encoder = Encoder.from_pretrained(folder)
@@ -278,14 +272,9 @@ def test_the_loss_is_given_the_guides_embeddings_of_its_texts_and_of_queued_ones
     rehearse(loss, guided.rehearsed(data.rehearsals()), encoder.dimension)
     rehearsed = len(loss.seen)
     watcher = Watcher()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
+    trainer = quiet_trainer(
+        tmp_path,
         max_epochs=2,
-        default_root_dir=tmp_path,
         callbacks=[watcher, guided, FillMemory()],
     )
     trainer.fit(module, data)
@@ -342,14 +331,9 @@ def test_two_processes_share_clusters_and_guides_as_one(tiny_model_folder: Path,
         guide = Encoder.from_pretrained(tiny_model_folder, pooling="cls")
         data = ContrastiveData(with_negatives(9), None, batch_size=4)
         guided = EmbedByGuide(data, guide, EmbeddingCache(tmp_path))
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
+        trainer = quiet_trainer(
+            tmp_path,
             max_epochs=2,
-            default_root_dir=tmp_path,
             callbacks=[ClusterQueries(data, 3, refresh=None), guided, FillMemory()],
             **options,
         )

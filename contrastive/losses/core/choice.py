@@ -30,47 +30,50 @@ class Rows:
         rows: Which rows they are, [r].
         logits: Scores divided by the temperature, [r, C].
         positive: The positive of each row, an index [r], or bool [r, C].
-        eligible: Who may be a negative before anybody is left out, bool [r, C]; None for all.
-        negative: Which are negatives, bool [r, C]; None for all. A positive among them stays a positive.
+        left_out: Which are no negatives, bool [r, C]; None for nobody. A positive among them stays a positive.
         log_weights: Logarithms of the weights of the negatives, broadcast to [r, C], or None.
     """
 
     rows: Tensor
     logits: Tensor
     positive: Tensor
-    eligible: Tensor | None = None
-    negative: Tensor | None = None
+    left_out: Tensor | None = None
     log_weights: Tensor | None = None
 
     @cached_property
     def sums(self) -> LogSums:
         """The log-sums of each row."""
-        return log_sums(self.logits, self.positive, self.negative, self.log_weights)
+        return log_sums(self.logits, self.positive, self.left_out, self.log_weights)
 
     def sum_up(self, overwrite: Callable[..., LogSums]) -> LogSums:
         """Set the log-sums to those of a function that overwrites the logits, of which none are left."""
-        self.sums = overwrite(self.logits, self.positive, self.negative, self.log_weights)
+        self.sums = overwrite(self.logits, self.positive, self.left_out, self.log_weights)
         self.logits = self.logits[:0]
         return self.sums
 
     def tilted(self, factor: float) -> LogSums:
         """Return the log-sums of the logits times a factor, as at another temperature."""
-        return log_sums(self.logits * factor, self.positive, self.negative, self.log_weights)
+        return log_sums(self.logits * factor, self.positive, self.left_out, self.log_weights)
 
     def count_negatives(self) -> Tensor:
-        """Return the number of negatives of each row, [r]."""
-        if self.negative is None and self.log_weights is None and self.positive.dtype != torch.bool:
-            return self.logits.new_full((len(self.logits),), self.logits.shape[1] - 1)
-        negative = ~self.is_positive() if self.negative is None else self.negative & ~self.is_positive()
+        """Return the number of negatives of each row, integers [r]."""
+        left_out, number = self.left_out, self.logits.shape[1]
         if self.log_weights is not None:
-            negative = negative & (self.log_weights > -math.inf)
-        return negative.sum(1, dtype=self.logits.dtype)
+            left_out = _either(left_out, self.log_weights == -math.inf)
+        if self.positive.dtype == torch.bool:
+            left_out = _either(left_out, self.positive)
+            return number - left_out.sum(1)
+        if left_out is None:
+            return torch.full_like(self.rows, number - 1)
+        left_out = left_out.expand(len(self.rows), number)
+        return number - 1 - left_out.sum(1) + left_out.gather(1, self.positive[:, None])[:, 0]
 
     def is_positive(self) -> Tensor:
         """Return which are positives, bool [r, C]."""
         if self.positive.dtype == torch.bool:
             return self.positive
-        return torch.zeros_like(self.logits, dtype=torch.bool).scatter(1, self.positive[:, None], value=True)
+        none = self.positive.new_zeros(len(self.rows), self.logits.shape[1], dtype=torch.bool)
+        return none.scatter_(1, self.positive[:, None], value=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +134,21 @@ class Choice:
         return self.parts[0].positive is diagonal() and all(part.positive is None for part in self.parts[1:])
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Rows:
-        """Return the rows [r] of logits [r, C] with their positives, negatives and weights."""
+        """Return the rows [r] of logits [r, C] with their positives, those left out, and weights."""
         positive = rows if self.one_each else self._block("positive", rows, default=False)
         assert positive is not None
-        eligible, excluded = self._block("eligible", rows, default=True), self._block("exclude", rows, default=False)
-        negative = eligible if excluded is None else ~excluded if eligible is None else eligible & ~excluded
-        log_weights = self._block("log_weights", rows, default=0)
-        block = Rows(rows, logits, positive, eligible, negative, log_weights)
+        left_out, log_weights = (
+            self._block("left_out", rows, default=False),
+            self._block("log_weights", rows, default=0),
+        )
+        block = Rows(rows, logits, positive, left_out, log_weights)
         return block if self.selection == UNSELECTED else self._by_score(block)
 
     @torch.no_grad()
     def _by_score(self, block: Rows) -> Rows:
-        """Change negatives and weights as the scores of the block say."""
+        """Change who is left out and weights as the scores of the block say."""
         scores = block.logits.detach() * self.temperature
-        negative, log_weights = block.negative, block.log_weights
+        left_out, log_weights = block.left_out, block.log_weights
         if self.selection.hardness:
             harder = self.selection.hardness * scores
             hardened = self._block("hardened", block.rows, default=True)
@@ -152,30 +156,36 @@ class Choice:
             log_weights = harder if log_weights is None else log_weights + harder
         if self.selection.false_negative_margin is not None or self.selection.drop_hardest:
             positive = block.is_positive()
-            negative = ~positive if negative is None else negative & ~positive
-            negative = negative & ~self.selection.suspicious(scores, positive, negative)
-        return replace(block, negative=negative, log_weights=log_weights)
+            negative = ~_either(left_out, positive)
+            left_out = _either(left_out, self.selection.suspicious(scores, positive, negative))
+        return replace(block, left_out=left_out, log_weights=log_weights)
 
     def _block(self, name: str, rows: Tensor, *, default: float) -> Tensor | None:
         """Put what the parts say of some rows side by side, [r, C]; None if none of them says anything."""
         told = [getattr(part, name) for part in self.parts]
         if all(each is None for each in told):
             return None
-        blocks = []
-        for part, each in zip(self.parts, told, strict=True):
-            columns = torch.arange(len(part.candidates), device=rows.device)
+        blocks, widths = [], [len(part.candidates) for part in self.parts]
+        everyone = torch.arange(max(widths), device=rows.device)
+        for width, each in zip(widths, told, strict=True):
             if isinstance(each, Mask):
-                each = each(rows, columns)
+                each = each(rows, everyone[:width])
             elif each is None:
                 each = torch.full((), default, device=rows.device)  # a tensor of a number would wait for a GPU
-            blocks.append(each.expand(len(rows), len(columns)))
+            blocks.append(each.expand(len(rows), width))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 
     def record(self, block: Rows, health: Health) -> None:
         """Record what the block tells."""
-        eligible = ~block.is_positive() if block.eligible is None else block.eligible & ~block.is_positive()
-        negative = eligible if block.negative is None else eligible & block.negative
-        record_rows(health, block.logits, self.temperature, block.is_positive(), eligible, negative)
+        positive, ineligible = block.is_positive(), self._block("ineligible", block.rows, default=False)
+        eligible = ~_either(ineligible, positive)
+        negative = eligible if block.left_out is None else eligible & ~block.left_out
+        record_rows(health, block.logits, self.temperature, positive, eligible, negative)
+
+
+def _either(one: Tensor | None, other: Tensor) -> Tensor:
+    """Return who is in one of two selections."""
+    return other if one is None else one | other
 
 
 def record_rows(

@@ -1,54 +1,16 @@
-"""The symmetric loss: columns of the same scores are rows of the way back, in one matrix product more than rows alone.
-
-A row's log-sum is known when its block is; a column's is known when all blocks are. So the blocks are gone through
-twice: once to sum up the columns, of which the loss of the way back and its derivatives by the log-sums follow, [Q]
-numbers; and once along the ordinary road of the rows, where the derivative of the way back is added to that of each
-block. Four products, where each direction on its own takes three: half again as long from 4,096 pairs up, which is why
-the two are not simply gone through one after the other.
-"""
+"""Columns of the scores of rows, block by block: their log-sums, and what they add to the gradient of a block."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from contrastive.contracts import Reduction
-from contrastive.losses.core.blocks import Comparison, sum_of_rows
-from contrastive.losses.core.choice import UNSELECTED, Rows
-from contrastive.losses.core.log_sums import LogSums
-from contrastive.losses.core.reduction import check_weights, or_one
+from contrastive.losses.core.blocks import Block, Comparison
+from contrastive.losses.core.choice import Rows
+from contrastive.losses.core.log_sums import LogSums, lowest_of
 from contrastive.masks import Mask
-from contrastive.similarity import ProductSimilarity
-
-
-def fits(forth: Comparison, back: Comparison, weights: Tensor | None, reduction: Reduction) -> bool:
-    """Whether two directions are done in one go: for a gradient, and by log-sums that need no whole column at once."""
-    if reduction == "none" or (weights is not None and weights.requires_grad) or not forth.is_differentiated():
-        return False
-    choices = (forth.choose, back.choose)
-    plain = all(choice.one_each and len(choice.parts) == 1 and choice.selection == UNSELECTED for choice in choices)
-    some = len(choices[0].parts[0].anchors) > 0
-    return plain and some and forth.by_log_sums and isinstance(forth.similarity, ProductSimilarity)
-
-
-def loss_of_both(forth: Comparison, back: Comparison, weights: Tensor | None, reduction: Reduction) -> Tensor:
-    """Return the mean of the losses of the rows, Q queries against K keys, and of keys `i < Q` against the queries."""
-    anchors = forth.choose.parts[0].anchors.detach()
-    check_weights(weights, len(anchors))
-    weights = anchors.new_ones(len(anchors)) if weights is None else weights.to(anchors)
-    columns, answered = Columns(anchors, back.choose.parts[0].exclude), []
-    with torch.no_grad():
-        for block, logits, _ in forth.blocks(graph=False):
-            rows = torch.arange(block.start, block.stop, device=anchors.device)
-            answered.append(forth.choose(logits, rows).count_negatives() > 0)
-            columns.add(logits[:, : len(anchors)], rows)
-
-    def of_each(answered: Tensor) -> Tensor:
-        """Return what the loss of each row or column counts for in the whole."""
-        return weights / 2 if reduction == "sum" else weights / or_one((weights * answered).sum()) / 2
-
-    columns.settle(back, of_each(columns.answered))
-    return sum_of_rows(forth, of_each(torch.cat(answered)), columns)[0]
 
 
 class Columns:
@@ -57,49 +19,72 @@ class Columns:
     Args:
         anchors: Prepared queries, [Q, D].
         exclude: Which queries are left out of which columns.
+
+    Attributes:
+        blocks: All blocks of rows, if they are kept.
+        loss: That of all columns times their weights.
     """
+
+    loss: Tensor
 
     def __init__(self, anchors: Tensor, exclude: Mask | None) -> None:
         self.exclude = exclude
-        self.target = anchors.new_zeros(len(anchors))
-        self.largest = torch.full_like(self.target, torch.finfo(anchors.dtype).min)
+        self.blocks: list[Block] = []
+        self.target = anchors.new_empty(len(anchors))
+        self.largest = torch.full_like(self.target, lowest_of(anchors))
         self.sums = torch.zeros_like(self.target)
-        self.answered = torch.zeros_like(self.target, dtype=torch.bool)
 
-    def add(self, logits: Tensor, rows: Tensor) -> None:
-        """Take in some rows [r], whose logits [r, Q] are overwritten."""
-        negative, own = self._negative(rows), (torch.arange(len(rows), device=rows.device), rows)
-        self.target[rows] = logits[own]
-        if negative is None:
-            logits[own] = torch.finfo(logits.dtype).min
-            self.answered |= len(self.target) > 1
-        else:
-            logits.masked_fill_(~negative, torch.finfo(logits.dtype).min)
-            self.answered |= negative.any(0)
-        largest = torch.maximum(self.largest, logits.amax(0))
-        self.sums = self.sums * (self.largest - largest).exp() + logits.sub_(largest).exp_().sum(0)
+    def add(self, block: Block, *, keep: bool) -> None:
+        """Take in some rows, and keep them if they are to be gone on with."""
+        logits, own = block.rows.logits, block.rows.rows[:, None]
+        target = logits.gather(1, own)
+        counted = self._without_excluded(block.rows).scatter_(1, own, lowest_of(logits))
+        largest = torch.maximum(self.largest, counted.amax(0))
+        shares = (counted - largest).exp_()
+        logits.scatter_(1, own, target)
+        self.target[block.place] = target[:, 0]
+        self.sums = self.sums * (self.largest - largest).exp() + shares.sum(0)
         self.largest = largest
+        if keep:
+            self.blocks.append(block)
+            self._shares = shares
 
-    def settle(self, comparison: Comparison, of_columns: Tensor) -> None:
-        """Find the loss of all columns times `of_columns` [Q], and its derivatives by their log-sums."""
-        negatives = (self.largest - self.target) + self.sums.log()
-        leaves = [leaf.requires_grad_() for leaf in (self.target.clone(), negatives)]
+    def settle(self, comparison: Comparison, weights: Callable[[Tensor], Tensor]) -> None:
+        """Find the loss of all columns and its derivatives by their log-sums.
+
+        The weights of the columns follow from which of them are answered, [Q].
+        """
+        unanswered = self.largest <= lowest_of(self.largest)  # not so of NaN, which is to be seen
+        of_columns = weights(~unanswered)
+        negatives = ((self.largest - self.target) + self.sums.log()).masked_fill_(unanswered, 0)
+        sums = LogSums(self.target, torch.zeros_like(negatives), negatives, ~unanswered)
+        leaves = [each.requires_grad_() for each in (sums.target, sums.positives, sums.negatives)]
         everyone = torch.arange(len(negatives), device=negatives.device)
-        rows = Rows(everyone, negatives[:0], everyone)
-        rows.sums = LogSums(leaves[0], torch.zeros_like(negatives), leaves[1], self.answered)
+        rows = Rows(everyone, negatives[:0, None], everyone)
+        rows.sums = sums
         with torch.enable_grad():
-            losses, _, (of_target, *_, self.of_negatives) = comparison.differentiate(rows, of_columns, leaves)
-        self.loss, self.log_sums = (losses * of_columns).sum(), self.largest + self.sums.log()
-        self.of_target = of_target - self.of_negatives  # the negatives are relative to the target
+            losses, _, (of_target, _, of_negatives, *_) = comparison.differentiate(rows, of_columns, leaves)
+        self.loss = (losses * of_columns).sum()
+        self._of_target = (of_target - of_negatives)[:, None]  # the negatives are relative to the target
+        self._of_shares = of_negatives.masked_fill(unanswered, 0) / self.sums
 
-    def gradient(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Return the derivative of the loss by the logits of some rows and the columns, [r, Q]."""
-        softmax, negative = (logits[:, : len(self.target)] - self.log_sums).exp_(), self._negative(rows)
-        if negative is not None:
-            softmax.masked_fill_(~negative, 0)
-        return softmax.mul_(self.of_negatives).scatter_(1, rows[:, None], self.of_target[rows, None])
+    def shares(self, rows: Rows) -> Tensor:
+        """Return what the logits of some rows are in the sums of the columns, [r, Q]."""
+        if len(self.blocks) == 1:
+            return self._shares
+        counted = self._without_excluded(rows)
+        return (counted - self.largest).exp_().scatter_(1, rows.rows[:, None], 0)
 
-    def _negative(self, rows: Tensor) -> Tensor | None:
-        """Return which queries, the rows, are negatives of which keys, [r, Q]; None for all but a key's own."""
-        columns = torch.arange(len(self.target), device=rows.device)
-        return None if self.exclude is None else ~(self.exclude(columns, rows).T | (rows[:, None] == columns))
+    def add_gradient(self, of_logits: Tensor, shares: Tensor, place: slice) -> None:
+        """Add the derivative of the loss by some rows of the columns to that by the logits of these rows, [r, C]."""
+        own = torch.arange(place.start, place.stop, device=shares.device)[:, None]
+        heads = of_logits[:, : len(self.target)].addcmul_(shares, self._of_shares)
+        heads.scatter_add_(1, own, self._of_target[place])
+
+    def _without_excluded(self, rows: Rows) -> Tensor:
+        """Return the logits of some rows, [r, Q], themselves or with the lowest there are for the excluded."""
+        logits = rows.logits[:, : len(self.target)]
+        if self.exclude is None:
+            return logits
+        everyone = torch.arange(len(self.target), device=logits.device)
+        return logits.masked_fill(self.exclude(everyone, rows.rows).T, lowest_of(logits))

@@ -25,8 +25,8 @@ class Part:
         anchors: Embeddings [R, D], those of the rows.
         candidates: Embeddings [C, D].
         positive: The positives of each row; None for none.
-        eligible: Who may be a negative; None for all.
-        exclude: Who is left out of them; None for nobody.
+        ineligible: Who is no negative by the kind of comparison; None for nobody.
+        exclude: Who else is left out of the negatives; None for nobody.
         log_weights: Logarithms of the weights of the candidates, [C].
         hardened: Which negatives are weighed by their hardness, if any are; None for all.
         flipped: Whether the anchors answer and the candidates ask, which matters to a similarity that is not symmetric.
@@ -35,11 +35,16 @@ class Part:
     anchors: Tensor
     candidates: Tensor
     positive: Mask | None = None
-    eligible: Mask | None = None
+    ineligible: Mask | None = None
     exclude: Mask | None = None
     log_weights: Tensor | None = None
     hardened: Mask | None = None
     flipped: bool = False
+
+    @property
+    def left_out(self) -> Mask | None:
+        """Who is no negative, for either reason."""
+        return _either(self.ineligible, self.exclude)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Sides:
     queries: Tensor
     keys: Tensor
     positive: Mask
-    eligible: Mask | None
+    ineligible: Mask | None
     exclude: Mask | None
     own: Mask | None
     log_weights: Tensor | None
@@ -93,7 +98,7 @@ class Sides:
             queries,
             keys,
             positive,
-            None if eligible is everything() else eligible,
+            None if eligible is everything() else ~eligible,
             excluded,
             own,
             _log_weights(options["key_weights"], num_keys),
@@ -131,7 +136,7 @@ def _query_to_key(sides: Sides) -> Part:
         sides.queries,
         sides.keys,
         sides.positive if merged is None else sides.positive | merged,
-        sides.eligible,
+        sides.ineligible,
         _either(sides.exclude if merged is None else None, _further(sides, "query_to_key", len(sides.keys))),
         sides.log_weights,
         sides.hardened,
@@ -164,7 +169,7 @@ def _query_to_query(sides: Sides) -> Part:
     return Part(
         sides.queries,
         sides.queries,
-        eligible=~diagonal(),
+        ineligible=diagonal(),
         exclude=_either(known, _further(sides, "query_to_query", len(sides.queries))),
         hardened=sides.hardened_elsewhere,
     )
@@ -172,11 +177,11 @@ def _query_to_query(sides: Sides) -> Part:
 
 def _key_to_key(sides: Sides) -> Part:
     """Positives against other documents, but for the hard negatives of their own query and what it knows."""
-    apart = ~diagonal() if sides.own is None else ~(diagonal() | sides.own)
+    itself = diagonal() if sides.own is None else diagonal() | sides.own
     return Part(
         sides.keys[: len(sides.queries)],
         sides.keys,
-        eligible=apart if sides.eligible is None else apart & sides.eligible,
+        ineligible=_either(sides.ineligible, itself),
         exclude=_either(sides.exclude, _further(sides, "key_to_key", len(sides.keys))),
         log_weights=sides.log_weights,
         hardened=sides.hardened_elsewhere,

@@ -20,7 +20,6 @@ Notable decisions:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +32,16 @@ from contrastive.similarity.differentiation import differentiable_once
 
 @dataclass(frozen=True, slots=True)
 class LogSums:
-    """The log-sums at the top of this module, each [r], and which rows have both a positive and a negative."""
+    """The log-sums at the top of this module, each [r], and which rows have both a positive and a negative.
+
+    Where rows may have several positives, the softmax over these, [r, C], goes with them.
+    """
 
     target: Tensor
     positives: Tensor
     negatives: Tensor
     answered: Tensor
+    softmax_of_positives: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,72 +54,64 @@ class Judged:
     losses: Tensor
     of_positives: Tensor | float
     of_negatives: Tensor | float
+    of_target: Tensor | float = 0.0
 
 
 def log_sums(
-    logits: Tensor, positive: Tensor, negative: Tensor | None = None, log_weights: Tensor | None = None
+    logits: Tensor, positive: Tensor, left_out: Tensor | None = None, log_weights: Tensor | None = None
 ) -> LogSums:
     """Sum up the rows of a block of logits, with a graph; the logits stay.
 
     Args:
         logits: Scores divided by the temperature, [r, C], float32 or better.
         positive: The one positive of each row, an index [r]; or which are positive, bool [r, C].
-        negative: Which are negatives, bool [r, C]; None for all. A positive is never a negative.
+        left_out: Which are no negatives, bool [r, C]; None for nobody. A positive is never a negative.
         log_weights: Logarithms of the weights of the negatives, broadcast to [r, C], without a gradient; -inf leaves a
             negative out.
     """
-    return LogSums(*_LogSums.apply(logits, positive, negative, log_weights))  # type: ignore[no-untyped-call]
+    return LogSums(*_LogSums.apply(logits, positive, left_out, log_weights))  # type: ignore[no-untyped-call]
 
 
 def overwrite(
-    logits: Tensor, positive: Tensor, negative: Tensor | None = None, log_weights: Tensor | None = None
+    logits: Tensor, positive: Tensor, left_out: Tensor | None = None, log_weights: Tensor | None = None
 ) -> LogSums:
     """Sum up the rows without a graph; the arguments are those of `log_sums`.
 
-    In place of the logits then stand the softmax over the negatives of each row and, where rows may have several
-    positives, the softmax over these: the derivatives of the two log-sums. In unanswered rows they have no meaning.
+    In place of the logits then stands the softmax over the negatives of each row, the derivative of their log-sum. In
+    unanswered rows it has no meaning.
     """
-    own = positive[:, None]
+    several = positive.dtype == torch.bool
     if logits.numel() == 0:
         nothing = logits.sum(1)
-        return LogSums(nothing, nothing.clone(), nothing.clone(), torch.zeros_like(nothing, dtype=torch.bool))
-    answered, softmax_of_positives = None, None
-    if positive.dtype == torch.bool:
-        answered = positive.any(1)
+        answered = torch.zeros_like(nothing, dtype=torch.bool)
+        return LogSums(nothing, nothing.clone(), nothing.clone(), answered, logits.clone() if several else None)
+    lowest, everybody = lowest_of(logits), left_out is None and log_weights is None
+    softmax_of_positives = torch.where(positive, logits, lowest) if several else None
+    if softmax_of_positives is not None:
         target = torch.where(positive, logits, 0).sum(1) / _count(positive, logits)
-        softmax_of_positives = logits.masked_fill(~positive, _lowest(logits))
-        positives = _log_sum(softmax_of_positives, target).where(answered, 0)
-        negative = ~positive if negative is None else negative & ~positive
+        positives, missing = _log_sum(softmax_of_positives, target)
     else:
-        target = logits.gather(1, own)[:, 0]
-        positives = torch.zeros_like(target)
+        target = logits.gather(1, positive[:, None])[:, 0]
+        positives, missing = torch.zeros_like(target), None
     if log_weights is not None:
-        log_weights = log_weights.detach().expand_as(logits)
-        present = log_weights > -math.inf
-        negative = present if negative is None else negative & present
-        logits += log_weights.to(logits.dtype)
-    if negative is not None:
-        logits.masked_fill_(~negative, _lowest(logits))
-    if softmax_of_positives is None and logits.shape[1] > 1:
-        logits.scatter_(1, own, -math.inf)
-    negatives = _log_sum(logits, target)
-    if negative is None:
-        return LogSums(target, positives, negatives, torch.full_like(target, logits.shape[1] > 1, dtype=torch.bool))
-    if softmax_of_positives is None:
-        negative = negative.scatter(1, own, value=False)
+        logits += log_weights.detach().to(logits.dtype)
+    if left_out is not None:
+        logits.masked_fill_(left_out, lowest)
+    if several:
+        logits.masked_fill_(positive, lowest)
     else:
-        torch.where(positive, softmax_of_positives, logits, out=logits)
-    any_negative = negative.any(1)
-    answered = any_negative if answered is None else answered & any_negative
-    return LogSums(target, positives, negatives.where(any_negative, 0), answered)
+        logits.scatter_(1, positive[:, None], lowest)
+    if several and log_weights is not None:
+        logits.clamp_min_(lowest)  # of a row without positives all may weigh nothing
+    negatives, alone = _log_sum(logits, target, some=not several and everybody and logits.shape[1] > 1)
+    if alone is None:
+        return LogSums(target, positives, negatives, torch.ones_like(target, dtype=torch.bool))
+    unanswered = alone if missing is None else alone | missing
+    return LogSums(target, positives, negatives, ~unanswered, softmax_of_positives)
 
 
 def differentiate(
-    softmax: Tensor,
-    positive: Tensor,
-    answered: Tensor,
-    of_sums: Sequence[Tensor],
-    out: Tensor | None = None,
+    softmax: Tensor, positive: Tensor, sums: LogSums, of_sums: Sequence[Tensor], out: Tensor | None = None
 ) -> Tensor:
     """Return the gradient of the logits, by what `overwrite` left and the gradients of target, positives, negatives.
 
@@ -124,12 +119,12 @@ def differentiate(
     """
     of_target, of_positives, of_negatives = of_sums
     of_target = of_target - of_negatives  # the negatives are relative to the target
-    of_negatives = of_negatives.where(answered, 0)[:, None]
-    if positive.dtype != torch.bool:
+    of_negatives = (of_negatives * sums.answered)[:, None]
+    if sums.softmax_of_positives is None:
         return torch.mul(softmax, of_negatives, out=out).scatter_(1, positive[:, None], of_target[:, None])
     of_target = (of_target - of_positives) / _count(positive, softmax)
-    of_either = torch.where(positive, of_positives[:, None], of_negatives)
-    return torch.mul(softmax, of_either, out=out).add_(positive * of_target[:, None])
+    at_positives = torch.addcmul(of_target[:, None], sums.softmax_of_positives, of_positives[:, None])
+    return torch.where(positive, at_positives, torch.mul(softmax, of_negatives, out=out), out=out)
 
 
 class _LogSums(torch.autograd.Function):
@@ -137,12 +132,12 @@ class _LogSums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, positive: Tensor, negative: Tensor | None, log_weights: Tensor | None
+        ctx: Any, logits: Tensor, positive: Tensor, left_out: Tensor | None, log_weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the log-sums of each row, [r]."""
         softmax = logits.clone()
-        sums = overwrite(softmax, positive, negative, log_weights)
-        ctx.save_for_backward(softmax, positive, sums.answered)
+        sums = overwrite(softmax, positive, left_out, log_weights)
+        ctx.save_for_backward(softmax, positive, sums.answered, sums.softmax_of_positives)
         ctx.mark_non_differentiable(sums.answered)
         return sums.target, sums.positives, sums.negatives, sums.answered
 
@@ -150,19 +145,28 @@ class _LogSums(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, *of_sums: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits, [r, C]."""
-        softmax, positive, answered = ctx.saved_tensors
-        return differentiate(softmax, positive, answered, of_sums[:3]), None, None, None
+        softmax, positive, answered, softmax_of_positives = ctx.saved_tensors
+        sums = LogSums(answered, answered, answered, answered, softmax_of_positives)
+        return differentiate(softmax, positive, sums, of_sums[:3]), None, None, None
 
 
-def _log_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the log-sum of each row relative to its target, [r], and overwrite the logits with their softmax."""
+def _log_sum(logits: Tensor, target: Tensor, *, some: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Return the log-sum of each row relative to its target, and which are of nothing: 0, [r] both.
+
+    The logits, of which those that do not count are the lowest there are, are overwritten with their softmax. Where it
+    is known that some count in every row, nobody looks.
+    """
     largest = logits.amax(1)
     torch.softmax(logits, 1, out=logits)
     # The largest logit is exp(0) of the sum, so its probability is one over the sum.
-    return (largest - target) - logits.amax(1).log()
+    sums = (largest - target) - logits.amax(1).log()
+    if some:
+        return sums, None
+    nothing = largest <= lowest_of(logits)  # not so of NaN, which is to be seen
+    return sums.masked_fill_(nothing, 0), nothing
 
 
-def _lowest(logits: Tensor) -> float:
+def lowest_of(logits: Tensor) -> float:
     """Return what falls away in a softmax; not infinity, which would make NaN of a row that is nothing else."""
     return torch.finfo(logits.dtype).min
 

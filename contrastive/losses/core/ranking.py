@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from contrastive.contracts import MaskLike, Reduction, Similarity
-from contrastive.losses.core.blocks import Comparison, Formula, judge_each, loss_of_rows
+from contrastive.losses.core.blocks import Comparison, Formula
+from contrastive.losses.core.both_ways import fits, loss_of_both
 from contrastive.losses.core.choice import Choice, Rows, Selection
-from contrastive.losses.core.columns import fits, loss_of_both
 from contrastive.losses.core.directions import Sides, parts_of
 from contrastive.losses.core.log_sums import Judged
 from contrastive.losses.core.options import Direction, SoftmaxOptions, complete
 from contrastive.losses.core.reduction import or_one, reduce_rows
+from contrastive.losses.core.sweeps import judge_each, loss_of_rows
 from contrastive.masks import MASK_ROWS
 from contrastive.similarity import MaxSimilarity, SimilarityName, named
 
@@ -31,8 +32,8 @@ from contrastive.similarity import MaxSimilarity, SimilarityName, named
 def cross_entropy(rows: Rows) -> Judged:
     """Return the cross-entropy of finding the positives of a row."""
     positives, negatives = rows.sums.positives, rows.sums.negatives
-    gap = (negatives - positives).detach()
-    return Judged(torch.logaddexp(positives, negatives), of_positives=(-gap).sigmoid(), of_negatives=gap.sigmoid())
+    of_negatives = (negatives - positives).detach().sigmoid()
+    return Judged(torch.logaddexp(positives, negatives), of_positives=1 - of_negatives, of_negatives=of_negatives)
 
 
 def ranking_loss(
