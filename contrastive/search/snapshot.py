@@ -35,7 +35,10 @@ _BLOCK = 2048
 """Queries and documents that are compared at once."""
 
 _MANY = 64
-"""Documents below which a copy is not worth a thought; of token vectors no more are copied at once."""
+"""Documents below which a copy is not worth a thought."""
+
+_SCATTERED = 16
+"""Documents of token vectors that are copied at once: more do not stay close to the processor."""
 
 _FEW, _MOST = 8, 4
 """A first pass pays if there are so many times the documents looked for, and a filter leaves one in so many."""
@@ -192,7 +195,7 @@ class Snapshot:
         before = 0
         for part, of_part in self._by_part(columns):
             scattered = isinstance(part.embeddings, TokenVectors) and isinstance(_slice_of(of_part), Tensor)
-            for rows in torch.split(of_part, _MANY if scattered else _BLOCK):
+            for rows in torch.split(of_part, _SCATTERED if scattered else _BLOCK):
                 here = slice(before, before := before + len(rows))
                 yield part.embeddings[_slice_of(rows)], places[here]
 
