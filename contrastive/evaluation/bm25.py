@@ -14,6 +14,7 @@ from contrastive.evaluation.retrieval import self_answers
 from contrastive.evaluation.spelling import Spelling, most_edits
 from contrastive.evaluation.ties import TieBreaker
 from contrastive.evaluation.words import WORD, import_bm25s, words
+from contrastive.similarity import TermWeights
 
 K1, B = 0.4, 0.75
 """How much a word that comes again counts, and how much a document's length takes off.
@@ -45,6 +46,34 @@ class BM25Index:
         if self._index is not None:
             self._index.index(tokens, show_progress=False)
         self._spelling = Spelling(self.frequencies()) if spelling else None
+
+    @classmethod
+    def of_words(cls, vocabulary: Sequence[str], scores: TermWeights) -> BM25Index:
+        """Return the index whose `by_word` this is; it copies nothing."""
+        index = cls([])
+        index._count = scores.width
+        if vocabulary:
+            index._index = import_bm25s().BM25(k1=K1, b=B)
+            index._index.vocab_dict = {word: place for place, word in enumerate(vocabulary)}
+            index._index.nonoccurrence_array = None  # what a word adds where it is not: nothing in Lucene's variant
+            index._index.scores = {
+                "data": scores.weights.numpy(),
+                "indices": scores.terms.numpy(),
+                "indptr": scores.offsets.numpy(),
+                "num_docs": scores.width,
+            }
+        return index
+
+    def by_word(self) -> tuple[list[str], TermWeights]:
+        """Return the words, and of each the documents that have it with what it adds to their scores: all there is."""
+        if self._index is None:
+            none = torch.zeros(0)
+            return [], TermWeights(none.int(), none, torch.zeros(1, dtype=torch.long), self._count)
+        documents, added, offsets = (
+            torch.from_numpy(self._index.scores[name]) for name in ("indices", "data", "indptr")
+        )
+        vocabulary = sorted(filter(None, self._index.vocab_dict), key=self._index.vocab_dict.__getitem__)
+        return vocabulary, TermWeights(documents, added, offsets, self._count)
 
     def scores(self, query: Sequence[str]) -> Tensor:
         """Return the scores of all documents, float32 [N], for a query in words; above 0 if they share one."""

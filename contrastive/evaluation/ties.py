@@ -71,7 +71,7 @@ class TieBreaker:
 
     def unpack(self, packed: Tensor) -> tuple[list[str], list[float]]:
         """Return documents and scores of integers [n], best first as they are, without those of `nothing`."""
-        kept = packed[packed != _NOTHING].cpu()
-        steps = torch.div(kept, len(self._ordered), rounding_mode="floor")
-        places = len(self._ordered) - 1 - (kept - steps * len(self._ordered))
-        return [self._ordered[place] for place in places.tolist()], (steps.double() / _STEPS).tolist()
+        kept = packed.cpu().numpy()  # a few numbers, for which numpy takes a quarter of the time
+        steps, bonus = divmod(kept[kept != _NOTHING], len(self._ordered))
+        places = len(self._ordered) - 1 - bonus
+        return [self._ordered[place] for place in places.tolist()], (steps / _STEPS).tolist()

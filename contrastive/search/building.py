@@ -10,6 +10,7 @@ Notable decisions:
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ import torch
 from contrastive.data.store import one_at_a_time
 from contrastive.data.whole_files import naming
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, check_keyed, embeddings_of
+from contrastive.search.candidates import drawn
 from contrastive.search.contracts import Posting
 from contrastive.search.lance import LanceEngine
 from contrastive.search.manifest import (
@@ -35,8 +37,14 @@ from contrastive.search.manifest import (
     read_manifest,
     whole,
 )
+from contrastive.search.passages import title_and_body
 from contrastive.search.segments import SEGMENTS, SIZE, check_finite, read_segment, segment_name, write_segment
+from contrastive.search.stored import read_postings
+from contrastive.search.stored_candidates import candidates_of, delete_means, usual_candidates
 from contrastive.search.tables import FOLDER, is_inside, new_table, place, settled, table_of
+from contrastive.search.words_file import delete_words, stored_words
+
+_log = logging.getLogger(__name__)
 
 _STAGED = "staged"
 """Where embeddings wait for the table that they go to, so that a build that is killed has them."""
@@ -50,6 +58,7 @@ def build_index(
     engine: Literal["exact", "lance"] | None = None,
     url: str | None = None,
     link: bool | None = None,
+    candidates: int | None = None,
     command: Sequence[str] = (),
     source: Path | None = None,
     cache: EmbeddingCache | None = None,
@@ -66,6 +75,8 @@ def build_index(
         url: Where LanceDB keeps them, see `LanceEngine`; None for in the folder.
         link: Whether LanceDB is to answer fast and approximately, see `LanceEngine.link`; None for from 100,000
             postings on.
+        candidates: How many postings are compared with a query token by token, see `Candidates`; 0 for all, None for
+            some of 100,000 or more.
         command: What a person adds to `--out` and `--model` to build it, to be said when it is out of date.
         source: The file that they were read from; who opens the index is told when it has changed.
         cache: Where embeddings of the same texts may be already.
@@ -110,7 +121,9 @@ def build_index(
             engine=writer.settled(kept, postings, is_new=is_new),
             source=None if source is None else fingerprint(source),
         )
+        manifest = _with_candidates(manifest, folder, encoder, postings, candidates)
         _take_over(folder, manifest)
+        stored_words(folder, segments, lambda: (posting.text for posting in postings))
     return manifest
 
 
@@ -162,6 +175,21 @@ def update_index(
         )
         _take_over(folder, manifest)
     return manifest
+
+
+def _with_candidates(
+    manifest: Manifest, folder: Path, encoder: KeyedEncoder, postings: Sequence[Posting], number: int | None
+) -> Manifest:
+    """Return the manifest of a new index with what it says of candidates, if it is to have any."""
+    number = usual_candidates(manifest) if number is None else number
+    stored = read_postings(folder, manifest) if number else None
+    if stored is None or (found := candidates_of(folder, manifest, stored.segments, stored, number)) is None:
+        return manifest
+    titles = drawn([title_and_body(posting.text)[0] or posting.text for posting in postings])
+    asked = encoder.encode(titles, side="query", show_progress=False, as_numpy=False)
+    recall = round(found.recall(stored.engine, titles, asked), 3)
+    _log.info("%d candidates of a query have %.3f of the ten closest, by %d titles", number, recall, len(titles))
+    return replace(manifest, candidates={"number": number, "recall@10": recall, "titles": len(titles)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +273,8 @@ def _take_over(folder: Path, manifest: Manifest) -> None:
     for left in (folder / SEGMENTS).iterdir():
         if left.name not in manifest.segments:
             shutil.rmtree(left, ignore_errors=True)
+    delete_words(folder, manifest.segments)
+    delete_means(folder, manifest.segments)
     shutil.rmtree(folder / _STAGED, ignore_errors=True)
     if not is_inside(manifest.engine):
         shutil.rmtree(folder / FOLDER, ignore_errors=True)

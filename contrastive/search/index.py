@@ -12,6 +12,7 @@ from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation.fusion import DEPTH, check_weights, fuse
 from contrastive.evaluation.hybrid_file import ENCODER, WORDS
 from contrastive.evaluation.rankings import Rankings
+from contrastive.search.candidates import Candidates
 from contrastive.search.contracts import Filter, Hit, Metadata, Posting, System
 from contrastive.search.passages import closest_passages, title_and_body
 from contrastive.search.postings import Postings, PostingsInMemory
@@ -31,6 +32,7 @@ class SearchIndex:
         weights: Of BM25 (`WORDS`) and the encoder (`ENCODER`), as of a `Hybrid`, whose parts are asked with the unknown
             words of a query put right; None ranks by the encoder alone, asked as it is. If the encoder has no weight,
             only passages are embedded.
+        candidates: What finds the postings that the encoder compares with a query; None compares all.
 
     Attributes:
         postings: What is searched.
@@ -63,12 +65,14 @@ class SearchIndex:
         cache: EmbeddingCache | None = None,
         show_progress: bool = False,
         weights: Mapping[str, float] | None = None,
+        candidates: Candidates | None = None,
     ) -> None:
         if weights is not None:
             check_weights(weights, dict.fromkeys((WORDS, ENCODER)))
         self.encoder = encoder
         self.similarity = similarity_of(encoder)
         self.weights = weights
+        self.candidates = candidates
         self.default: System = "encoder" if weights is None else "hybrid"
         self.postings: Postings
         if isinstance(documents, Mapping):
@@ -163,10 +167,14 @@ class SearchIndex:
         """Rank by the encoder, by BM25, or by both."""
         systems = {}
         depth = max(k, DEPTH) if weights.get(WORDS) else k
+        kept = self.postings.rows(filters) if filters and (weights.get(WORDS) or self.candidates) else None
         if weights.get(ENCODER) and embedded is not None:
-            systems[ENCODER] = _rankings(self.postings.engine.search(embedded, depth, filters))
+            if self.candidates is None:
+                found = self.postings.engine.search(embedded, depth, filters)
+            else:
+                found = self.candidates.search(queries, embedded, depth, filters, kept)
+            systems[ENCODER] = _rankings(found)
         if weights.get(WORDS):
-            kept = self.postings.rows(filters) if filters else None
             systems[WORDS] = _rankings(self.postings.words.search(queries, depth, kept))
         fused = fuse(systems, {name: weights[name] for name in systems}, depth=k)
         return [fused.top(str(place), k) for place in range(len(queries))]

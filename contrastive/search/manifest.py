@@ -37,6 +37,8 @@ class Manifest:
         engine: What keeps the embeddings: its name; of LanceDB also the URL, None for a folder in that of the index,
             the table, the version of it that counts, and whether it is to be linked.
         source: The file that the postings were read from, see `fingerprint`.
+        candidates: How many postings are compared with a query, and what they had of the ten closest when it was built
+            (`recall@10`, by `titles` of postings); None where all are compared.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Manifest:
     format: int = FORMAT
     engine: Mapping[str, Any] = field(default_factory=lambda: {"name": "exact"})
     source: Mapping[str, Any] | None = None
+    candidates: Mapping[str, float] | None = None
 
     def write(self, folder: Path) -> None:
         """Put it into the place of the one in a folder."""

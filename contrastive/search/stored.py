@@ -7,16 +7,16 @@ Notable decisions:
   that was killed leaves it as it was (`building`).
 - The embeddings are in the segments, or in a table of LanceDB of which `index.json` names the version (`tables`); texts
   and columns are in the segments in any case.
-- Word matching is made of the texts when it is first asked for: bm25s cannot be changed, and reading an index takes
-  little beside making one.
+- BM25 is made of the texts when the index is built, and of a changed one when it is first asked for (`words_file`): it
+  is of all texts, and cannot be changed.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,10 @@ from contrastive.search.index import SearchIndex
 from contrastive.search.lance import LanceEngine
 from contrastive.search.manifest import Manifest, check_encoder, has_changed, read_manifest, rebuild_command, whole
 from contrastive.search.segments import SEGMENTS, Segment, read_segment
+from contrastive.search.stored_candidates import candidates_of
 from contrastive.search.tables import table_of
 from contrastive.search.words import WordSearch
+from contrastive.search.words_file import stored_words
 from contrastive.similarity import Embeddings, TokenVectors, product_similarity
 
 _log = logging.getLogger(__name__)
@@ -44,15 +46,24 @@ class StoredPostings:
         segments: Where they are.
         removed: The rows of each segment that do not count.
         engine: Has their embeddings.
+        words: Returns their BM25, given their texts.
 
     Attributes:
+        segments: Where they are.
         ids: Their ids, in the order in which they were added.
         engine: Their embeddings.
     """
 
-    def __init__(self, segments: Sequence[Segment], removed: Sequence[Sequence[int]], engine: Engine) -> None:
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        removed: Sequence[Sequence[int]],
+        engine: Engine,
+        words: Callable[[Callable[[], Iterable[str]]], BM25Index],
+    ) -> None:
         self.engine = engine
-        self._segments = segments
+        self._words = words
+        self.segments = segments
         self._alive = [np.ones(len(segment.ids), bool) for segment in segments]
         for alive, rows in zip(self._alive, removed, strict=True):
             alive[list(rows)] = False
@@ -67,7 +78,7 @@ class StoredPostings:
     def columns(self) -> Mapping[str, Sequence[tuple[Value, int]]]:
         """How many have each value of each column."""
         counts: dict[str, Counter[Value]] = {}
-        for segment, alive in zip(self._segments, self._alive, strict=True):
+        for segment, alive in zip(self.segments, self._alive, strict=True):
             for name in segment.columns.values:
                 counts.setdefault(name, Counter()).update(dict(segment.columns.counts(name, alive)))
         return {name: of_column.most_common() for name, of_column in counts.items() if of_column}
@@ -75,7 +86,7 @@ class StoredPostings:
     @cached_property
     def words(self) -> WordSearch:
         """Their words."""
-        return WordSearch(self.ids, BM25Index(self[id_].text for id_ in self.ids))
+        return WordSearch(self.ids, self._words(lambda: (self[id_].text for id_ in self.ids)))
 
     def __getitem__(self, id_: str) -> Posting:
         """Return a posting by its id."""
@@ -84,9 +95,7 @@ class StoredPostings:
 
     def rows(self, filters: Sequence[Filter]) -> NDArray[np.bool_]:
         """Return which of them, in the order of `ids`, pass all filters."""
-        kept = [
-            segment.columns.rows(filters)[alive] for segment, alive in zip(self._segments, self._alive, strict=True)
-        ]
+        kept = [segment.columns.rows(filters)[alive] for segment, alive in zip(self.segments, self._alive, strict=True)]
         return np.concatenate([np.zeros(0, bool), *kept])
 
     def embeddings_of(self, ids: Sequence[str]) -> Embeddings | None:
@@ -102,7 +111,12 @@ class StoredPostings:
 
 
 def open_index(
-    folder: str | Path, encoder: KeyedEncoder, *, weights: Mapping[str, float] | None = None, model: str = "MODEL"
+    folder: str | Path,
+    encoder: KeyedEncoder,
+    *,
+    weights: Mapping[str, float] | None = None,
+    candidates: int | None = None,
+    model: str = "MODEL",
 ) -> SearchIndex:
     """Open an index to search in.
 
@@ -110,6 +124,8 @@ def open_index(
         folder: Where it stands.
         encoder: The one it was built with.
         weights: Of BM25 and the encoder, see `SearchIndex`.
+        candidates: How many postings are compared with a query token by token, see `Candidates`; 0 for all, None for
+            as it was built.
         model: Name of the encoder, for the command that builds the index anew.
 
     Raises:
@@ -126,7 +142,12 @@ def open_index(
         try:
             with whole(manifest, folder, model):
                 postings = read_postings(folder, manifest)
-            return SearchIndex(encoder, postings, weights=weights)
+            return SearchIndex(
+                encoder,
+                postings,
+                weights=weights,
+                candidates=candidates_of(folder, manifest, postings.segments, postings, candidates),
+            )
         except ValueError:
             newer = read_manifest(folder)
             if newer.generation == manifest.generation:
@@ -145,9 +166,10 @@ def read_postings(folder: Path, manifest: Manifest) -> StoredPostings:
     exact = manifest.engine["name"] == "exact"
     segments = [read_segment(folder / SEGMENTS / name, embedded=exact) for name in manifest.segments]
     removed = list(manifest.segments.values())
+    words = partial(stored_words, folder, manifest.segments)
     if not exact:
-        return StoredPostings(segments, removed, table_of(manifest, folder))
+        return StoredPostings(segments, removed, table_of(manifest, folder), words)
     similarity = product_similarity(str(manifest.encoder["similarity"]))
     parts = [Part(each.ids, each.embeddings, each.columns) for each in segments if each.embeddings is not None]
     engine = ExactEngine(similarity, parts, [np.array(rows, np.int64) for rows in removed])
-    return StoredPostings(segments, removed, engine)
+    return StoredPostings(segments, removed, engine, words)

@@ -7,6 +7,8 @@ Notable decisions:
 - Vectors of tokens are compared document by document, without padding, and those of short ones of the same length
   together: the products and little else. Of the documents one block at a time is in float32 and where the queries
   are, so that a corpus may be in half precision or a few bits, on a disk, or larger than the memory of a device.
+- For a single query on a CPU, to copy documents and to write them in float32 takes more than the products: they are
+  read as they stand, as many at a time as stay close to the processor.
 - Scores of token vectors are float32: the products are all of the time, and in float64 take twice as much.
 
 Shape letters: Q queries, K documents, B texts or pairs, D width, N and n vectors of many texts.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +39,10 @@ _PRODUCTS = 2**22
 
 _TOKENS = 1024
 """Vectors of queries in a product: enough for its speed, and the products of a text stay close to the processor."""
+
+
+_FEW_TOKENS, _VECTORS_OF_FEW = 64, 2**11
+"""Vectors of queries that are few, and vectors of documents that these meet at a time."""
 
 
 @torch.no_grad()
@@ -78,6 +85,8 @@ def _scores_of_tokens(similarity: MaxSimilarity, asking: TokenVectors, answering
     shares = 1 / _counted(similarity, lengths).to(tokens.dtype)
     scores = tokens.new_zeros(len(answering), len(asking))
     tokens, read = _met(similarity, tokens, answering)
+    if len(tokens) <= _FEW_TOKENS and tokens.device.type == "cpu":
+        return _scores_of_few(tokens, owners, answering, read, scores.T) * shares[:, None]
     for places, length, vectors in _documents(answering, max(1, min(len(tokens), _TOKENS))):
         vectors = read(vectors)
         largest = tokens.new_empty(len(places), len(tokens))
@@ -88,6 +97,25 @@ def _scores_of_tokens(similarity: MaxSimilarity, asking: TokenVectors, answering
         of_queries = tokens.new_zeros(len(asking), len(places)).index_add_(0, owners, largest.T)
         scores[places.to(tokens.device)] = of_queries.T * shares
     return scores.T
+
+
+def _scores_of_few(
+    tokens: Tensor, owners: Tensor, answering: TokenVectors, read: Callable[[Tensor], Tensor], scores: Tensor
+) -> Tensor:
+    """Add up in scores [Q, K] what few prepared vectors of queries, [t, D], find in documents as they stand."""
+    lengths, offsets = answering.lengths, answering.offsets
+    first = 0
+    while first < len(answering):
+        last = int(torch.searchsorted(offsets, offsets[first] + _VECTORS_OF_FEW, right=True)) - 1
+        here = slice(first, max(last, first + 1))
+        first = here.stop
+        places = here.start + lengths[here].nonzero()[:, 0]  # a document without vectors has no largest product
+        if len(places):
+            products = tokens @ read(answering.vectors[offsets[here.start] : offsets[here.stop]]).T
+            starts = offsets[places] - offsets[here.start]
+            largest = torch.from_numpy(np.maximum.reduceat(products.numpy(), starts.numpy(), axis=1))
+            scores[:, places] = largest.new_zeros(len(scores), len(places)).index_add_(0, owners, largest)
+    return scores
 
 
 @torch.no_grad()

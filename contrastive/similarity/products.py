@@ -138,10 +138,21 @@ class ProductSimilarity:
         """
         if self.name == "cosine" or not len(queries) or not len(keys):
             return 1.0
-        queries, keys = self.prepare(queries), self.prepare(keys)
+        return self.size_by(queries, *self.extent(keys))
+
+    def extent(self, keys: Tensor) -> tuple[Tensor | float, float]:
+        """Return from where vectors [K, D] are measured, the middle of them or 0, and how far the farthest is from it.
+
+        That is what `size` asks of them, and what may be kept.
+        """
+        keys = self.prepare(keys)
         middle = _middle(keys) if self.lengths_matter else 0
-        lengths = [torch.linalg.vector_norm(vectors - middle, dim=-1).max().item() for vectors in (queries, keys)]
-        bound = sum(lengths) if self.lengths_matter else math.prod(lengths)
+        return middle, torch.linalg.vector_norm(keys - middle, dim=-1).max().item()
+
+    def size_by(self, queries: Tensor, middle: Tensor | float, farthest: float) -> float:
+        """Return the `size` by the extent of the keys; of at least one query."""
+        asked = torch.linalg.vector_norm(self.prepare(queries) - middle, dim=-1).max().item()
+        bound = asked + farthest if self.lengths_matter else asked * farthest
         return 2.0 ** round(math.log2(bound)) if 0 < bound < math.inf else 1.0
 
 

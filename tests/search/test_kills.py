@@ -41,7 +41,8 @@ def test_an_index_survives_being_killed(
         killed.change(what, path, tiny_encoder)
         assert content(open_index(path, tiny_encoder)) == after, path
         names = {each.name for each in path.iterdir()}
-        assert names == {"index.json", "segments", *(["vectors"] if engine == "lance" else [])}, path
+        assert names == {"index.json", "segments", "words", *(["vectors"] if engine == "lance" else [])}, path
+        assert len(list((path / "words").iterdir())) == 1, path
         assert len(list((path / "segments").iterdir())) == (4 if what == "build" else 5), path
 
 

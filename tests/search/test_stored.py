@@ -172,7 +172,7 @@ def test_lancedb_keeps_the_embeddings_where_it_is_told(
     build_index("two", tiny_encoder, POSTINGS[:3], engine="lance", url=f"file://{tmp_path}/elsewhere")
     answers = found(open_index("one", tiny_encoder))
     assert len(list(Path("elsewhere").glob("*/_versions/*.manifest"))) == 2  # of a new table the last one alone
-    assert sorted(path.name for path in Path("one").iterdir()) == ["index.json", "segments"]
+    assert sorted(path.name for path in Path("one").iterdir()) == ["index.json", "segments", "words"]
     assert not list(tmp_path.glob("*/segments/*/embeddings.npy"))
     assert len(list(Path("elsewhere").glob("postings-*.lance"))) == 2  # each has its own
     Path("one").rename("moved")
@@ -191,7 +191,7 @@ def test_lancedb_keeps_the_embeddings_where_it_is_told(
     build_index(tmp_path / "moved", tiny_encoder, POSTINGS)
     assert found(open_index(tmp_path / "moved", tiny_encoder)) == answers
     build_index(tmp_path / "moved", tiny_encoder, POSTINGS, engine="exact")
-    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == ["index.json", "segments"]
+    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == ["index.json", "segments", "words"]
     with pytest.raises(ValueError, match="expected the engine lance for a URL or links, got exact"):
         build_index(tmp_path / "moved", tiny_encoder, POSTINGS, engine="exact", url="elsewhere")
 
@@ -290,6 +290,7 @@ def test_a_file_that_has_changed_is_said(
     file = tmp_path / "postings.csv"
     file.write_text("one")
     build_index(tmp_path / "index", tiny_encoder, POSTINGS, command=["--data", str(file)], source=file)
+    caplog.clear()
     os.utime(file, (1, 1))
     open_index(tmp_path / "index", tiny_encoder)
     assert not caplog.text

@@ -44,13 +44,14 @@ def each(texts: TokenVectors) -> list[Tensor]:
 
 
 @settings(max_examples=15, deadline=None)
-@given(lengths, lengths, st.sampled_from([1, 2, 5, 1000]))
-def test_texts_are_scored_as_loops_score_them_whatever_the_blocks(asking, answering, size):
+@given(lengths, lengths, st.sampled_from([1, 2, 5, 1000]), st.sampled_from([0, 1000]))
+def test_texts_are_scored_as_loops_score_them_whatever_the_blocks(asking, answering, size, few):
     queries, documents = texts_of(asking, 0), texts_of(answering, 1)
     expected = torch.tensor([[loop_score(query, document) for document in each(documents)] for query in each(queries)])
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_VECTORS", "_PRODUCTS", "_TOKENS"):
+        for name in ("_VECTORS", "_PRODUCTS", "_TOKENS", "_VECTORS_OF_FEW"):
             patch.setattr(packed, name, size)
+        patch.setattr(packed, "_FEW_TOKENS", few)
         scores = score_texts(max_sim, queries, documents)
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
         asked, answered = (range_.repeat(2) for range_ in (torch.arange(len(asking)), torch.arange(len(asking)) * 0))
