@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="let LanceDB answer fast and approximately, and say what it finds of the ten best (from 100,000 on)",
     )
+    add(
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="postings that a query is compared with token by token, found by words and by the means of tokens; 0 for "
+        "all. What they have of the ten best is said (1000 from 100,000 on, of token vectors in the engine exact)",
+    )
     add("--cache", type=Path, metavar="DIR", help="where embeddings of the same documents may be already")
     return described
 
@@ -97,6 +104,7 @@ def index(options: argparse.Namespace) -> None:
             engine=options.engine,
             url=options.url,
             link=options.link,
+            candidates=options.candidates,
             command=rebuild_words(options, options.overrides),
             source=source_of(options),
             cache=EmbeddingCache(options.cache) if options.cache else None,

@@ -51,8 +51,10 @@ def read_corpus(options: argparse.Namespace, overrides: Sequence[str]) -> tuple[
 
 def rebuild_words(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     """Return what of a command line decides an index, beside its folder and the model."""
-    named = (("--data", options.data), ("--split", options.split), ("--device", options.device))
-    return [*(word for name, value in named if value is not None for word in (name, value)), *overrides]
+    named = ("data", "split", "device", "candidates")
+    given = {name: getattr(options, name, None) for name in named}
+    words = [(f"--{name}", str(value)) for name, value in given.items() if value is not None]
+    return [*(word for pair in words for word in pair), *overrides]
 
 
 def source_of(options: argparse.Namespace) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from contrastive.search.manifest import read_manifest, rebuild_command
 from experiments.index.__main__ import main as index
 from experiments.search.__main__ import main as search
 
@@ -94,6 +95,14 @@ def test_an_engine_that_is_not_there_is_said(
         with pytest.raises(SystemExit, match=message):
             run(index, "--data", file, "--out", folder, *arguments)
     assert sorted(run(search, "nurse", "--json", "--index", folder)) == ["c", "d", "n"]
+
+
+def test_candidates_can_be_asked_for(run: Any, file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    with pytest.raises(SystemExit, match="error: expected an index of tokens with the engine exact for candidates"):
+        run(index, "--data", file, "--out", folder, "--candidates", "2")
+    run(index, "--data", file, "--out", folder, "--candidates", "0")
+    assert "--candidates 0" in rebuild_command(read_manifest(folder), folder, "MODEL")
 
 
 def test_a_first_search_builds_the_index(run: Any, file: Path, tmp_path: Path) -> None:
