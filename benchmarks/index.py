@@ -83,6 +83,7 @@ def measured(model: str, task: RetrievalTask, folder: Path) -> dict[str, Any]:
         "kilobytes_a_posting": round(size / len(postings) / 1000, 2),
         "seconds_to_open": round(opened, 3),
         "evaluation": {metric: evaluated[metric] for metric in METRICS},
+        "weights": None if hybrid is None else hybrid.weights,
         "index": asked,
         "encoder_equals_evaluation": all(asked["encoder"][metric] == evaluated[metric] for metric in METRICS),
     }
