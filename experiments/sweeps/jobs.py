@@ -199,6 +199,9 @@ def _log_into(folder: Path) -> None:
     logging_config = OmegaConf.load(CONFIGS / "hydra" / "job_logging" / "run.yaml")
     OmegaConf.update(logging_config, "handlers.file.filename", str(folder / "run.log"))
     OmegaConf.update(logging_config, "handlers.file.delay", False)  # the folder is the job's already
+    for handler in [each for each in logging.root.handlers if isinstance(each, logging.FileHandler)]:
+        logging.root.removeHandler(handler)  # one that is closed and still there opens its file again for a late line
+        handler.close()
     logging.config.dictConfig(OmegaConf.to_container(logging_config))  # type: ignore[arg-type]
 
 
