@@ -100,7 +100,7 @@ def built_in(count: int, folder: Path) -> Built:  # noqa: ARG001
 
 def lance(count: int, folder: Path, link: bool = False) -> Built:
     """Build LanceDB."""
-    from contrastive.search.lance import LanceEngine
+    from contrastive.search.engines.lance import LanceEngine
 
     documents, queries, ids = made_up(count, seed=0), made_up(200, seed=1), names_of(count)
     started = time.perf_counter()
@@ -148,8 +148,8 @@ def sentence_transformers(count: int, folder: Path) -> Built:  # noqa: ARG001
 def by_words(count: int, folder: Path) -> Built:
     """Build BM25."""
     from contrastive.evaluation.bm25 import BM25Index
+    from contrastive.search.disk.words_file import write_words
     from contrastive.search.words import WordSearch
-    from contrastive.search.words_file import write_words
 
     random = np.random.default_rng(0)
     words = np.minimum(random.zipf(1.3, (count, 40)), 30_000)

@@ -1,10 +1,10 @@
 """Search in an embedded corpus, and documents as a reader sees them."""
 
-from contrastive.search.building import build_index, update_index
 from contrastive.search.contracts import Engine, Filter, Hit, Posting, parse_filter
-from contrastive.search.exact import ExactEngine
+from contrastive.search.disk.building import build_index, update_index
+from contrastive.search.disk.stored import open_index
+from contrastive.search.engines.exact import ExactEngine
 from contrastive.search.index import SearchIndex
-from contrastive.search.stored import open_index
 
 __all__ = [
     "Engine",

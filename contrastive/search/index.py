@@ -12,8 +12,8 @@ from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder
 from contrastive.evaluation.fusion import DEPTH, check_weights, fuse
 from contrastive.evaluation.hybrid_file import ENCODER, WORDS
 from contrastive.evaluation.rankings import Rankings
-from contrastive.search.candidates import Candidates
 from contrastive.search.contracts import Filter, Hit, Metadata, Posting, System
+from contrastive.search.engines.candidates import Candidates
 from contrastive.search.passages import closest_passages, title_and_body
 from contrastive.search.postings import Postings, PostingsInMemory
 from contrastive.similarity import Embeddings, similarity_of

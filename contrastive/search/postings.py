@@ -16,7 +16,7 @@ from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, em
 from contrastive.evaluation.bm25 import BM25Index
 from contrastive.search.columns import Columns
 from contrastive.search.contracts import Engine, Filter, Metadata, Posting, Value
-from contrastive.search.exact import ExactEngine, Part
+from contrastive.search.engines.exact import ExactEngine, Part
 from contrastive.search.words import WordSearch
 from contrastive.similarity import Embeddings, similarity_of
 

@@ -116,7 +116,7 @@ def search(options: argparse.Namespace) -> None:
 
     explainer = None
     if options.explain:
-        from contrastive.search.explanation import Explainer
+        from contrastive.search.explaining.explanation import Explainer
 
         explainer = Explainer(index)
     several = queries is not None and len(queries) > 1
@@ -165,7 +165,7 @@ def read_queries(query: str | None, file: str | None) -> list[str] | None:
 def open_index(options: argparse.Namespace, for_data: Sequence[str], for_encoder: Sequence[str]) -> SearchIndex:
     """Open the index of the command line, built now if there is none, or make one in memory of the documents."""
     from contrastive import search as library
-    from contrastive.search.manifest import check_corpus, read_manifest
+    from contrastive.search.disk.manifest import check_corpus, read_manifest
 
     folder = options.index
     there = folder is not None and (folder / "index.json").exists()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from contrastive.data.shown import clean
-from contrastive.search.explanation import Explanation
-from contrastive.search.highlights import excerpt
+from contrastive.search.explaining.explanation import Explanation
+from contrastive.search.explaining.highlights import excerpt
 from contrastive.search.passages import one_line
 
 _MARKED = "bold yellow"

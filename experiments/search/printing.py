@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from contrastive.search import Hit
-    from contrastive.search.explanation import Explanation
+    from contrastive.search.explaining.explanation import Explanation
 
 log = logging.getLogger("experiments.search")
 
 
 def print_json(query: str, hits: Sequence[Hit], why: Sequence[Explanation] | None = None) -> None:
     """Print one line with all there is but the whole texts; with `why`, what answers each skill."""
-    from contrastive.search.highlights import plain
+    from contrastive.search.explaining.highlights import plain
 
     fields = ("rank", "id", "score", "title", "passage", "passage_score")
     shown = [{name: getattr(hit, name) for name in fields} for hit in hits]

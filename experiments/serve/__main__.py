@@ -127,7 +127,7 @@ def configured(app: FastAPI, **where: Any) -> uvicorn.Config:
 def systems_of(index: SearchIndex, *, is_run: bool) -> list[Searched]:
     """Return the systems that an index has: BM25, its encoder, and their hybrid if it has one."""
     from contrastive.evaluation.fusion import mixture
-    from contrastive.search.explanation import Explainer
+    from contrastive.search.explaining.explanation import Explainer
     from experiments.serve.results import Searched
 
     explainer = Explainer(index)
@@ -143,7 +143,7 @@ def systems_of(index: SearchIndex, *, is_run: bool) -> list[Searched]:
 
 def untuned_system(index: SearchIndex) -> Searched:
     """Return the system of an encoder that was not trained."""
-    from contrastive.search.explanation import Explainer
+    from contrastive.search.explaining.explanation import Explainer
     from experiments.serve.results import Searched
 
     return Searched("untuned", "Untuned", "an encoder before training", index, Explainer(index), "encoder")

@@ -18,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from contrastive.data.shown import clean
 from contrastive.search import parse_filter
 from contrastive.search.contracts import Filter
-from contrastive.search.explanation import Span, joined
-from contrastive.search.highlights import excerpt, pieces
+from contrastive.search.explaining.explanation import Span, joined
+from contrastive.search.explaining.highlights import excerpt, pieces
 from experiments.serve.results import Found, Results, Searching
 
 _HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 
 from contrastive.search import Filter, Hit, SearchIndex
 from contrastive.search.contracts import Metadata, System
-from contrastive.search.explanation import Explainer, Explanation
-from contrastive.search.highlights import plain
+from contrastive.search.explaining.explanation import Explainer, Explanation
+from contrastive.search.explaining.highlights import plain
 
 MOST_CHARACTERS = 20_000
 """Characters of a query: more than any model reads, and little enough to be answered at once."""

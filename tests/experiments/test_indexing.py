@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contrastive.search.manifest import read_manifest, rebuild_command
+from contrastive.search.disk.manifest import read_manifest, rebuild_command
 from experiments.index.__main__ import main as index
 from experiments.search.__main__ import main as search
 

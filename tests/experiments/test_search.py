@@ -21,7 +21,7 @@ from contrastive.encoder.embedding_cache import EmbeddingCache
 from contrastive.evaluation import Hybrid, bm25_rankings, fuse, rank, write_hybrid
 from contrastive.evaluation.spelling import Spelling
 from contrastive.search import SearchIndex
-from contrastive.search.explanation import Explainer
+from contrastive.search.explaining.explanation import Explainer
 from contrastive.search.passages import one_line, split_passages
 from contrastive.similarity import cosine, similarity_of
 from contrastive.statistics import Difference

@@ -17,9 +17,10 @@ from typing import Any
 
 from contrastive.data import whole_files
 from contrastive.encoder import Encoder
-from contrastive.search import Posting, build_index, building, open_index, update_index
-from contrastive.search.lance import LanceEngine
-from contrastive.search.manifest import Manifest
+from contrastive.search import Posting, build_index, open_index, update_index
+from contrastive.search.disk import building
+from contrastive.search.disk.manifest import Manifest
+from contrastive.search.engines.lance import LanceEngine
 
 BEFORE = [Posting(f"d{n}", f"nurse {n}\nhospital {'years ' * n}", {"place": ("Bonn", "Ulm")[n % 2]}) for n in range(6)]
 AFTER = [*BEFORE[:3], Posting("d3", "chef\nkitchen"), *(Posting(f"e{n}", f"data job {n}\npython") for n in range(4))]

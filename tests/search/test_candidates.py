@@ -12,16 +12,9 @@ from conftest import WORDS
 
 from contrastive.encoder import Encoder
 from contrastive.evaluation.bm25 import BM25Index
-from contrastive.search import (
-    ExactEngine,
-    Posting,
-    build_index,
-    open_index,
-    parse_filter,
-    stored_candidates,
-    update_index,
-)
-from contrastive.search.candidates import Candidates, drawn
+from contrastive.search import ExactEngine, Posting, build_index, open_index, parse_filter, update_index
+from contrastive.search.disk import stored_candidates
+from contrastive.search.engines.candidates import Candidates, drawn
 from contrastive.search.words import WordSearch
 from contrastive.similarity import TokenVectors, cosine, max_sim, mean_vectors
 

@@ -13,7 +13,7 @@ import torch
 from contrastive.evaluation import retrieve
 from contrastive.search import Engine, ExactEngine, Filter
 from contrastive.search.contracts import Metadata, Value
-from contrastive.search.lance import LanceEngine
+from contrastive.search.engines.lance import LanceEngine
 from contrastive.similarity import (
     Embeddings,
     ProductSimilarity,

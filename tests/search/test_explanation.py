@@ -9,11 +9,20 @@ import torch
 
 from contrastive.encoder import Encoder
 from contrastive.encoder.places import locate_tokens
-from contrastive.search import Hit, Posting, SearchIndex, build_index, matching, open_index
-from contrastive.search.explanation import Answer, Explainer, Span, _spans
-from contrastive.search.highlights import excerpt, pieces, plain
-from contrastive.search.matching import Parts, PhraseMatcher, TermMatcher, TokenMatcher, Units, matcher_of, phrases
-from contrastive.search.skills import MOST_SKILLS, skills_of
+from contrastive.search import Hit, Posting, SearchIndex, build_index, open_index
+from contrastive.search.explaining import matching
+from contrastive.search.explaining.explanation import Answer, Explainer, Span, _spans
+from contrastive.search.explaining.highlights import excerpt, pieces, plain
+from contrastive.search.explaining.matching import (
+    Parts,
+    PhraseMatcher,
+    TermMatcher,
+    TokenMatcher,
+    Units,
+    matcher_of,
+    phrases,
+)
+from contrastive.search.explaining.skills import MOST_SKILLS, skills_of
 from contrastive.similarity import score_texts, similarity_of
 
 OTHERS = {f"o{number}": f"Chef\nA kitchen for the chef, {number} engineers" for number in range(20)}

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from contrastive.evaluation import retrieve
-from contrastive.search import ExactEngine, Filter, first_pass, snapshot
-from contrastive.search.first_pass import lengths_of
-from contrastive.search.together import Together
+from contrastive.search import ExactEngine, Filter
+from contrastive.search.engines import first_pass, snapshot
+from contrastive.search.engines.first_pass import lengths_of
+from contrastive.search.engines.together import Together
 from contrastive.similarity import ProductSimilarity, cosine, dot, euclidean
 
 WIDTH = 24

@@ -12,7 +12,8 @@ import killed
 import pytest
 
 from contrastive.encoder import Encoder
-from contrastive.search import Posting, SearchIndex, building, open_index
+from contrastive.search import Posting, SearchIndex, open_index
+from contrastive.search.disk import building
 
 
 @pytest.fixture(scope="module")

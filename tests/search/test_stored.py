@@ -15,9 +15,10 @@ from conftest import WORDS
 from contrastive.data import RetrievalTask
 from contrastive.encoder import Encoder
 from contrastive.evaluation import bm25_rankings, fuse, rank
-from contrastive.search import Posting, build_index, building, open_index, parse_filter, segments, tables, update_index
-from contrastive.search.lance import LanceEngine
-from contrastive.search.manifest import read_manifest
+from contrastive.search import Posting, build_index, open_index, parse_filter, update_index
+from contrastive.search.disk import building, segments, tables
+from contrastive.search.disk.manifest import read_manifest
+from contrastive.search.engines.lance import LanceEngine
 
 POSTINGS = [
     Posting(f"d{place}", "\n".join(WORDS[place : place + 3]), {"place": ("Bonn", "Ulm")[place % 2]})

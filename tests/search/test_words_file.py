@@ -11,8 +11,9 @@ from conftest import WORDS
 
 from contrastive.encoder import Encoder
 from contrastive.evaluation.bm25 import BM25Index
-from contrastive.search import Posting, build_index, open_index, update_index, words_file
-from contrastive.search.words_file import read_words, write_words
+from contrastive.search import Posting, build_index, open_index, update_index
+from contrastive.search.disk import words_file
+from contrastive.search.disk.words_file import read_words, write_words
 
 TEXTS = [" ".join(WORDS[place : place + 1 + place % 4]) for place in range(len(WORDS))]
 POSTINGS = [Posting(f"d{place}", text) for place, text in enumerate(TEXTS)]

@@ -21,9 +21,9 @@ from contrastive.evaluation.hybrid_file import ENCODER
 from contrastive.evaluation.words import stop_words
 from contrastive.evaluation.words import words as words_of
 from contrastive.search.contracts import Hit, System
+from contrastive.search.explaining.matching import Matcher, Parts, Place, Units, WordMatcher, matcher_of
+from contrastive.search.explaining.skills import Skill, skills_of
 from contrastive.search.index import SearchIndex
-from contrastive.search.matching import Matcher, Parts, Place, Units, WordMatcher, matcher_of
-from contrastive.search.skills import Skill, skills_of
 from contrastive.similarity import Embeddings
 
 CHANCE_POSTINGS = 100

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from contrastive.search.explanation import Answer, Explanation, Span
+from contrastive.search.explaining.explanation import Answer, Explanation, Span
 
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?;](?=\s)|$)", re.MULTILINE)
 

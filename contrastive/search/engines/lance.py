@@ -23,9 +23,9 @@ import torch
 
 from contrastive.evaluation.ties import TieBreaker, in_steps
 from contrastive.search.contracts import Filter, Metadata
-from contrastive.search.lance_columns import NOTHING, among, condition
-from contrastive.search.lance_rows import Dense, embeddings_in, nothing, rows_of
-from contrastive.search.lance_table import connected, created, opened
+from contrastive.search.engines.lance_columns import NOTHING, among, condition
+from contrastive.search.engines.lance_rows import Dense, embeddings_in, nothing, rows_of
+from contrastive.search.engines.lance_table import connected, created, opened
 from contrastive.similarity import Embeddings, ProductSimilarity, TokenVectors, score_texts
 from contrastive.similarity.naming import of_tokens
 

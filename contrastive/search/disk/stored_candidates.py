@@ -12,11 +12,11 @@ from torch import Tensor
 
 from contrastive.data.whole_files import whole_file
 from contrastive.encoder.embedding_files import read_embeddings, write_embeddings
-from contrastive.search.candidates import FROM, NUMBER, Candidates
-from contrastive.search.exact import ExactEngine, Part
-from contrastive.search.manifest import Manifest
+from contrastive.search.disk.manifest import Manifest
+from contrastive.search.disk.segments import Segment
+from contrastive.search.engines.candidates import FROM, NUMBER, Candidates
+from contrastive.search.engines.exact import ExactEngine, Part
 from contrastive.search.postings import Postings
-from contrastive.search.segments import Segment
 from contrastive.similarity import Embeddings, cosine, mean_vectors
 
 FOLDER = "means"

@@ -51,7 +51,7 @@ class Candidates:
     Example:
         >>> import torch
         >>> from contrastive.evaluation.bm25 import BM25Index
-        >>> from contrastive.search.exact import ExactEngine
+        >>> from contrastive.search.engines.exact import ExactEngine
         >>> from contrastive.similarity import TokenVectors, cosine, max_sim
         >>> tokens = TokenVectors.pack(torch.eye(3)[:, None])
         >>> engine, means, ids = ExactEngine(max_sim), ExactEngine(cosine), ["a", "b", "c"]

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import pad
 
 from contrastive.search.contracts import Metadata
-from contrastive.search.lance_columns import columns_of
+from contrastive.search.engines.lance_columns import columns_of
 from contrastive.similarity import ProductSimilarity, TokenVectors
 
 Dense = torch.Tensor | TokenVectors

@@ -24,10 +24,8 @@ import torch
 from contrastive.data.store import one_at_a_time
 from contrastive.data.whole_files import naming
 from contrastive.encoder.embedding_cache import EmbeddingCache, KeyedEncoder, check_keyed, embeddings_of
-from contrastive.search.candidates import drawn
 from contrastive.search.contracts import Posting
-from contrastive.search.lance import LanceEngine
-from contrastive.search.manifest import (
+from contrastive.search.disk.manifest import (
     Manifest,
     check_encoder,
     corpus_digest,
@@ -37,12 +35,14 @@ from contrastive.search.manifest import (
     read_manifest,
     whole,
 )
+from contrastive.search.disk.segments import SEGMENTS, SIZE, check_finite, read_segment, segment_name, write_segment
+from contrastive.search.disk.stored import read_postings
+from contrastive.search.disk.stored_candidates import candidates_of, delete_means, usual_candidates
+from contrastive.search.disk.tables import FOLDER, is_inside, new_table, place, settled, table_of
+from contrastive.search.disk.words_file import delete_words, stored_words
+from contrastive.search.engines.candidates import drawn
+from contrastive.search.engines.lance import LanceEngine
 from contrastive.search.passages import title_and_body
-from contrastive.search.segments import SEGMENTS, SIZE, check_finite, read_segment, segment_name, write_segment
-from contrastive.search.stored import read_postings
-from contrastive.search.stored_candidates import candidates_of, delete_means, usual_candidates
-from contrastive.search.tables import FOLDER, is_inside, new_table, place, settled, table_of
-from contrastive.search.words_file import delete_words, stored_words
 
 _log = logging.getLogger(__name__)
 

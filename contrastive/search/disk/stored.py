@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 from contrastive.encoder.embedding_cache import KeyedEncoder
 from contrastive.evaluation.bm25 import BM25Index
 from contrastive.search.contracts import Engine, Filter, Posting, Value
-from contrastive.search.exact import ExactEngine, Part
+from contrastive.search.disk.manifest import Manifest, check_encoder, has_changed, read_manifest, rebuild_command, whole
+from contrastive.search.disk.segments import SEGMENTS, Segment, read_segment
+from contrastive.search.disk.stored_candidates import candidates_of
+from contrastive.search.disk.tables import table_of
+from contrastive.search.disk.words_file import stored_words
+from contrastive.search.engines.exact import ExactEngine, Part
+from contrastive.search.engines.lance import LanceEngine
 from contrastive.search.index import SearchIndex
-from contrastive.search.lance import LanceEngine
-from contrastive.search.manifest import Manifest, check_encoder, has_changed, read_manifest, rebuild_command, whole
-from contrastive.search.segments import SEGMENTS, Segment, read_segment
-from contrastive.search.stored_candidates import candidates_of
-from contrastive.search.tables import table_of
 from contrastive.search.words import WordSearch
-from contrastive.search.words_file import stored_words
 from contrastive.similarity import Embeddings, TokenVectors, product_similarity
 
 _log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from contrastive.encoder.heads import LexicalHead, TokensHead
 from contrastive.encoder.places import locate_embedded, locate_tokens
 from contrastive.encoder.truncation import tower_of
 from contrastive.evaluation.words import WORD, stop_words
-from contrastive.search.skills import Asked
+from contrastive.search.explaining.skills import Asked
 from contrastive.similarity import Embeddings, TokenVectors, score_texts, similarity_of
 
 Place = tuple[int, int]
@@ -91,7 +91,7 @@ class WordMatcher:
     """By the words that BM25 counts; of a skill each counts the same.
 
     Example:
-        >>> from contrastive.search.skills import skills_of
+        >>> from contrastive.search.explaining.skills import skills_of
         >>> matcher = WordMatcher()
         >>> (parts,), (units,) = matcher.ask(skills_of("data analyst")), matcher.read(["Analyst for Data"])
         >>> matcher.compare(parts, units), units.places

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from contrastive.search.together import Together
+from contrastive.search.engines.together import Together
 from contrastive.similarity import ProductSimilarity, cosine, full_precision
 
 _ROWS = 4096

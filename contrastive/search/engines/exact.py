@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from contrastive.evaluation.ties import TieBreaker
 from contrastive.search.columns import Columns
 from contrastive.search.contracts import Filter, Metadata
-from contrastive.search.snapshot import Found, Part, Snapshot
+from contrastive.search.engines.snapshot import Found, Part, Snapshot
 from contrastive.similarity import Embeddings, ProductSimilarity
 
 __all__ = ["ExactEngine", "Part"]

@@ -23,8 +23,8 @@ from typing import Any
 from contrastive.data.store import key_of
 from contrastive.encoder.embedding_cache import KeyedEncoder
 from contrastive.search.contracts import Posting
-from contrastive.search.lance import LanceEngine
-from contrastive.search.manifest import Manifest
+from contrastive.search.disk.manifest import Manifest
+from contrastive.search.engines.lance import LanceEngine
 from contrastive.search.passages import title_and_body
 from contrastive.similarity import product_similarity, similarity_of
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from contrastive.evaluation.ties import TieBreaker
 from contrastive.search.columns import Columns
 from contrastive.search.contracts import Filter
-from contrastive.search.first_pass import FirstPass, lengths_of, products_are_float32
+from contrastive.search.engines.first_pass import FirstPass, lengths_of, products_are_float32
 from contrastive.similarity import (
     Embeddings,
     ProductSimilarity,
