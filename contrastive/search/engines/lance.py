@@ -14,6 +14,7 @@ Notable decisions:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -187,6 +188,8 @@ class LanceEngine:
             alone: Delete all versions but the last, which nobody else may be reading.
         """
         if not self._url.startswith("db://"):  # a cluster does so itself
+            if alone:
+                time.sleep(0.01)  # versions younger than the shortest time that can be asked for would stay
             self._table.optimize(cleanup_older_than=timedelta(milliseconds=1) if alone else None)
 
     def search(self, queries: Embeddings, k: int, filters: Sequence[Filter] = ()) -> list[list[tuple[str, float]]]:
